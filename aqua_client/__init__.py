@@ -1,0 +1,3 @@
+"""Page tensors into leased memory of neighbouring GPUs."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,236 @@
+"""What can happen to the broker, in the past tense. `Event` is their union.
+
+Three sources: keepers (what became of an instruction, what a GPU looks like), the kernel's word
+about client processes, and requests of sessions. A request carries the id that its answer will
+carry; what the broker refuses at once it raises, what it answers it answers by an instruction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aqua_daemon.core.model import (
+    GpuReport,
+    GpuUuid,
+    HostRoom,
+    LeaseId,
+    LeaseUse,
+    ProcessIdentity,
+    RequestId,
+    SafetyClass,
+    SessionId,
+    SlabTag,
+    TenantName,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeeperAttached:
+    """The link to a keeper is up; this is all that it holds."""
+
+    reports: tuple[GpuReport, ...]
+    slabs: tuple[SlabTag, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeeperDetached:
+    """The link to a keeper broke while its process lives: nothing new there until it is back."""
+
+    gpus: tuple[GpuUuid, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeeperEnded:
+    """A keeper's process is gone, and its slabs with it."""
+
+    gpus: tuple[GpuUuid, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuReported:
+    """A keeper told how one GPU is now."""
+
+    report: GpuReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlabAllocated:
+    """A keeper has made, scrubbed and tagged the slab."""
+
+    lease_id: LeaseId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlabAllocationFailed:
+    """A keeper could not make the slab."""
+
+    lease_id: LeaseId
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlabFreed:
+    """A keeper has scrubbed the slab and freed it to the driver."""
+
+    lease_id: LeaseId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionOpened:
+    """A process has said hello and the kernel has said who it is."""
+
+    session_id: SessionId
+    tenant: TenantName
+    process: ProcessIdentity
+    home_gpu: GpuUuid | None
+    is_admin: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionReattached:
+    """The same process is back on a new presence connection, to this daemon or a new one."""
+
+    session_id: SessionId
+    request_id: RequestId
+    process: ProcessIdentity
+    home_gpu: GpuUuid | None
+    is_admin: bool
+    uses: tuple[LeaseUse, ...]
+    host_room: HostRoom
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PresenceEnded:
+    """The presence connection closed; the process may live."""
+
+    session_id: SessionId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessEnded:
+    """The client's pidfd fired."""
+
+    session_id: SessionId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SentinelEnded:
+    """Nobody holds the client's end of the sentinel any more."""
+
+    session_id: SessionId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionClosed:
+    """The client said goodbye, having unmapped everything."""
+
+    session_id: SessionId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeepaliveReceived:
+    """A session's sign of life; it names every lease that the client knows."""
+
+    session_id: SessionId
+    request_id: RequestId
+    uses: tuple[LeaseUse, ...]
+    host_room: HostRoom
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseRequested:
+    """A session wants one slab."""
+
+    session_id: SessionId
+    request_id: RequestId
+    lease_id: LeaseId  # for the lease if there will be one; new each time
+    nbytes: int
+    safety_class: SafetyClass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeasesReleased:
+    """A session gave slabs back by itself, unmapped."""
+
+    session_id: SessionId
+    request_id: RequestId
+    lease_ids: tuple[LeaseId, ...]
+    host_room: HostRoom | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevokeAcknowledged:
+    """A session evacuated, drained and unmapped what was revoked."""
+
+    session_id: SessionId
+    request_id: RequestId
+    lease_ids: tuple[LeaseId, ...]
+    host_room: HostRoom | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostRoomRequested:
+    """A session wants to hold this much `store` data in host memory."""
+
+    session_id: SessionId
+    request_id: RequestId
+    host_room: HostRoom
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfferMade:
+    """A process of a GPU said how many of its bytes may be lent."""
+
+    session_id: SessionId
+    request_id: RequestId
+    gpu: GpuUuid
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReclaimRequested:
+    """A process of a GPU wants lent bytes back."""
+
+    session_id: SessionId
+    request_id: RequestId
+    gpu: GpuUuid
+    nbytes: int
+    deadline_seconds: float | None  # None: the standard deadline
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossTold:
+    """A session has been told which of its leases are lost (or is not there to be told)."""
+
+    lease_ids: tuple[LeaseId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ticked:
+    """Time has passed. Deadlines, terms and the restart's grace are looked at now."""
+
+
+Event = (
+    KeeperAttached
+    | KeeperDetached
+    | KeeperEnded
+    | GpuReported
+    | SlabAllocated
+    | SlabAllocationFailed
+    | SlabFreed
+    | SessionOpened
+    | SessionReattached
+    | PresenceEnded
+    | ProcessEnded
+    | SentinelEnded
+    | SessionClosed
+    | KeepaliveReceived
+    | LeaseRequested
+    | LeasesReleased
+    | RevokeAcknowledged
+    | HostRoomRequested
+    | OfferMade
+    | ReclaimRequested
+    | LossTold
+    | Ticked
+)

@@ -1,0 +1,158 @@
+"""What the outside world must now do, in the imperative. `Instruction` is their union.
+
+Orders go to keepers and sessions; answers go to whoever waits for the request id; `NoteMove` is
+for the journal and the counters alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aqua_daemon.core.errors import BrokerError
+from aqua_daemon.core.model import (
+    GpuUuid,
+    HostRoom,
+    Lease,
+    LeaseId,
+    LeaseState,
+    RequestId,
+    RevokeReason,
+    SessionId,
+    SlabTag,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllocateSlab:
+    """Make, scrub and tag a slab. Ends in SlabAllocated or SlabAllocationFailed."""
+
+    tag: SlabTag
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FreeSlab:
+    """Scrub a slab and free it to the driver. Ends in SlabFreed."""
+
+    gpu: GpuUuid
+    lease_id: LeaseId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendRevoke:
+    """Ask a session for leases back. Ends in RevokeAcknowledged, or in quarantine at `deadline`."""
+
+    session_id: SessionId
+    gpu: GpuUuid
+    nbytes: int
+    reason: RevokeReason
+    deadline: float  # the time that `handle` was given, plus what the client has
+    lease_ids: tuple[LeaseId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TellLost:
+    """Tell a session that leases are lost. Ends in LossTold."""
+
+    session_id: SessionId
+    lease_ids: tuple[LeaseId, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForgetSession:
+    """The session is over and holds nothing: close what belongs to it."""
+
+    session_id: SessionId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerGranted:
+    """The lease is there."""
+
+    session_id: SessionId
+    request_id: RequestId
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerDenied:
+    """A request that was pending has failed."""
+
+    session_id: SessionId
+    request_id: RequestId
+    error: BrokerError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerReturned:
+    """What a release or an acknowledgement did, lease by lease."""
+
+    session_id: SessionId
+    request_id: RequestId
+    returned: tuple[LeaseId, ...]
+    unknown: tuple[LeaseId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerKeepalive:
+    """Which of the leases that the client named are not its own (any more), or not known yet."""
+
+    session_id: SessionId
+    request_id: RequestId
+    ended: tuple[LeaseId, ...]
+    unheard: tuple[LeaseId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerHostRoom:
+    """The host room that is in force now."""
+
+    session_id: SessionId
+    request_id: RequestId
+    host_room: HostRoom
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerOffer:
+    """The offer that is in force now, and what of it is lent."""
+
+    session_id: SessionId
+    request_id: RequestId
+    offered_bytes: int
+    lent_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerReclaim:
+    """How a reclaim ended: whole, or partly because its deadline came."""
+
+    session_id: SessionId
+    request_id: RequestId
+    asked_bytes: int
+    revoked_bytes: int
+    freed_bytes: int
+    quarantined_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoteMove:
+    """A lease has moved: the line of its story, and what counters and histograms are made from."""
+
+    before: LeaseState | None  # None: it is new
+    after: LeaseState | None  # None: it is gone
+    lease: Lease  # as it is after the move (as it was, when gone)
+    seconds: float  # how long it was in `before`
+    why: str
+
+
+Answer = (
+    AnswerGranted
+    | AnswerDenied
+    | AnswerReturned
+    | AnswerKeepalive
+    | AnswerHostRoom
+    | AnswerOffer
+    | AnswerReclaim
+)
+Instruction = AllocateSlab | FreeSlab | SendRevoke | TellLost | ForgetSession | NoteMove | Answer

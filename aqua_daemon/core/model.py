@@ -1,0 +1,208 @@
+"""The nouns of the books: GPUs, sessions, leases, and the snapshot that others read.
+
+Everything here is frozen; the ledger replaces records, it never edits them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import NewType
+
+from aqua_daemon.core.sizes import RESTART_GRACE_SECONDS, TERM_SECONDS
+
+GpuUuid = NewType("GpuUuid", str)
+LeaseId = NewType("LeaseId", str)
+SessionId = NewType("SessionId", str)
+TenantName = NewType("TenantName", str)
+RequestId = NewType("RequestId", str)
+
+
+class SafetyClass(Enum):
+    """What may happen to the bytes: `store` survives revokes, `cache` may be dropped at one."""
+
+    STORE = "store"
+    CACHE = "cache"
+
+
+class LeaseState(Enum):
+    """Where a slab is in its life; `lifecycle.TRANSITIONS` holds the moves."""
+
+    ALLOCATING = "allocating"
+    LEASED = "leased"
+    REVOKING = "revoking"
+    QUARANTINED = "quarantined"
+    RETURNED = "returned"
+    FREEING = "freeing"
+    LOST = "lost"
+
+
+class SessionState(Enum):
+    """How sure the broker is that the holder is there."""
+
+    LIVE = "live"
+    SUSPECT = "suspect"  # presence ended, or a keepalive was missed: no grants
+    DEAD = "dead"  # the pidfd fired; its slabs wait for the sentinel
+
+
+class RevokeReason(Enum):
+    """Why a lease is taken back."""
+
+    RECLAIM = "reclaim"  # a producer asked
+    RESERVE = "reserve"  # the GPU's own processes grew into the reserve
+    LAPSED = "lapsed"  # a whole term without contact
+    UNCLAIMED = "unclaimed"  # the client has not named it for a whole term
+    DEAD = "dead"  # the holder's process ended
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessIdentity:
+    """A process as the kernel tells it apart from every other, on one boot of one node."""
+
+    pid: int
+    start_ticks: int  # since boot, /proc/PID/stat field 22
+    uid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostRoom:
+    """Host memory that a session holds for `store` data; a higher revision replaces a lower."""
+
+    revision: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseUse:
+    """What a client says of one of its leases. Trusted for order only."""
+
+    lease_id: LeaseId
+    used_bytes: int
+    copy_bytes: int
+    idle_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlabTag:
+    """What a keeper remembers of a slab, enough to rebuild the books from."""
+
+    lease_id: LeaseId
+    session_id: SessionId
+    tenant: TenantName
+    safety_class: SafetyClass
+    lender: GpuUuid
+    borrower: GpuUuid | None
+    nbytes: int
+    holder: ProcessIdentity
+    request_id: RequestId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuReport:
+    """What a keeper says of one of its GPUs; it covers every instruction answered before it."""
+
+    gpu: GpuUuid
+    total_bytes: int
+    slab_bytes: dict[LeaseId, int]  # every slab that the keeper holds now
+    owner_bytes: dict[int, int]  # pid of each of the GPU's own processes, and what it uses
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revocation:
+    """A revoke under way."""
+
+    reason: RevokeReason
+    started_at: float
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """One session's right to one slab, and that slab."""
+
+    lease_id: LeaseId
+    session_id: SessionId
+    tenant: TenantName
+    lender: GpuUuid
+    borrower: GpuUuid | None
+    nbytes: int
+    safety_class: SafetyClass
+    request_id: RequestId
+    state: LeaseState
+    since: float  # when it came into this state
+    named_at: float  # when its client last named it (or was granted it)
+    revocation: Revocation | None = None
+    use: LeaseUse | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """One client process with a live, authenticated link, or what is left of one."""
+
+    session_id: SessionId
+    tenant: TenantName
+    process: ProcessIdentity
+    home_gpu: GpuUuid | None
+    is_admin: bool
+    state: SessionState
+    heard_at: float
+    host_room: HostRoom
+    sentinel_ended: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuSnapshot:
+    """One GPU's part of the books. The first six sum to `total_bytes` unless it is overdrawn."""
+
+    gpu: GpuUuid
+    total_bytes: int
+    used_by_others_bytes: int
+    lent_bytes: int  # allocating, leased and revoking
+    quarantined_bytes: int
+    returning_bytes: int  # returned and freeing
+    free_bytes: int
+    reserve_bytes: int
+    lendable_bytes: int
+    lend_limit_bytes: int | None  # set by a producer's offer or reclaim; None: no limit
+    trouble: str  # why nothing is granted there; else empty
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantSnapshot:
+    """One tenant's part of the books."""
+
+    tenant: TenantName
+    leased_bytes: int  # every slab of its in any state but LOST
+    quota_bytes: int
+    host_reserved_bytes: int
+    sessions: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSnapshot:
+    """The books as they are at one moment."""
+
+    now: float
+    gpus: tuple[GpuSnapshot, ...]
+    leases: tuple[Lease, ...]
+    sessions: tuple[Session, ...]
+    tenants: tuple[TenantSnapshot, ...]
+    host_pool_bytes: int
+    host_reserved_bytes: int
+    restarting: bool
+    invariant_violations: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerSettings:
+    """What the broker is told once, at its start."""
+
+    gpus: tuple[GpuUuid, ...]  # whose keepers are to be heard before anything new is granted
+    smallest_slab_bytes: int
+    largest_slab_bytes: int
+    host_pool_bytes: int  # for `store` data of all sessions together
+    tenant_host_bytes: int  # for `store` data of one tenant
+    tenant_quota_bytes: int  # slabs of one tenant, in any state but LOST
+    lend_to_own_gpu: bool = False  # what one-GPU tests do
+    term_seconds: float = TERM_SECONDS
+    restart_grace_seconds: float = RESTART_GRACE_SECONDS

@@ -1,0 +1,32 @@
+"""Sizes and terms that the broker's rules are made of, each with its reason."""
+
+from __future__ import annotations
+
+MIB = 2**20
+GIB = 2**30
+
+# What CUDA rounds device allocations to: anything smaller may share an allocation with neighbours.
+SLAB_GRANULE_BYTES = 2 * MIB
+
+# A tenth of a GPU keeps its owner's next allocation from failing; past 8 GiB that is plenty.
+RESERVE_FRACTION = 0.1
+RESERVE_CEILING_BYTES = 8 * GIB
+
+# Grant only while this much of the reserve stays free, revoke below the reserve itself: the gap is
+# what keeps an owner that breathes a little from causing revokes.
+GRANT_RESERVE_FACTOR = 1.5
+
+TERM_SECONDS = 10.0
+RESTART_GRACE_SECONDS = 15.0  # a term, and half of one for holders that were busy
+STANDARD_REVOKE_SECONDS = 2.0
+CACHE_REVOKE_SECONDS = 0.25  # nothing has to be copied out
+REVOKE_GRACE_SECONDS = 2.0  # invariant 6: by deadline + 2 s a revoke has ended one way or the other
+
+# Answers kept per session so that a repeated request id has one effect.
+REMEMBERED_REQUESTS = 1024
+
+
+def reserve_bytes(total_bytes: int) -> int:
+    """The part of a GPU that is never lent: min(10 %, 8 GiB), at least one granule."""
+    tenth = int(total_bytes * RESERVE_FRACTION)
+    return max(SLAB_GRANULE_BYTES, min(tenth, RESERVE_CEILING_BYTES))

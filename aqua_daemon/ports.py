@@ -1,0 +1,51 @@
+"""What the service needs from the outside, as protocols of a few verbs.
+
+Adapters implement them; tests/fakes/ holds a fake of each.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from aqua_daemon.core.events import Event
+from aqua_daemon.core.instructions import AllocateSlab, FreeSlab, Instruction, SendRevoke, TellLost
+from aqua_daemon.core.model import SessionId
+
+
+class Clock(Protocol):
+    """Monotonic seconds."""
+
+    def __call__(self) -> float: ...
+
+
+class Keepers(Protocol):
+    """The processes that own the memory. Neither verb waits or raises: outcomes are events."""
+
+    def allocate(self, order: AllocateSlab) -> None:
+        """Ends in SlabAllocated or SlabAllocationFailed, also when the keeper is gone."""
+
+    def free(self, order: FreeSlab) -> None:
+        """Ends in SlabFreed. Idempotent; kept and sent again while the keeper can't be reached."""
+
+
+class Sessions(Protocol):
+    """The presence links. No verb waits or raises: a client that can't be reached is no error."""
+
+    def send_revoke(self, order: SendRevoke, *, seconds: float) -> None:
+        """Push a revoke, with the seconds that the client has from now."""
+
+    def tell_lost(self, order: TellLost) -> None:
+        """Push a loss. Ends in LossTold, also when nobody is there."""
+
+    def forget(self, session_id: SessionId) -> None:
+        """Close what belongs to a session that is over. Idempotent."""
+
+
+class Journal(Protocol):
+    """The story of the node: one line per event and per instruction. Never raises."""
+
+    def event(self, event: Event) -> None: ...
+
+    def instruction(self, instruction: Instruction) -> None: ...
+
+    def refused(self, event: Event, error: Exception) -> None: ...

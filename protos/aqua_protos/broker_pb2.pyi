@@ -1,0 +1,263 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class SafetyClass(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SAFETY_CLASS_UNSPECIFIED: _ClassVar[SafetyClass]
+    SAFETY_CLASS_STORE: _ClassVar[SafetyClass]
+    SAFETY_CLASS_CACHE: _ClassVar[SafetyClass]
+
+class LeaseState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    LEASE_STATE_UNSPECIFIED: _ClassVar[LeaseState]
+    LEASE_STATE_ALLOCATING: _ClassVar[LeaseState]
+    LEASE_STATE_LEASED: _ClassVar[LeaseState]
+    LEASE_STATE_REVOKING: _ClassVar[LeaseState]
+    LEASE_STATE_QUARANTINED: _ClassVar[LeaseState]
+    LEASE_STATE_RETURNED: _ClassVar[LeaseState]
+    LEASE_STATE_FREEING: _ClassVar[LeaseState]
+    LEASE_STATE_LOST: _ClassVar[LeaseState]
+SAFETY_CLASS_UNSPECIFIED: SafetyClass
+SAFETY_CLASS_STORE: SafetyClass
+SAFETY_CLASS_CACHE: SafetyClass
+LEASE_STATE_UNSPECIFIED: LeaseState
+LEASE_STATE_ALLOCATING: LeaseState
+LEASE_STATE_LEASED: LeaseState
+LEASE_STATE_REVOKING: LeaseState
+LEASE_STATE_QUARANTINED: LeaseState
+LEASE_STATE_RETURNED: LeaseState
+LEASE_STATE_FREEING: LeaseState
+LEASE_STATE_LOST: LeaseState
+
+class HostRoom(_message.Message):
+    __slots__ = ("revision", "nbytes")
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    NBYTES_FIELD_NUMBER: _ClassVar[int]
+    revision: int
+    nbytes: int
+    def __init__(self, revision: _Optional[int] = ..., nbytes: _Optional[int] = ...) -> None: ...
+
+class AcquireRequest(_message.Message):
+    __slots__ = ("request_id", "nbytes", "safety_class")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    NBYTES_FIELD_NUMBER: _ClassVar[int]
+    SAFETY_CLASS_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    nbytes: int
+    safety_class: SafetyClass
+    def __init__(self, request_id: _Optional[str] = ..., nbytes: _Optional[int] = ..., safety_class: _Optional[_Union[SafetyClass, str]] = ...) -> None: ...
+
+class AcquireReply(_message.Message):
+    __slots__ = ("lease", "handle")
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    HANDLE_FIELD_NUMBER: _ClassVar[int]
+    lease: Lease
+    handle: Handle
+    def __init__(self, lease: _Optional[_Union[Lease, _Mapping]] = ..., handle: _Optional[_Union[Handle, _Mapping]] = ...) -> None: ...
+
+class Lease(_message.Message):
+    __slots__ = ("lease_id", "session_id", "tenant", "lender_gpu", "borrower_gpu", "nbytes", "safety_class", "state", "used_bytes", "state_seconds", "reason", "pid")
+    LEASE_ID_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    LENDER_GPU_FIELD_NUMBER: _ClassVar[int]
+    BORROWER_GPU_FIELD_NUMBER: _ClassVar[int]
+    NBYTES_FIELD_NUMBER: _ClassVar[int]
+    SAFETY_CLASS_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    USED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    STATE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    lease_id: str
+    session_id: str
+    tenant: str
+    lender_gpu: str
+    borrower_gpu: str
+    nbytes: int
+    safety_class: SafetyClass
+    state: LeaseState
+    used_bytes: int
+    state_seconds: float
+    reason: str
+    pid: int
+    def __init__(self, lease_id: _Optional[str] = ..., session_id: _Optional[str] = ..., tenant: _Optional[str] = ..., lender_gpu: _Optional[str] = ..., borrower_gpu: _Optional[str] = ..., nbytes: _Optional[int] = ..., safety_class: _Optional[_Union[SafetyClass, str]] = ..., state: _Optional[_Union[LeaseState, str]] = ..., used_bytes: _Optional[int] = ..., state_seconds: _Optional[float] = ..., reason: _Optional[str] = ..., pid: _Optional[int] = ...) -> None: ...
+
+class Handle(_message.Message):
+    __slots__ = ("cuda_ipc", "descriptor", "keeper_pid", "canary")
+    CUDA_IPC_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTOR_FIELD_NUMBER: _ClassVar[int]
+    KEEPER_PID_FIELD_NUMBER: _ClassVar[int]
+    CANARY_FIELD_NUMBER: _ClassVar[int]
+    cuda_ipc: CudaIpcHandle
+    descriptor: DescriptorHandle
+    keeper_pid: int
+    canary: bytes
+    def __init__(self, cuda_ipc: _Optional[_Union[CudaIpcHandle, _Mapping]] = ..., descriptor: _Optional[_Union[DescriptorHandle, _Mapping]] = ..., keeper_pid: _Optional[int] = ..., canary: _Optional[bytes] = ...) -> None: ...
+
+class CudaIpcHandle(_message.Message):
+    __slots__ = ("handle",)
+    HANDLE_FIELD_NUMBER: _ClassVar[int]
+    handle: bytes
+    def __init__(self, handle: _Optional[bytes] = ...) -> None: ...
+
+class DescriptorHandle(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ReturnRequest(_message.Message):
+    __slots__ = ("request_id", "lease_ids", "host_room")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    LEASE_IDS_FIELD_NUMBER: _ClassVar[int]
+    HOST_ROOM_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    lease_ids: _containers.RepeatedScalarFieldContainer[str]
+    host_room: HostRoom
+    def __init__(self, request_id: _Optional[str] = ..., lease_ids: _Optional[_Iterable[str]] = ..., host_room: _Optional[_Union[HostRoom, _Mapping]] = ...) -> None: ...
+
+class ReturnReply(_message.Message):
+    __slots__ = ("returned_lease_ids", "unknown_lease_ids")
+    RETURNED_LEASE_IDS_FIELD_NUMBER: _ClassVar[int]
+    UNKNOWN_LEASE_IDS_FIELD_NUMBER: _ClassVar[int]
+    returned_lease_ids: _containers.RepeatedScalarFieldContainer[str]
+    unknown_lease_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, returned_lease_ids: _Optional[_Iterable[str]] = ..., unknown_lease_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ReserveHostRequest(_message.Message):
+    __slots__ = ("request_id", "host_room")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    HOST_ROOM_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    host_room: HostRoom
+    def __init__(self, request_id: _Optional[str] = ..., host_room: _Optional[_Union[HostRoom, _Mapping]] = ...) -> None: ...
+
+class ReserveHostReply(_message.Message):
+    __slots__ = ("host_room",)
+    HOST_ROOM_FIELD_NUMBER: _ClassVar[int]
+    host_room: HostRoom
+    def __init__(self, host_room: _Optional[_Union[HostRoom, _Mapping]] = ...) -> None: ...
+
+class OfferRequest(_message.Message):
+    __slots__ = ("request_id", "gpu", "nbytes")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    GPU_FIELD_NUMBER: _ClassVar[int]
+    NBYTES_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    gpu: str
+    nbytes: int
+    def __init__(self, request_id: _Optional[str] = ..., gpu: _Optional[str] = ..., nbytes: _Optional[int] = ...) -> None: ...
+
+class OfferReply(_message.Message):
+    __slots__ = ("offered_bytes", "lent_bytes")
+    OFFERED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    offered_bytes: int
+    lent_bytes: int
+    def __init__(self, offered_bytes: _Optional[int] = ..., lent_bytes: _Optional[int] = ...) -> None: ...
+
+class ReclaimRequest(_message.Message):
+    __slots__ = ("request_id", "gpu", "nbytes", "deadline_seconds")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    GPU_FIELD_NUMBER: _ClassVar[int]
+    NBYTES_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    gpu: str
+    nbytes: int
+    deadline_seconds: float
+    def __init__(self, request_id: _Optional[str] = ..., gpu: _Optional[str] = ..., nbytes: _Optional[int] = ..., deadline_seconds: _Optional[float] = ...) -> None: ...
+
+class ReclaimReply(_message.Message):
+    __slots__ = ("asked_bytes", "revoked_bytes", "freed_bytes", "quarantined_bytes", "seconds")
+    ASKED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    REVOKED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FREED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    QUARANTINED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    asked_bytes: int
+    revoked_bytes: int
+    freed_bytes: int
+    quarantined_bytes: int
+    seconds: float
+    def __init__(self, asked_bytes: _Optional[int] = ..., revoked_bytes: _Optional[int] = ..., freed_bytes: _Optional[int] = ..., quarantined_bytes: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
+
+class GetStateRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetStateReply(_message.Message):
+    __slots__ = ("version", "uptime_seconds", "restarting", "gpus", "leases", "tenants", "events", "host_pool_bytes", "host_reserved_bytes", "sessions", "invariant_violations")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    UPTIME_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    RESTARTING_FIELD_NUMBER: _ClassVar[int]
+    GPUS_FIELD_NUMBER: _ClassVar[int]
+    LEASES_FIELD_NUMBER: _ClassVar[int]
+    TENANTS_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    HOST_POOL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    HOST_RESERVED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    INVARIANT_VIOLATIONS_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    uptime_seconds: float
+    restarting: bool
+    gpus: _containers.RepeatedCompositeFieldContainer[GpuState]
+    leases: _containers.RepeatedCompositeFieldContainer[Lease]
+    tenants: _containers.RepeatedCompositeFieldContainer[TenantState]
+    events: _containers.RepeatedCompositeFieldContainer[EventLine]
+    host_pool_bytes: int
+    host_reserved_bytes: int
+    sessions: int
+    invariant_violations: int
+    def __init__(self, version: _Optional[str] = ..., uptime_seconds: _Optional[float] = ..., restarting: bool = ..., gpus: _Optional[_Iterable[_Union[GpuState, _Mapping]]] = ..., leases: _Optional[_Iterable[_Union[Lease, _Mapping]]] = ..., tenants: _Optional[_Iterable[_Union[TenantState, _Mapping]]] = ..., events: _Optional[_Iterable[_Union[EventLine, _Mapping]]] = ..., host_pool_bytes: _Optional[int] = ..., host_reserved_bytes: _Optional[int] = ..., sessions: _Optional[int] = ..., invariant_violations: _Optional[int] = ...) -> None: ...
+
+class GpuState(_message.Message):
+    __slots__ = ("gpu", "total_bytes", "used_by_others_bytes", "lent_bytes", "quarantined_bytes", "returning_bytes", "free_bytes", "reserve_bytes", "lendable_bytes", "trouble")
+    GPU_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    USED_BY_OTHERS_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    QUARANTINED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RETURNING_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RESERVE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LENDABLE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TROUBLE_FIELD_NUMBER: _ClassVar[int]
+    gpu: str
+    total_bytes: int
+    used_by_others_bytes: int
+    lent_bytes: int
+    quarantined_bytes: int
+    returning_bytes: int
+    free_bytes: int
+    reserve_bytes: int
+    lendable_bytes: int
+    trouble: str
+    def __init__(self, gpu: _Optional[str] = ..., total_bytes: _Optional[int] = ..., used_by_others_bytes: _Optional[int] = ..., lent_bytes: _Optional[int] = ..., quarantined_bytes: _Optional[int] = ..., returning_bytes: _Optional[int] = ..., free_bytes: _Optional[int] = ..., reserve_bytes: _Optional[int] = ..., lendable_bytes: _Optional[int] = ..., trouble: _Optional[str] = ...) -> None: ...
+
+class TenantState(_message.Message):
+    __slots__ = ("tenant", "leased_bytes", "quota_bytes", "host_reserved_bytes", "sessions")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    LEASED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    QUOTA_BYTES_FIELD_NUMBER: _ClassVar[int]
+    HOST_RESERVED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    leased_bytes: int
+    quota_bytes: int
+    host_reserved_bytes: int
+    sessions: int
+    def __init__(self, tenant: _Optional[str] = ..., leased_bytes: _Optional[int] = ..., quota_bytes: _Optional[int] = ..., host_reserved_bytes: _Optional[int] = ..., sessions: _Optional[int] = ...) -> None: ...
+
+class EventLine(_message.Message):
+    __slots__ = ("seconds_ago", "text")
+    SECONDS_AGO_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    seconds_ago: float
+    text: str
+    def __init__(self, seconds_ago: _Optional[float] = ..., text: _Optional[str] = ...) -> None: ...
