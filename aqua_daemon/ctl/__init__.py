@@ -1,0 +1,1 @@
+"""aquactl: what an operator asks a running daemon."""

@@ -1,0 +1,128 @@
+"""aquactl's commands. Exit status: 0 ok, 1 failed, 2 usage, 3 the daemon can't be reached."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+from aqua_protos import broker_pb2
+from rich.console import Console
+
+from aqua_daemon import __version__
+from aqua_daemon.ctl.documents import Document, leases_document, status_document
+from aqua_daemon.ctl.link import Refused, Unreachable, fetch_state
+from aqua_daemon.ctl.screens import leases_table, state_name, status_screen
+
+FAILED, UNREACHABLE = 1, 3
+STATES = [state_name(number) for number in broker_pb2.LeaseState.values() if number]
+PLAIN_COLUMNS = 160  # a pipe has no width; nothing may be cut there
+
+socket_option = click.option(
+    "--socket",
+    "path",
+    type=click.Path(path_type=Path),
+    default=Path("/run/aqua/aqua.sock"),
+    envvar="AQUA_SOCKET",
+    show_default=True,
+    help="The daemon's socket.",
+)
+seconds_option = click.option(
+    "--timeout",
+    "seconds",
+    type=click.FloatRange(min=0.1, max=60),
+    default=3.0,
+    show_default=True,
+    help="Seconds to wait for an answer.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for a machine.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="aquactl")
+def commands() -> None:
+    """Look at the AQUA node that runs here."""
+
+
+@commands.command()
+@socket_option
+@seconds_option
+@json_option
+def status(path: Path, seconds: float, *, as_json: bool) -> None:
+    """One screen: GPUs, tenants, last events, a verdict, and what to type next."""
+    state = _ask(path, seconds)
+    if as_json:
+        _print_document(status_document(state))
+    else:
+        _console().print(status_screen(state))
+
+
+@commands.command()
+@socket_option
+@seconds_option
+@json_option
+@click.option(
+    "--state", "state_filter", type=click.Choice(STATES), help="Only leases in this state."
+)
+@click.option("--gpu", help="Only leases on this GPU.")
+def leases(
+    path: Path, seconds: float, state_filter: str | None, gpu: str | None, *, as_json: bool
+) -> None:
+    """Every lease that you may see: those of your tenant, or all if you are an admin."""
+    chosen = [
+        lease
+        for lease in _ask(path, seconds).leases
+        if state_filter in {None, state_name(lease.state)} and gpu in {None, lease.lender_gpu}
+    ]
+    if as_json:
+        _print_document(leases_document(chosen))
+    elif chosen:
+        _console().print(leases_table(chosen))
+    else:
+        _console().print("no leases")
+
+
+def main() -> None:
+    """Run aquactl, with an error as one line that says the cause and the fix."""
+    sys.exit(_exit_status(lambda: commands(standalone_mode=False)))
+
+
+def _exit_status(run: Callable[[], object]) -> int:
+    try:
+        run()
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        return FAILED
+    except Unreachable as error:
+        click.echo(f"aquactl: {error}", err=True)
+        return UNREACHABLE
+    except Refused as error:
+        click.echo(f"aquactl: {error}", err=True)
+        return FAILED
+    except BrokenPipeError:  # `aquactl leases | head`
+        return 0
+    return 0
+
+
+def _ask(path: Path, seconds: float) -> broker_pb2.GetStateReply:
+    return fetch_state(path, seconds=seconds)
+
+
+def _print_document(document: Document) -> None:
+    click.echo(json.dumps(document, indent=2))
+
+
+def _console() -> Console:
+    """Rich leaves colours out by itself under NO_COLOR and when not on a terminal."""
+    console = Console(highlight=False, soft_wrap=False)
+    if not console.is_terminal:
+        console.width = max(console.width, PLAIN_COLUMNS)
+    return console
+
+
+if __name__ == "__main__":
+    main()

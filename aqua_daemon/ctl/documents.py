@@ -1,0 +1,55 @@
+"""What aquactl says to machines: JSON with a schema number that changes when a field's meaning does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from aqua_protos import broker_pb2
+
+from aqua_daemon.ctl.screens import class_name, state_name
+from aqua_daemon.ctl.verdict import verdict
+
+SCHEMA = 1
+Document = dict[str, object]
+
+
+def status_document(state: broker_pb2.GetStateReply) -> Document:
+    """Everything that the status screen shows, in bytes and seconds."""
+    judged = verdict(state)
+    return {
+        "schema": SCHEMA,
+        "version": state.version,
+        "uptime_seconds": state.uptime_seconds,
+        "restarting": state.restarting,
+        "sessions": state.sessions,
+        "host_pool_bytes": state.host_pool_bytes,
+        "host_reserved_bytes": state.host_reserved_bytes,
+        "invariant_violations": state.invariant_violations,
+        "verdict": {
+            "level": judged.level,
+            "sentence": judged.sentence,
+            "next_command": judged.next_command,
+        },
+        "gpus": [_fields(gpu) for gpu in state.gpus],
+        "tenants": [_fields(tenant) for tenant in state.tenants],
+        "events": [_fields(event) for event in state.events],
+    }
+
+
+def leases_document(leases: Iterable[broker_pb2.Lease]) -> Document:
+    """The leases, each whole."""
+    return {"schema": SCHEMA, "leases": [_lease(lease) for lease in leases]}
+
+
+def _lease(lease: broker_pb2.Lease) -> Document:
+    return _fields(lease) | {
+        "state": state_name(lease.state),
+        "safety_class": class_name(lease.safety_class),
+    }
+
+
+def _fields(
+    message: broker_pb2.GpuState | broker_pb2.TenantState | broker_pb2.EventLine | broker_pb2.Lease,
+) -> Document:
+    """Every field under its own name, those at their default too."""
+    return {field.name: getattr(message, field.name) for field in message.DESCRIPTOR.fields}
