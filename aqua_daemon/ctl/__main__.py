@@ -12,12 +12,14 @@ from aqua_protos import broker_pb2
 from rich.console import Console
 
 from aqua_daemon import __version__
+from aqua_daemon.core.model import LeaseState
 from aqua_daemon.ctl.documents import Document, leases_document, status_document
 from aqua_daemon.ctl.link import Refused, Unreachable, fetch_state
 from aqua_daemon.ctl.screens import leases_table, state_name, status_screen
 
 FAILED, UNREACHABLE = 1, 3
-STATES = [state_name(number) for number in broker_pb2.LeaseState.values() if number]
+STATES = [state.value for state in LeaseState]
+]
 PLAIN_COLUMNS = 160  # a pipe has no width; nothing may be cut there
 
 socket_option = click.option(

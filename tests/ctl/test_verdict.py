@@ -1,0 +1,35 @@
+"""The verdict names the worst thing that is true, and a command that helps."""
+
+from __future__ import annotations
+
+import pytest
+from aqua_protos import broker_pb2
+
+from aqua_daemon.ctl.verdict import verdict
+from tests.ctl.states import MIB, gpu, node
+
+BELOW_RESERVE = gpu("SHM-3", free_bytes=10 * MIB, lendable_bytes=0)
+QUARANTINED = gpu("SHM-2", quarantined_bytes=8 * MIB)
+TROUBLED = gpu("SHM-1", trouble="its keeper does not answer", lendable_bytes=0)
+
+
+@pytest.mark.parametrize(
+    ("state", "level", "words", "command"),
+    [
+        (node(), "ok", "434 MiB can be lent", "aquactl leases"),
+        (node(gpu("SHM-0", lendable_bytes=0)), "warn", "goes to host memory", "aquactl leases"),
+        (node(BELOW_RESERVE), "warn", "SHM-3 is 16 MiB below its reserve", "--state revoking"),
+        (node(BELOW_RESERVE, restarting=True), "warn", "waits for the holders", "aquactl status"),
+        (node(QUARANTINED, BELOW_RESERVE), "warn", "8 MiB of SHM-2", "--state quarantined"),
+        (node(QUARANTINED, TROUBLED), "fail", "SHM-1 lends nothing: its keeper", "aqua-keeper@"),
+        (node(TROUBLED, invariant_violations=2), "fail", "invariant 2 times", "invariant"),
+    ],
+)
+def test_the_worst_thing_is_named_first(
+    state: broker_pb2.GetStateReply, level: str, words: str, command: str
+) -> None:
+    """Each trouble outranks those above it in the table."""
+    judged = verdict(state)
+    assert judged.level == level
+    assert words in judged.sentence
+    assert command in judged.next_command
