@@ -19,7 +19,6 @@ from aqua_daemon.ctl.screens import leases_table, state_name, status_screen
 
 FAILED, UNREACHABLE = 1, 3
 STATES = [state.value for state in LeaseState]
-]
 PLAIN_COLUMNS = 160  # a pipe has no width; nothing may be cut there
 
 socket_option = click.option(
