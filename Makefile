@@ -1,25 +1,56 @@
-# Everything a developer or a stranger types. The package index comes from the environment
+# Everything that a developer or a stranger types. The package index comes from the environment
 # (PIP_INDEX_URL and friends); names and versions come from constraints.txt.
 PYTHON ?= python3
 BIN := .venv/bin
-STAMP := .venv/.installed
+VENV := .venv/.installed
+GENCODE := .gencode/.installed
+TODAY := $(shell date -u +%Y-%m-%d)
+RESULTS := tests/benchmarks/results
 
-.PHONY: venv check fix
+.PHONY: venv demo check check-long check-gpu bench bench-gpu fix
 
-venv: $(STAMP)
+venv: $(VENV)
 
-$(STAMP): pyproject.toml constraints.txt
+$(VENV): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	touch $(STAMP)
+	touch $@
 
-check: $(STAMP)
+# The compiler of the generated code wants an older protobuf than everything else.
+$(GENCODE):
+	$(PYTHON) -m venv .gencode
+	.gencode/bin/pip install --quiet --disable-pip-version-check \
+	    'grpcio-tools==1.71.2' 'grpcio==1.71.2' 'protobuf==5.29.*' 'setuptools==75.8.2'
+	touch $@
+
+demo: $(VENV)
+	$(BIN)/python -m aqua_client.demo $(DEMO_FLAGS)
+
+check: $(VENV) $(GENCODE)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/lint-imports
+	PYTHONPATH=.:protos $(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/pytest
 
-fix: $(STAMP)
+check-long: $(VENV) $(GENCODE)
+	$(BIN)/python -m tests.simulation --seeds 2000 --steps 500 \
+	    --json $(RESULTS)/simulation-$(TODAY).json
+	AQUA_LONG=1 $(BIN)/pytest -m long
+
+check-gpu: $(VENV)
+	@if $(BIN)/python -c 'import torch; raise SystemExit(not torch.cuda.is_available())'; then \
+	    $(BIN)/pytest -m gpu; \
+	else \
+	    echo 'check-gpu was not run here: torch sees no CUDA device'; \
+	fi
+
+bench: $(VENV)
+	$(BIN)/python -m tests.benchmarks --json $(RESULTS)/shm-$(TODAY).json
+
+bench-gpu: $(VENV)
+	@echo 'bench-gpu was not run: there are no CUDA keepers yet, so there is nothing to measure'
+
+fix: $(VENV)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .

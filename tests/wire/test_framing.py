@@ -6,6 +6,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from aqua_protos.framing import (
@@ -25,6 +26,10 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
     theirs.settimeout(5)
     with ours, theirs:
         yield ours, theirs
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def receive(reader: FrameReader, connection: socket.socket, count: int) -> list[bytes]:
@@ -94,11 +99,11 @@ def test_a_reader_that_takes_no_descriptors_gets_none(
     """The kernel drops what a client pushes at a daemon: its descriptor table stays as it was."""
     ours, theirs = pair
     reader = FrameReader(accepts_descriptors=False)
-    open_before = len(os.listdir("/proc/self/fd"))
+    open_before = open_descriptors()
     for _ in range(20):
         send_frame(ours, b"x", [ours.fileno()] * 8)
     assert receive(reader, theirs, 20) == [b"x"] * 20
-    assert len(os.listdir("/proc/self/fd")) == open_before
+    assert open_descriptors() == open_before
 
 
 def test_descriptors_that_nobody_took_are_closed(
@@ -107,13 +112,13 @@ def test_descriptors_that_nobody_took_are_closed(
     """Closing the reader closes what is left in it, once."""
     ours, theirs = pair
     reader = FrameReader()
-    open_before = len(os.listdir("/proc/self/fd"))
+    open_before = open_descriptors()
     send_frame(ours, b"x", [ours.fileno()])
     receive(reader, theirs, 1)
-    assert len(os.listdir("/proc/self/fd")) == open_before + 1
+    assert open_descriptors() == open_before + 1
     reader.close()
     reader.close()
-    assert len(os.listdir("/proc/self/fd")) == open_before
+    assert open_descriptors() == open_before
 
 
 def test_an_oversized_frame_is_refused_by_both_ends(

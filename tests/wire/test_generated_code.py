@@ -62,7 +62,7 @@ def test_checked_in_code_is_what_the_pinned_compiler_writes(tmp_path: Path) -> N
 
 
 def test_generated_code_loads_under_the_oldest_protobuf() -> None:
-    """protobuf 5.29 reads and writes our messages without a warning."""
+    """Protobuf 5.29 reads and writes our messages without a warning."""
     require_path(TOOLS_PYTHON, "generated code under protobuf 5.29")
     assert load_and_use(str(TOOLS_PYTHON)).startswith("5.29.")
 
