@@ -5,11 +5,12 @@ Adapters implement them; tests/fakes/ holds a fake of each.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from aqua_daemon.core.events import Event
 from aqua_daemon.core.instructions import AllocateSlab, FreeSlab, Instruction, SendRevoke, TellLost
-from aqua_daemon.core.model import SessionId
+from aqua_daemon.core.model import LeaseId, SessionId
 
 
 class Clock(Protocol):
@@ -18,14 +19,30 @@ class Clock(Protocol):
     def __call__(self) -> float: ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlabHandle:
+    """How the holder reaches a slab: one of a CUDA IPC handle and a descriptor."""
+
+    keeper_pid: int
+    canary: bytes  # the slab's first 64 bytes until the holder writes there
+    cuda_ipc: bytes = b""  # empty: the handle is the descriptor
+    descriptor: int | None = None  # stays the keepers' own: duplicate what outlives the call
+
+
 class Keepers(Protocol):
-    """The processes that own the memory. Neither verb waits or raises: outcomes are events."""
+    """The processes that own the memory. No verb waits or raises: outcomes are events."""
 
     def allocate(self, order: AllocateSlab) -> None:
         """Ends in SlabAllocated or SlabAllocationFailed, also when the keeper is gone."""
 
     def free(self, order: FreeSlab) -> None:
         """Ends in SlabFreed. Idempotent; kept and sent again while the keeper can't be reached."""
+
+    def handle(self, lease_id: LeaseId) -> SlabHandle | None:
+        """The handle of a slab allocated by this daemon and not dropped yet; else None."""
+
+    def drop_handle(self, lease_id: LeaseId) -> None:
+        """The holder has the handle, or the lease is over: close what is kept. Idempotent."""
 
 
 class Sessions(Protocol):
