@@ -1,0 +1,170 @@
+"""Settings: what is read, what is worked out, and what every refusal names."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+
+import pytest
+
+from aqua_daemon import config
+from aqua_daemon.config import ConfigError, DaemonConfig, checked_socket, parse_bytes, read_config
+from aqua_daemon.core.sizes import GIB, MIB
+
+NODE = {"shm_gpus": "8"}
+
+
+def read(**given: str) -> DaemonConfig:
+    return read_config({**NODE, **given}, environment={})
+
+
+def test_defaults_serve_a_node_on_the_standard_socket() -> None:
+    """Naming the GPUs is enough; all else has a default."""
+    found = read()
+    assert found.socket == "/run/aqua/aqua.sock"
+    assert found.presence_socket == "/run/aqua/aqua.sock.presence"
+    assert found.keeper_socket == "/run/aqua/aqua.sock.keeper-shm"
+    assert found.lock == "/run/aqua/aqua.sock.lock"
+    assert (found.metrics_host, found.metrics_port) == ("127.0.0.1", 22782)
+    assert found.spawns_keepers
+    assert not found.lend_to_own_gpu
+    assert found.term_seconds == 10.0
+
+
+def test_the_default_metrics_port_is_nobody_elses() -> None:
+    """It lies outside the exporters' list (9100 to 9999) and the kernel's ephemeral ports."""
+    port = read().metrics_port
+    lowest_ephemeral = int(
+        Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split()[0]
+    )
+    assert not 9100 <= port <= 9999
+    assert 1024 < port < max(lowest_ephemeral, 32768)
+
+
+def test_flags_win_over_the_environment_and_it_over_the_defaults() -> None:
+    """AQUA_SOCKET is heard, unless a flag says otherwise."""
+    environment = {"AQUA_SOCKET": "/tmp/e.sock"}
+    assert read_config(NODE, environment=environment).socket == "/tmp/e.sock"
+    given = {**NODE, "socket": "/tmp/f.sock"}
+    assert read_config(given, environment=environment).socket == "/tmp/f.sock"
+    assert read_config(NODE, environment={"AQUA_SOCKET": ""}).socket == "/run/aqua/aqua.sock"
+    assert config.default_socket(environment) == "/tmp/e.sock"
+
+
+def test_a_config_cannot_be_changed() -> None:
+    """What was checked stays as it was checked."""
+    with pytest.raises(FrozenInstanceError):
+        read().shm_gpus = 9  # type: ignore[misc] # that it is refused is the point
+
+
+def test_host_pool_is_half_of_the_memory_available_at_start() -> None:
+    """Half of MemAvailable, give or take what moved between two looks at it."""
+    half = config.available_bytes() // 2
+    assert read().host_pool_bytes == pytest.approx(half, rel=0.2)
+    assert read().tenant_host_bytes == pytest.approx(half, rel=0.2)
+
+
+def test_a_tenants_limits_follow_the_nodes_unless_given() -> None:
+    """A tenant may hold all GPUs and all of the pool by default, and less when told so."""
+    found = read(host_pool_bytes="1GiB", shm_gpu_bytes="64MiB")
+    assert (found.tenant_host_bytes, found.tenant_quota_bytes) == (GIB, 8 * 64 * MIB)
+    found = read(tenant_host_bytes="0", tenant_quota_bytes="32MiB")
+    assert (found.tenant_host_bytes, found.tenant_quota_bytes) == (0, 32 * MIB)
+
+
+def test_available_memory_is_what_the_kernel_says(tmp_path: Path) -> None:
+    """MemAvailable, in KiB there and in bytes here; a kernel without it is an error that says so."""
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal: 100 kB\nMemAvailable:     64 kB\n")
+    assert config.available_bytes(meminfo) == 64 * 1024
+    meminfo.write_text("MemTotal: 100 kB\n")
+    with pytest.raises(ConfigError, match=r"host_pool_bytes.*MemAvailable"):
+        config.available_bytes(meminfo)
+
+
+@pytest.mark.parametrize(
+    ("text", "nbytes"),
+    [
+        ("64MiB", 64 * MIB),
+        ("1GiB", GIB),
+        ("1024", 1024),
+        ("3KiB", 3072),
+        ("7B", 7),
+        ("2 MiB", 2 * MIB),
+    ],
+)
+def test_sizes_are_read_with_their_unit(text: str, nbytes: int) -> None:
+    """Binary units and plain bytes, and `format_bytes` writes what is read back."""
+    assert parse_bytes("x", text, 0, 2**60) == nbytes
+    assert parse_bytes("x", config.format_bytes(nbytes), 0, 2**60) == nbytes
+
+
+@pytest.mark.parametrize("text", ["", "64MB", "1.5GiB", "-1", "MiB", "1e9", "٣MiB", "9" * 40])
+def test_other_forms_of_sizes_are_refused(text: str) -> None:
+    """Decimal units, fractions, signs and what is no number: the message says what is read."""
+    with pytest.raises(ConfigError, match="1KiB to 1GiB, such as 64MiB"):
+        parse_bytes("x", text, 1024, GIB)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("shm_gpus", "0", "1 to 64"),
+        ("shm_gpus", "65", "1 to 64"),
+        ("shm_gpus", "eight", "1 to 64"),
+        ("shm_gpus", "", "1 to 64"),
+        ("shm_gpu_bytes", "1MiB", "16MiB to 4TiB"),
+        ("shm_gpu_bytes", "33MiB", "multiple of 2MiB"),
+        ("keepers", "mine", "spawn, external"),
+        ("lend_to_own_gpu", "yes", "true, false"),
+        ("term_seconds", "nan", "0.5 to 600"),
+        ("term_seconds", "0", "0.5 to 600"),
+        ("term_seconds", "soon", "0.5 to 600"),
+        ("host_pool_bytes", "lots", "0 to"),
+        ("socket", "aqua.sock", "absolute"),
+        ("socket", "/tmp/" + "x" * 100, "105 bytes; a Unix socket allows 96"),
+        ("metrics", "127.0.0.1", "ADDRESS:PORT"),
+        ("metrics", "127.0.0.1:65536", "65535"),
+        ("metrics", "127.0.0.1:-1", "65535"),
+        ("metrics", "node7:9000", "numeric address"),
+        ("metrics", "0.0.0.0:9000", "--metrics-any-address"),
+        ("metrics", "[::]:9000", "--metrics-any-address"),
+        ("colour", "blue", "no such setting"),
+    ],
+)
+def test_a_refusal_names_setting_value_and_range(key: str, value: str, allowed: str) -> None:
+    """Whoever reads the message knows what to type instead."""
+    with pytest.raises(ConfigError) as caught:
+        read(**{key: value})
+    assert str(caught.value).startswith(f"{key} = {value!r}: ")
+    assert allowed in str(caught.value)
+    assert caught.value.key == key
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"metrics": "127.0.0.1:0"}, ("127.0.0.1", 0)),
+        ({"metrics": "localhost:80"}, ("127.0.0.1", 80)),
+        ({"metrics": "[::1]:80"}, ("::1", 80)),
+        ({"metrics": "127.9.9.9:80"}, ("127.9.9.9", 80)),
+        ({"metrics": "10.1.2.3:80", "metrics_any_address": "true"}, ("10.1.2.3", 80)),
+    ],
+)
+def test_metrics_stay_on_loopback_unless_told(
+    given: dict[str, str], expected: tuple[str, int]
+) -> None:
+    """Any loopback address and port is taken; another address only with the flag."""
+    found = read(**given)
+    assert (found.metrics_host, found.metrics_port) == expected
+
+
+def test_the_longest_socket_path_fits_with_every_suffix() -> None:
+    """A path of the greatest length is accepted, and so are all addresses made from it."""
+    path = "/" + "x" * 95
+    found = read(socket=path)
+    for address in (found.socket, found.presence_socket, found.keeper_socket):
+        assert len(address.encode()) <= config.LONGEST_ADDRESS_BYTES
+    with pytest.raises(ConfigError, match="97 bytes"):
+        read(socket=path + "x")
+    assert checked_socket("/" + "x" * 106, suffix="") == "/" + "x" * 106
