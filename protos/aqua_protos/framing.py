@@ -115,6 +115,11 @@ class FrameReader:
             raise ValueError(msg)
         return [self._descriptors.popleft() for _ in range(count)]
 
+    @property
+    def waiting_descriptors(self) -> int:
+        """How many came that nobody took: more than one frame carries means a bad peer."""
+        return len(self._descriptors)
+
     def close(self) -> None:
         """Close descriptors that nobody took. May be called twice."""
         while self._descriptors:

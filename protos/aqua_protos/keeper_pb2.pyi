@@ -130,12 +130,14 @@ class Freed(_message.Message):
     def __init__(self, lease_id: _Optional[str] = ..., scrubbed_bytes: _Optional[int] = ..., freed_while_mapped: bool = ...) -> None: ...
 
 class RegisterOwner(_message.Message):
-    __slots__ = ("gpu", "nbytes")
+    __slots__ = ("gpu", "nbytes", "what_fits")
     GPU_FIELD_NUMBER: _ClassVar[int]
     NBYTES_FIELD_NUMBER: _ClassVar[int]
+    WHAT_FITS_FIELD_NUMBER: _ClassVar[int]
     gpu: str
     nbytes: int
-    def __init__(self, gpu: _Optional[str] = ..., nbytes: _Optional[int] = ...) -> None: ...
+    what_fits: bool
+    def __init__(self, gpu: _Optional[str] = ..., nbytes: _Optional[int] = ..., what_fits: bool = ...) -> None: ...
 
 class OwnerRegistered(_message.Message):
     __slots__ = ("gpu", "nbytes")
