@@ -92,6 +92,7 @@ class SessionReattached:
 
     session_id: SessionId
     request_id: RequestId
+    tenant: TenantName  # for a session that a new daemon knows nothing of; else it stays as it was
     process: ProcessIdentity
     home_gpu: GpuUuid | None
     is_admin: bool

@@ -53,6 +53,7 @@ class RevokeReason(Enum):
     LAPSED = "lapsed"  # a whole term without contact
     UNCLAIMED = "unclaimed"  # the client has not named it for a whole term
     DEAD = "dead"  # the holder's process ended
+    FAULT = "fault"  # the books and the keeper disagree about the slab
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

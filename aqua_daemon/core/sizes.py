@@ -20,10 +20,19 @@ TERM_SECONDS = 10.0
 RESTART_GRACE_SECONDS = 15.0  # a term, and half of one for holders that were busy
 STANDARD_REVOKE_SECONDS = 2.0
 CACHE_REVOKE_SECONDS = 0.25  # nothing has to be copied out
+DEAD_REVOKE_SECONDS = 0.5  # how long the sentinel may outlast the process before it is a heir's
+LONGEST_REVOKE_SECONDS = 60.0  # what a producer may allow a borrower at most
+SUSPECT_TERM_FRACTION = 2 / 3  # of a term unheard: one keepalive of three may be lost unnoticed
 REVOKE_GRACE_SECONDS = 2.0  # invariant 6: by deadline + 2 s a revoke has ended one way or the other
 
 # Answers kept per session so that a repeated request id has one effect.
 REMEMBERED_REQUESTS = 1024
+
+# Ids of ended sessions and leases that are kept so that they can't come back; the oldest go first.
+REMEMBERED_ENDED = 8192
+
+# All invariants are checked after every so many events, those that an event touches after each.
+EVENTS_BETWEEN_FULL_CHECKS = 50
 
 
 def reserve_bytes(total_bytes: int) -> int:
