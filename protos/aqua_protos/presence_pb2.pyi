@@ -83,7 +83,7 @@ class DaemonFrame(_message.Message):
     def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., keepalive_reply: _Optional[_Union[KeepaliveReply, _Mapping]] = ..., revoke: _Optional[_Union[Revoke, _Mapping]] = ..., slab_descriptor: _Optional[_Union[SlabDescriptor, _Mapping]] = ..., leases_lost: _Optional[_Union[LeasesLost, _Mapping]] = ..., restarting: _Optional[_Union[Restarting, _Mapping]] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("protocol", "features", "session_id", "token", "tenant", "term_seconds", "smallest_slab_bytes", "largest_slab_bytes", "daemon_version", "ended_lease_ids")
+    __slots__ = ("protocol", "features", "session_id", "token", "tenant", "term_seconds", "smallest_slab_bytes", "largest_slab_bytes", "daemon_version", "ended_lease_ids", "unheard_lease_ids", "has_sentinel")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
@@ -94,6 +94,8 @@ class Welcome(_message.Message):
     LARGEST_SLAB_BYTES_FIELD_NUMBER: _ClassVar[int]
     DAEMON_VERSION_FIELD_NUMBER: _ClassVar[int]
     ENDED_LEASE_IDS_FIELD_NUMBER: _ClassVar[int]
+    UNHEARD_LEASE_IDS_FIELD_NUMBER: _ClassVar[int]
+    HAS_SENTINEL_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     features: _containers.RepeatedScalarFieldContainer[str]
     session_id: str
@@ -104,7 +106,9 @@ class Welcome(_message.Message):
     largest_slab_bytes: int
     daemon_version: str
     ended_lease_ids: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, protocol: _Optional[int] = ..., features: _Optional[_Iterable[str]] = ..., session_id: _Optional[str] = ..., token: _Optional[bytes] = ..., tenant: _Optional[str] = ..., term_seconds: _Optional[float] = ..., smallest_slab_bytes: _Optional[int] = ..., largest_slab_bytes: _Optional[int] = ..., daemon_version: _Optional[str] = ..., ended_lease_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+    unheard_lease_ids: _containers.RepeatedScalarFieldContainer[str]
+    has_sentinel: bool
+    def __init__(self, protocol: _Optional[int] = ..., features: _Optional[_Iterable[str]] = ..., session_id: _Optional[str] = ..., token: _Optional[bytes] = ..., tenant: _Optional[str] = ..., term_seconds: _Optional[float] = ..., smallest_slab_bytes: _Optional[int] = ..., largest_slab_bytes: _Optional[int] = ..., daemon_version: _Optional[str] = ..., ended_lease_ids: _Optional[_Iterable[str]] = ..., unheard_lease_ids: _Optional[_Iterable[str]] = ..., has_sentinel: bool = ...) -> None: ...
 
 class Refusal(_message.Message):
     __slots__ = ("code", "message")
