@@ -1,0 +1,169 @@
+"""The story of the node: one JSON line per event, instruction and refusal, and the last few in words.
+
+Covers the log's lines and what `aquactl status` shows as last events. Does not cover counting
+(metrics.py). A line has the record's name under `event`, `instruction` or `refused`, and its fields
+by their own names, so that all lines of one lease are found by its id.
+
+What comes many times a second in a quiet node (ticks, keepalives, reports) is logged at debug.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from typing import cast
+
+from aqua_daemon.core import events, instructions
+from aqua_daemon.core.errors import BrokerError
+from aqua_daemon.core.events import Event
+from aqua_daemon.core.instructions import Instruction
+from aqua_daemon.core.model import LeaseState
+from aqua_daemon.ports import Clock, Journal
+
+REMEMBERED_LINES = 50  # two screens of `status`
+LOGGER_NAME = "aqua"
+_ROUTINE = (
+    events.Ticked,
+    events.KeepaliveReceived,
+    events.GpuReported,
+    instructions.AnswerKeepalive,
+)
+_LOGGED_FIELDS = "fields"
+
+Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
+
+
+class LogJournal:
+    """Logs everything, and remembers in words what a person wants to know."""
+
+    def __init__(self, *, clock: Clock, logger: logging.Logger | None = None) -> None:
+        """Lines go to *logger*, the `aqua` one unless given."""
+        self._clock = clock
+        self._logger = logging.getLogger(LOGGER_NAME) if logger is None else logger
+        self._recent: deque[tuple[float, str]] = deque(maxlen=REMEMBERED_LINES)
+
+    def event(self, event: Event) -> None:
+        """Something happened."""
+        self._note("event", event)
+
+    def instruction(self, instruction: Instruction) -> None:
+        """The broker wants something done."""
+        self._note("instruction", instruction)
+
+    def refused(self, event: Event, error: Exception) -> None:
+        """The broker refused an event."""
+        self._note("refused", event, error)
+
+    def recent(self) -> list[tuple[float, str]]:
+        """The last lines for people, oldest first, each with the clock's time."""
+        return list(self._recent)
+
+    def _note(self, kind: str, record: Event | Instruction, error: Exception | None = None) -> None:
+        words = in_words(record, error)
+        if words:
+            self._recent.append((self._clock(), words))
+        level = logging.DEBUG if isinstance(record, _ROUTINE) and error is None else logging.INFO
+        if not self._logger.isEnabledFor(level):
+            return
+        line: dict[str, Json] = {kind: type(record).__name__, **_fields(record)}
+        if error is not None:
+            line["error"] = _plain(error)
+        self._logger.log(level, "%s", line[kind], extra={_LOGGED_FIELDS: line})
+
+
+class FanOut:
+    """One journal that is several."""
+
+    def __init__(self, *journals: Journal) -> None:
+        self._journals = journals
+
+    def event(self, event: Event) -> None:
+        """Something happened."""
+        for journal in self._journals:
+            journal.event(event)
+
+    def instruction(self, instruction: Instruction) -> None:
+        """The broker wants something done."""
+        for journal in self._journals:
+            journal.instruction(instruction)
+
+    def refused(self, event: Event, error: Exception) -> None:
+        """The broker refused an event."""
+        for journal in self._journals:
+            journal.refused(event, error)
+
+
+class JsonLines(logging.Formatter):
+    """Every log record as one JSON object on one line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record's fields, if a journal gave it some, else its message."""
+        line: dict[str, Json] = {
+            "time": self.formatTime(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+        }
+        given = getattr(record, _LOGGED_FIELDS, None)
+        line |= given if isinstance(given, dict) else {"message": record.getMessage()}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+def in_words(record: Event | Instruction, error: Exception | None = None) -> str:
+    """One line for people; empty for what they need not see."""
+    if error is not None:
+        reason = error.reason if isinstance(error, BrokerError) else "fault"
+        return f"refused {type(record).__name__} ({reason}): {error}"
+    match record:
+        case instructions.NoteMove(before=before, after=after, lease=lease, why=why):
+            if after is LeaseState.FREEING:  # its end is said a moment later
+                return ""
+            states = f"{before.value if before else 'new'} -> {after.value if after else 'gone'}"
+            what = f"lease {lease.lease_id[:8]} of {lease.tenant} on {lease.lender}"
+            return f"{what}: {states}" + (f" ({why})" if why else "")
+        case events.SessionOpened(tenant=tenant, process=process):
+            return f"session of {tenant} opened by process {process.pid}"
+        case events.ProcessEnded(session_id=session_id):
+            return f"process of session {session_id[:8]} ended"
+        case events.KeeperAttached(reports=reports, slabs=slabs):
+            return f"keeper of {len(reports)} GPUs attached, holding {len(slabs)} slabs"
+        case events.KeeperDetached(gpus=gpus):
+            return f"keeper of {', '.join(gpus)} does not answer"
+        case events.KeeperEnded(gpus=gpus):
+            return f"keeper of {', '.join(gpus)} ended"
+        case events.OfferMade(gpu=gpu, nbytes=nbytes):
+            return f"offer of {nbytes} bytes on {gpu}"
+        case events.ReclaimRequested(gpu=gpu, nbytes=nbytes):
+            return f"reclaim of {nbytes} bytes on {gpu}"
+        case instructions.AnswerReclaim(freed_bytes=freed_bytes, seconds=seconds):
+            return f"reclaim ended: {freed_bytes} bytes freed in {seconds:.3f} s"
+        case _:
+            return ""
+
+
+def _fields(record: object) -> dict[str, Json]:
+    if not is_dataclass(record):
+        return {}
+    return {field.name: _plain(getattr(record, field.name)) for field in fields(record)}
+
+
+def _plain(value: object) -> Json:
+    """*value* in what JSON has: records by their fields, enums by value, errors by their reason."""
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, Enum):
+        return str(value.value)
+    if isinstance(value, BaseException):
+        reason = value.reason if isinstance(value, BrokerError) else "fault"
+        return {"type": type(value).__name__, "reason": reason, "message": str(value)}
+    if isinstance(value, tuple | list | frozenset):
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        mapping = cast("Mapping[object, object]", value)
+        return {str(key): _plain(item) for key, item in mapping.items()}
+    return _fields(value) or str(value)

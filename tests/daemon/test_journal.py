@@ -1,0 +1,148 @@
+"""The log's lines and the last events in words."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from typing import get_args
+
+import pytest
+
+from aqua_daemon.adapters.journal import REMEMBERED_LINES, FanOut, JsonLines, LogJournal
+from aqua_daemon.core.errors import QuotaExceeded
+from aqua_daemon.core.events import Event, KeepaliveReceived, LossTold, Ticked
+from aqua_daemon.core.instructions import Instruction
+from aqua_daemon.core.model import LeaseState
+from tests.daemon.samples import EVENTS, INSTRUCTIONS, LEASE_ID, REQUESTED, SESSION_ID, TENANT, move
+
+
+class Log:
+    """A logger of the test's own, and what was written to it."""
+
+    def __init__(self, level: int) -> None:
+        self._stream = io.StringIO()
+        handler = logging.StreamHandler(self._stream)
+        handler.setFormatter(JsonLines())
+        self.logger = logging.getLogger(f"aqua.test.{id(self)}")
+        self.logger.setLevel(level)
+        self.logger.propagate = False
+        self.logger.addHandler(handler)
+
+    def lines(self) -> list[dict[str, object]]:
+        return [json.loads(line) for line in self._stream.getvalue().splitlines()]
+
+
+@pytest.fixture
+def log() -> Log:
+    return Log(logging.DEBUG)
+
+
+@pytest.fixture
+def journal(log: Log) -> LogJournal:
+    return LogJournal(clock=lambda: 7.0, logger=log.logger)
+
+
+def test_samples_hold_one_of_every_record() -> None:
+    """Whatever is added to events or instructions must be added to the samples."""
+    assert {type(event) for event in EVENTS} == set(get_args(Event))
+    assert {type(instruction) for instruction in INSTRUCTIONS} == set(get_args(Instruction))
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=lambda event: type(event).__name__)
+def test_every_event_is_one_line(event: Event, log: Log, journal: LogJournal) -> None:
+    """One JSON object that names the event, and no exception whatever the fields are."""
+    journal.event(event)
+    journal.refused(event, QuotaExceeded("64 MiB of 64 MiB used"))
+    happened, refused = log.lines()
+    assert happened["event"] == refused["refused"] == type(event).__name__
+    assert refused["error"] == {
+        "type": "QuotaExceeded",
+        "reason": "quota",
+        "message": "64 MiB of 64 MiB used",
+    }
+
+
+@pytest.mark.parametrize("instruction", INSTRUCTIONS, ids=lambda one: type(one).__name__)
+def test_every_instruction_is_one_line(
+    instruction: Instruction, log: Log, journal: LogJournal
+) -> None:
+    """So is every instruction."""
+    journal.instruction(instruction)
+    (line,) = log.lines()
+    assert line["instruction"] == type(instruction).__name__
+
+
+def test_ids_are_fields_of_the_line(log: Log, journal: LogJournal) -> None:
+    """The story of one lease is found by its id, with states and sizes as plain values."""
+    journal.event(REQUESTED)
+    journal.instruction(move(LeaseState.ALLOCATING, LeaseState.LEASED))
+    asked, moved = log.lines()
+    assert (asked["lease_id"], asked["session_id"]) == (LEASE_ID, SESSION_ID)
+    assert asked["safety_class"] == "store"
+    assert (moved["before"], moved["after"]) == ("allocating", "leased")
+    lease = moved["lease"]
+    assert isinstance(lease, dict)
+    assert (lease["lease_id"], lease["tenant"], lease["nbytes"]) == (LEASE_ID, TENANT, 4 * 2**20)
+
+
+def test_routine_is_silent_at_the_usual_level() -> None:
+    """Ticks and keepalives would drown the rest; refused ones are said all the same."""
+    log = Log(logging.INFO)
+    journal = LogJournal(clock=lambda: 7.0, logger=log.logger)
+    journal.event(Ticked())
+    keepalive = next(event for event in EVENTS if isinstance(event, KeepaliveReceived))
+    journal.event(keepalive)
+    assert log.lines() == []
+    journal.refused(keepalive, QuotaExceeded("no"))
+    assert [line["refused"] for line in log.lines()] == ["KeepaliveReceived"]
+
+
+def test_recent_is_in_words_with_the_clocks_time(journal: LogJournal) -> None:
+    """A person reads what moved and why, oldest first."""
+    journal.event(Ticked())
+    journal.event(LossTold(lease_ids=(LEASE_ID,)))
+    journal.instruction(move(LeaseState.ALLOCATING, LeaseState.LEASED))
+    journal.instruction(move(LeaseState.RETURNED, LeaseState.FREEING))
+    journal.instruction(move(LeaseState.FREEING, None))
+    journal.refused(REQUESTED, QuotaExceeded("all used"))
+    journal.refused(REQUESTED, ZeroDivisionError("oops"))
+    assert journal.recent() == [
+        (7.0, "lease 1a1a1a1a of uid-1000 on SHM-1: allocating -> leased (a test)"),
+        (7.0, "lease 1a1a1a1a of uid-1000 on SHM-1: freeing -> gone (a test)"),
+        (7.0, "refused LeaseRequested (quota): all used"),
+        (7.0, "refused LeaseRequested (fault): oops"),
+    ]
+
+
+def test_recent_keeps_the_last_fifty(journal: LogJournal) -> None:
+    """Memory stays bounded however long the daemon runs."""
+    for number in range(REMEMBERED_LINES + 10):
+        journal.refused(REQUESTED, QuotaExceeded(str(number)))
+    lines = journal.recent()
+    assert len(lines) == REMEMBERED_LINES
+    assert lines[-1][1].endswith(str(REMEMBERED_LINES + 9))
+
+
+def test_other_log_records_are_lines_too(log: Log) -> None:
+    """What any module logs comes out as JSON, with its traceback inside the line."""
+    log.logger.info("hello %s", "node")
+    try:
+        int("inner")
+    except ValueError:
+        log.logger.exception("failed")
+    hello, failed = log.lines()
+    assert (hello["message"], hello["level"]) == ("hello node", "info")
+    assert failed["message"] == "failed"
+    assert "ValueError: invalid literal" in str(failed["exception"])
+
+
+def test_a_fan_out_tells_every_journal_the_same(log: Log) -> None:
+    """Each journal behind it hears every event, instruction and refusal once."""
+    logs = [log, Log(logging.DEBUG)]
+    fan_out = FanOut(*(LogJournal(clock=lambda: 1.0, logger=one.logger) for one in logs))
+    fan_out.event(REQUESTED)
+    fan_out.instruction(INSTRUCTIONS[0])
+    fan_out.refused(REQUESTED, QuotaExceeded("no"))
+    kinds = [[list(line)[3] for line in one.lines()] for one in logs]
+    assert kinds == [["event", "instruction", "refused"]] * 2
