@@ -1,0 +1,168 @@
+"""The API's replies: answers of the core in, the bytes of a reply out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from aqua_protos import broker_pb2, health_pb2
+
+from aqua_daemon.adapters.wire.requests import parsed
+from aqua_daemon.core.instructions import (
+    AnswerHostRoom,
+    AnswerOffer,
+    AnswerReclaim,
+    AnswerReturned,
+)
+from aqua_daemon.core.model import (
+    GpuSnapshot,
+    Lease,
+    LeaseState,
+    NodeSnapshot,
+    SafetyClass,
+    TenantSnapshot,
+)
+from aqua_daemon.ports import SlabHandle
+
+_CLASSES = {
+    SafetyClass.STORE: broker_pb2.SAFETY_CLASS_STORE,
+    SafetyClass.CACHE: broker_pb2.SAFETY_CLASS_CACHE,
+}
+_STATES = {
+    LeaseState.ALLOCATING: broker_pb2.LEASE_STATE_ALLOCATING,
+    LeaseState.LEASED: broker_pb2.LEASE_STATE_LEASED,
+    LeaseState.REVOKING: broker_pb2.LEASE_STATE_REVOKING,
+    LeaseState.QUARANTINED: broker_pb2.LEASE_STATE_QUARANTINED,
+    LeaseState.RETURNED: broker_pb2.LEASE_STATE_RETURNED,
+    LeaseState.FREEING: broker_pb2.LEASE_STATE_FREEING,
+    LeaseState.LOST: broker_pb2.LEASE_STATE_LOST,
+}
+
+
+def acquired(lease: Lease, handle: SlabHandle, *, pid: int, now: float) -> bytes:
+    """AcquireReply."""
+    message = broker_pb2.Handle(keeper_pid=handle.keeper_pid, canary=handle.canary)
+    if handle.cuda_ipc:
+        message.cuda_ipc.handle = handle.cuda_ipc
+    else:
+        message.descriptor.SetInParent()
+    reply = broker_pb2.AcquireReply(lease=_lease(lease, pid=pid, now=now), handle=message)
+    return reply.SerializeToString()
+
+
+def returned(answer: AnswerReturned) -> bytes:
+    """ReturnReply."""
+    return broker_pb2.ReturnReply(
+        returned_lease_ids=answer.returned, unknown_lease_ids=answer.unknown
+    ).SerializeToString()
+
+
+def host_reserved(answer: AnswerHostRoom) -> bytes:
+    """ReserveHostReply."""
+    room = broker_pb2.HostRoom(revision=answer.host_room.revision, nbytes=answer.host_room.nbytes)
+    return broker_pb2.ReserveHostReply(host_room=room).SerializeToString()
+
+
+def offered(answer: AnswerOffer) -> bytes:
+    """OfferReply."""
+    return broker_pb2.OfferReply(
+        offered_bytes=answer.offered_bytes, lent_bytes=answer.lent_bytes
+    ).SerializeToString()
+
+
+def reclaimed(answer: AnswerReclaim) -> bytes:
+    """ReclaimReply."""
+    return broker_pb2.ReclaimReply(
+        asked_bytes=answer.asked_bytes,
+        revoked_bytes=answer.revoked_bytes,
+        freed_bytes=answer.freed_bytes,
+        quarantined_bytes=answer.quarantined_bytes,
+        seconds=answer.seconds,
+    ).SerializeToString()
+
+
+def state(
+    shown: NodeSnapshot,
+    *,
+    session_count: int,
+    version: str,
+    uptime_seconds: float,
+    events: Sequence[tuple[float, str]],
+) -> bytes:
+    """GetStateReply of what the caller may see."""
+    pids = {session.session_id: session.process.pid for session in shown.sessions}
+    return broker_pb2.GetStateReply(
+        version=version,
+        uptime_seconds=uptime_seconds,
+        restarting=shown.restarting,
+        gpus=[_gpu(gpu) for gpu in shown.gpus],
+        leases=[
+            _lease(lease, pid=pids.get(lease.session_id, 0), now=shown.now)
+            for lease in shown.leases
+        ],
+        tenants=[_tenant(tenant) for tenant in shown.tenants],
+        events=[
+            broker_pb2.EventLine(seconds_ago=max(0.0, shown.now - at), text=text)
+            for at, text in events
+        ],
+        host_pool_bytes=shown.host_pool_bytes,
+        host_reserved_bytes=shown.host_reserved_bytes,
+        sessions=session_count,
+        invariant_violations=shown.invariant_violations,
+    ).SerializeToString()
+
+
+def health_service(payload: bytes) -> str:
+    """Which service a health check asks about."""
+    return parsed(health_pb2.HealthCheckRequest, payload).service
+
+
+def health(*, is_serving: bool) -> bytes:
+    """HealthCheckResponse."""
+    status = (
+        health_pb2.HealthCheckResponse.SERVING
+        if is_serving
+        else health_pb2.HealthCheckResponse.NOT_SERVING
+    )
+    return health_pb2.HealthCheckResponse(status=status).SerializeToString()
+
+
+def _lease(lease: Lease, *, pid: int, now: float) -> broker_pb2.Lease:
+    return broker_pb2.Lease(
+        lease_id=lease.lease_id,
+        session_id=lease.session_id,
+        tenant=lease.tenant,
+        lender_gpu=lease.lender,
+        borrower_gpu=lease.borrower or "",
+        nbytes=lease.nbytes,
+        safety_class=_CLASSES[lease.safety_class],
+        state=_STATES[lease.state],
+        used_bytes=lease.use.used_bytes if lease.use else 0,
+        state_seconds=max(0.0, now - lease.since),
+        reason=lease.revocation.reason.value if lease.revocation else "",
+        pid=pid,
+    )
+
+
+def _gpu(gpu: GpuSnapshot) -> broker_pb2.GpuState:
+    return broker_pb2.GpuState(
+        gpu=gpu.gpu,
+        total_bytes=gpu.total_bytes,
+        used_by_others_bytes=gpu.used_by_others_bytes,
+        lent_bytes=gpu.lent_bytes,
+        quarantined_bytes=gpu.quarantined_bytes,
+        returning_bytes=gpu.returning_bytes,
+        free_bytes=gpu.free_bytes,
+        reserve_bytes=gpu.reserve_bytes,
+        lendable_bytes=gpu.lendable_bytes,
+        trouble=gpu.trouble,
+    )
+
+
+def _tenant(tenant: TenantSnapshot) -> broker_pb2.TenantState:
+    return broker_pb2.TenantState(
+        tenant=tenant.tenant,
+        leased_bytes=tenant.leased_bytes,
+        quota_bytes=tenant.quota_bytes,
+        host_reserved_bytes=tenant.host_reserved_bytes,
+        sessions=tenant.sessions,
+    )

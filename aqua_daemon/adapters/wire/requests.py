@@ -1,0 +1,154 @@
+"""The API's requests: bytes of a call in, an event of the core out, or InvalidRequest.
+
+Bytes and not messages come in because a server that lets gRPC parse can only answer INTERNAL to
+what does not parse, and nobody learns what was wrong.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from aqua_protos import broker_pb2
+from google.protobuf.message import DecodeError, Message
+
+from aqua_daemon.adapters.wire import checks
+from aqua_daemon.core.errors import InvalidRequest
+from aqua_daemon.core.events import (
+    HostRoomRequested,
+    LeaseRequested,
+    LeasesReleased,
+    OfferMade,
+    ReclaimRequested,
+    RevokeAcknowledged,
+)
+from aqua_daemon.core.model import BrokerSettings, HostRoom, LeaseId, SafetyClass, SessionId
+
+_CLASSES = {
+    broker_pb2.SAFETY_CLASS_STORE: SafetyClass.STORE,
+    broker_pb2.SAFETY_CLASS_CACHE: SafetyClass.CACHE,
+}
+
+_MessageT = TypeVar("_MessageT", bound=Message)
+
+
+def parsed(kind: type[_MessageT], payload: bytes) -> _MessageT:
+    """The message that *payload* holds."""
+    message = kind()
+    try:
+        message.ParseFromString(payload)
+    except DecodeError as error:
+        msg = (
+            f"{len(payload)} bytes do not parse as {message.DESCRIPTOR.full_name}: "
+            "send a whole message of that type"
+        )
+        raise InvalidRequest(msg) from error
+    return message
+
+
+def host_room(message: broker_pb2.HostRoom) -> HostRoom:
+    """What a client says it holds in host memory."""
+    return HostRoom(
+        revision=checks.counter("host_room.revision", message.revision),
+        nbytes=checks.nbytes("host_room.nbytes", message.nbytes),
+    )
+
+
+def lease_requested(
+    payload: bytes, *, session_id: SessionId, lease_id: LeaseId, settings: BrokerSettings
+) -> LeaseRequested:
+    """Acquire."""
+    message = parsed(broker_pb2.AcquireRequest, payload)
+    safety_class = _CLASSES.get(message.safety_class)
+    if safety_class is None:
+        msg = (
+            f"safety_class is {message.safety_class}: say SAFETY_CLASS_STORE (1) or "
+            "SAFETY_CLASS_CACHE (2)"
+        )
+        raise InvalidRequest(msg)
+    return LeaseRequested(
+        session_id=session_id,
+        request_id=checks.request_id(message.request_id),
+        lease_id=lease_id,
+        nbytes=checks.slab_bytes(
+            message.nbytes,
+            smallest=settings.smallest_slab_bytes,
+            largest=settings.largest_slab_bytes,
+        ),
+        safety_class=safety_class,
+    )
+
+
+def leases_released(payload: bytes, *, session_id: SessionId) -> LeasesReleased:
+    """Release."""
+    message = _return_request(payload)
+    return LeasesReleased(
+        session_id=session_id,
+        request_id=checks.request_id(message.request_id),
+        lease_ids=checks.lease_ids(message.lease_ids),
+        host_room=_optional_host_room(message),
+    )
+
+
+def revoke_acknowledged(payload: bytes, *, session_id: SessionId) -> RevokeAcknowledged:
+    """Acknowledge."""
+    message = _return_request(payload)
+    return RevokeAcknowledged(
+        session_id=session_id,
+        request_id=checks.request_id(message.request_id),
+        lease_ids=checks.lease_ids(message.lease_ids),
+        host_room=_optional_host_room(message),
+    )
+
+
+def host_room_requested(payload: bytes, *, session_id: SessionId) -> HostRoomRequested:
+    """ReserveHost."""
+    message = parsed(broker_pb2.ReserveHostRequest, payload)
+    if not message.HasField("host_room"):
+        raise InvalidRequest("host_room is missing: say its revision and the bytes in all")
+    return HostRoomRequested(
+        session_id=session_id,
+        request_id=checks.request_id(message.request_id),
+        host_room=host_room(message.host_room),
+    )
+
+
+def offer_made(payload: bytes, *, session_id: SessionId) -> OfferMade:
+    """Offer."""
+    message = parsed(broker_pb2.OfferRequest, payload)
+    return OfferMade(
+        session_id=session_id,
+        request_id=checks.request_id(message.request_id),
+        gpu=checks.gpu("gpu", message.gpu),
+        nbytes=checks.nbytes("nbytes", message.nbytes),
+    )
+
+
+def reclaim_requested(payload: bytes, *, session_id: SessionId) -> ReclaimRequested:
+    """Reclaim; a deadline of 0 is the standard one."""
+    message = parsed(broker_pb2.ReclaimRequest, payload)
+    deadline_seconds = checks.seconds(
+        "deadline_seconds", message.deadline_seconds, most=checks.LONGEST_RECLAIM_SECONDS
+    )
+    return ReclaimRequested(
+        session_id=session_id,
+        request_id=checks.request_id(message.request_id),
+        gpu=checks.gpu("gpu", message.gpu),
+        nbytes=checks.nbytes("nbytes", message.nbytes, least=1),
+        deadline_seconds=deadline_seconds or None,
+    )
+
+
+def check_get_state(payload: bytes) -> None:
+    """GetState says nothing, but it must parse."""
+    parsed(broker_pb2.GetStateRequest, payload)
+
+
+def _return_request(payload: bytes) -> broker_pb2.ReturnRequest:
+    message = parsed(broker_pb2.ReturnRequest, payload)
+    if not message.lease_ids:
+        raise InvalidRequest("lease_ids is empty: name the leases that were unmapped")
+    return message
+
+
+def _optional_host_room(message: broker_pb2.ReturnRequest) -> HostRoom | None:
+    return host_room(message.host_room) if message.HasField("host_room") else None
