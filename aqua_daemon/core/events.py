@@ -73,6 +73,7 @@ class SlabFreed:
     """A keeper has scrubbed the slab and freed it to the driver."""
 
     lease_id: LeaseId
+    scrubbed_bytes: int = 0  # nothing to scrub: it was gone already, or could not be scrubbed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
