@@ -6,47 +6,38 @@ Covers who may call what and when; `presence` holds the connection that keeps th
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import replace
+from typing import TypeVar
+from uuid import uuid4
 
+from aqua_client import __version__
+from aqua_client.calls import Calls
 from aqua_client.counters import Counters
+from aqua_client.descriptors import ArrivingDescriptors
+from aqua_client.errors import BrokerUnreachable, ForkedChild
+from aqua_client.presence import Presence, SessionListener
+from aqua_client.records import Grant, HostRoom, OfferResult, ReclaimResult, SafetyClass
 from aqua_client.settings import ClientSettings
 from aqua_client.wire import (
-    Grant,
-    HostRoom,
-    LeaseUse,
-    OfferResult,
-    ReclaimResult,
-    RevokeNotice,
-    SafetyClass,
+    Call,
+    acknowledge_call,
+    acquire_call,
+    offer_call,
+    reclaim_call,
+    release_call,
+    reserve_host_call,
 )
 
 __all__ = ["Session", "SessionListener"]
 
+# What the daemon takes when no deadline is given, and how much later it answers at the latest.
+STANDARD_RECLAIM_SECONDS = 10.0
+RECLAIM_GRACE_SECONDS = 2.0
 
-class SessionListener(Protocol):
-    """Who is told what the daemon says. Called on the session's thread: return at once."""
-
-    def revoked(self, notice: RevokeNotice) -> None:
-        """Evacuate the leases, then `acknowledge` them; unknown ones at once. May be repeated."""
-
-    def leases_ended(self, lease_ids: Sequence[str]) -> None:
-        """The daemon does not know these: evacuate, then close; there is nobody to tell."""
-
-    def leases_lost(self, lease_ids: Sequence[str], reason: str) -> None:
-        """What these hold is gone."""
-
-    def attached(self) -> None:
-        """Attached, for the first time or again: leases may be asked for."""
-
-    def detached(self, reason: str) -> None:
-        """Not attached any more. Leases stay readable; `fetch` and evacuation go on."""
-
-    def lease_uses(self) -> Sequence[LeaseUse]:
-        """Every lease that the client knows, for keepalive and re-attach."""
-
-    def host_room(self) -> HostRoom:
-        """The host memory held for `store` data now."""
+AnswerT = TypeVar("AnswerT")
 
 
 class Session:
@@ -56,7 +47,15 @@ class Session:
         self, settings: ClientSettings, listener: SessionListener, counters: Counters
     ) -> None:
         """Start nothing yet."""
-        raise NotImplementedError
+        self._settings = settings
+        self._counters = counters
+        self._descriptors = ArrivingDescriptors()
+        self._calls = Calls(settings.socket_path, counters)
+        self._presence = Presence(
+            settings, listener, counters, self._calls, self._descriptors, version=__version__
+        )
+        self._is_closed = False
+        self._is_abandoned = False
 
     def start(self) -> None:
         """Try to attach within `settings.connect_seconds`, then go on trying in the background.
@@ -64,37 +63,43 @@ class Session:
         Raises:
             ForkedChild: this process is a child of the one that made the session.
         """
-        raise NotImplementedError
+        self._check_not_forked()
+        _STARTED.add(self)
+        self._presence.start(seconds=self._settings.connect_seconds)
 
     @property
     def attached(self) -> bool:
         """Whether the daemon knows this session now."""
-        raise NotImplementedError
+        return self._presence.standing.attached
 
     @property
     def reason(self) -> str:
         """Why no lease can be had now: "" when it can, else no_daemon, refused, breaker, ..."""
-        raise NotImplementedError
+        return self._presence.standing.reason or self._calls.reason
 
     @property
     def tenant(self) -> str:
         """Who the daemon says this is; "" before the first attach."""
-        raise NotImplementedError
+        welcome = self._presence.standing.welcome
+        return welcome.tenant if welcome else ""
 
     @property
     def term_seconds(self) -> float:
         """How long a lease lasts without a keepalive; 0.0 before the first attach."""
-        raise NotImplementedError
+        welcome = self._presence.standing.welcome
+        return welcome.term_seconds if welcome else 0.0
 
     @property
     def smallest_slab_bytes(self) -> int:
         """0 before the first attach."""
-        raise NotImplementedError
+        welcome = self._presence.standing.welcome
+        return welcome.smallest_slab_bytes if welcome else 0
 
     @property
     def largest_slab_bytes(self) -> int:
         """0 before the first attach."""
-        raise NotImplementedError
+        welcome = self._presence.standing.welcome
+        return welcome.largest_slab_bytes if welcome else 0
 
     def acquire(self, nbytes: int, safety_class: SafetyClass, *, seconds: float) -> Grant:
         """Borrow one slab. The caller owns the grant's descriptor.
@@ -104,48 +109,94 @@ class Session:
             BrokerUnreachable: no answer in *seconds*, or none is to be expected now.
             ForkedChild: connect anew.
         """
-        raise NotImplementedError
+        self._check_not_forked()
+        deadline = time.monotonic() + seconds
+        call = acquire_call(uuid4().hex, nbytes, safety_class)
+        with self._descriptors.expected():
+            granted = self._calls.make(call, seconds=seconds)
+            if not granted.by_descriptor:
+                return granted.grant
+            lease_id = granted.grant.lease_id
+            descriptor = self._descriptors.take(lease_id, deadline=deadline)
+        if descriptor is None:
+            # Not named in any keepalive, so the daemon takes the lease back.
+            msg = f"the slab of lease {lease_id} did not come in {seconds:g} s"
+            raise BrokerUnreachable(msg, reason="timeout")
+        return replace(granted.grant, descriptor=descriptor)
 
     def release(
         self, lease_ids: Sequence[str], host_room: HostRoom, *, seconds: float | None = None
     ) -> set[str]:
         """Give slabs back that are unmapped; the ids that the daemon knew. Raises as `acquire`."""
-        raise NotImplementedError
+        return self._make(release_call(uuid4().hex, lease_ids, host_room), seconds)
 
     def acknowledge(
         self, lease_ids: Sequence[str], host_room: HostRoom, *, seconds: float | None = None
     ) -> set[str]:
         """Say that revoked slabs are evacuated and unmapped. Otherwise as `release`."""
-        raise NotImplementedError
+        return self._make(acknowledge_call(uuid4().hex, lease_ids, host_room), seconds)
 
     def reserve_host(self, host_room: HostRoom, *, seconds: float | None = None) -> HostRoom:
         """Set the bytes of host memory held for `store`; what is in force. Raises as `acquire`.
 
         A raise that the node's or the tenant's pool has no room for is Refused (no_host_room).
         """
-        raise NotImplementedError
+        return self._make(reserve_host_call(uuid4().hex, host_room), seconds)
 
     def offer(self, gpu: str, nbytes: int, *, seconds: float | None = None) -> OfferResult:
         """Say how many bytes of *gpu* may be lent. NotAnOwner, else raises as `acquire`."""
-        raise NotImplementedError
+        return self._make(offer_call(uuid4().hex, gpu, nbytes), seconds)
 
     def reclaim(self, gpu: str, nbytes: int, deadline_seconds: float = 0.0) -> ReclaimResult:
         """Ask for bytes of *gpu* back and wait for them; 0: the daemon's own deadline.
 
         NotAnOwner, else raises as `acquire`.
         """
-        raise NotImplementedError
+        waiting = deadline_seconds or STANDARD_RECLAIM_SECONDS
+        call = reclaim_call(uuid4().hex, gpu, nbytes, deadline_seconds)
+        return self._make(call, waiting + RECLAIM_GRACE_SECONDS + self._settings.call_seconds)
 
     def close(self, *, seconds: float = 0.2) -> None:
         """Say goodbye if that is quick, and stop. The caller has unmapped everything. Idempotent.
 
         Never raises.
         """
-        raise NotImplementedError
+        if self._is_closed or self._is_abandoned:
+            return
+        self._is_closed = True
+        _STARTED.discard(self)
+        self._calls.shut("closed")
+        self._presence.stop(seconds=seconds)
 
     def abandon_in_child(self) -> None:
         """Forget everything in a forked child, touching neither gRPC nor the sentinel.
 
         Runs by itself after each fork; calling it again does nothing.
         """
-        raise NotImplementedError
+        if self._is_abandoned:
+            return
+        self._is_abandoned = True
+        self._calls.abandon_in_child()
+        self._presence.abandon_in_child()
+        self._descriptors.abandon_in_child()
+
+    def _make(self, call: Call[AnswerT], seconds: float | None) -> AnswerT:
+        self._check_not_forked()
+        return self._calls.make(call, seconds=seconds or self._settings.call_seconds)
+
+    def _check_not_forked(self) -> None:
+        if self._is_abandoned:
+            msg = "this process was forked from the one that connected: connect anew in it"
+            raise ForkedChild(msg)
+
+
+_STARTED: set[Session] = set()
+
+
+def _abandon_all() -> None:
+    for session in tuple(_STARTED):
+        session.abandon_in_child()
+    _STARTED.clear()
+
+
+os.register_at_fork(after_in_child=_abandon_all)

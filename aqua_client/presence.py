@@ -1,0 +1,309 @@
+"""The thread that keeps a session alive: attach, keepalives, pushes, and attaching again.
+
+Story of a session: Hello, Welcome (with the sentinel); a keepalive each third of a term that names
+every lease; pushes in between. When the connection ends, however it does, the same session is
+re-attached to whichever daemon is there next, with its leases; when that daemon knows no such
+session (NOT_FOUND), its leases have ended and a new session begins.
+
+Does not cover calls: those go by `calls`, with the token that the Welcome brings.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, assert_never
+
+from aqua_client.counters import Counters
+from aqua_client.descriptors import ArrivingDescriptors
+from aqua_client.link import Link, LinkBroken, Waker
+from aqua_client.records import (
+    DescriptorArrived,
+    HostRoom,
+    LeasesEnded,
+    LeasesLost,
+    LeaseUse,
+    Refusal,
+    Restarting,
+    RevokeNotice,
+    Unheard,
+    Welcome,
+)
+from aqua_client.settings import ClientSettings
+from aqua_client.wire import (
+    Malformed,
+    goodbye_frame,
+    hello_frame,
+    keepalive_frame,
+    parse_daemon_frame,
+)
+
+THREAD_NAME = "aqua-session"
+FIRST_PAUSE_SECONDS = 0.05
+LONGEST_PAUSE_SECONDS = 1.0
+# Longer than start-up waits: a busy daemon that answers late must not be asked for ever.
+GREETING_SECONDS = 2.0
+# Two keepalives unanswered: the daemon, if it lives, takes the session for suspect by now.
+SILENCE_TERMS = 2 / 3
+
+logger = logging.getLogger("aqua")
+
+
+class SessionListener(Protocol):
+    """Who is told what the daemon says. Called on the session's thread: return at once."""
+
+    def revoked(self, notice: RevokeNotice) -> None:
+        """Evacuate the leases, then `acknowledge` them; unknown ones at once. May be repeated."""
+
+    def leases_ended(self, lease_ids: Sequence[str]) -> None:
+        """The daemon does not know these: evacuate, then close. May be repeated."""
+
+    def leases_lost(self, lease_ids: Sequence[str], reason: str) -> None:
+        """What these hold is gone."""
+
+    def attached(self) -> None:
+        """Attached, for the first time or again: leases may be asked for."""
+
+    def detached(self, reason: str) -> None:
+        """Not attached any more. Leases stay readable; `fetch` and evacuation go on."""
+
+    def lease_uses(self) -> Sequence[LeaseUse]:
+        """Every lease that the client knows, for keepalive and re-attach."""
+
+    def host_room(self) -> HostRoom:
+        """The host memory held for `store` data now."""
+
+
+class Gate(Protocol):
+    """What calls pass through: opened by each attach, shut by each detach."""
+
+    def open(self, token: bytes) -> None:
+        """Calls may go out, with this token."""
+
+    def shut(self, reason: str) -> None:
+        """Calls fail at once; those that are out are given up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How the session stands. Replaced as a whole, so that readers need no lock."""
+
+    attached: bool = False
+    reason: str = "starting"  # "" while attached
+    welcome: Welcome | None = None  # the last one
+
+
+class Presence:
+    """The session's thread and what it knows."""
+
+    def __init__(
+        self,
+        settings: ClientSettings,
+        listener: SessionListener,
+        counters: Counters,
+        gate: Gate,
+        descriptors: ArrivingDescriptors,
+        *,
+        version: str,
+    ) -> None:
+        """Start nothing yet."""
+        self.standing = Standing()
+        self._settings = settings
+        self._listener = listener
+        self._counters = counters
+        self._gate = gate
+        self._descriptors = descriptors
+        self._version = version
+        self._waker = Waker()
+        self._link: Link | None = None
+        self._session_id: str | None = None
+        # One for each session opened. Open until this process stops the session, and never closed
+        # by a forked child: while a child lives that may still map the slabs, they must not end.
+        self._sentinels: list[int] = []
+        self._pause_seconds = FIRST_PAUSE_SECONDS
+        self._is_stopping = False
+        self._sequence = 0
+        self._tried = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
+
+    def start(self, *, seconds: float) -> None:
+        """Start the thread, and wait so long for its first try."""
+        self._thread.start()
+        self._tried.wait(seconds)
+
+    def stop(self, *, seconds: float) -> None:
+        """Say goodbye and end the thread, as far as that goes in *seconds*."""
+        self._is_stopping = True
+        self._waker.wake()
+        if self._thread.ident is not None and self._thread is not threading.current_thread():
+            self._thread.join(seconds)
+        if self._thread.ident is None:
+            self._waker.close()
+
+    def abandon_in_child(self) -> None:
+        """Close the copies that a fork made, but not the sentinel's."""
+        self.standing = Standing(reason="forked", welcome=self.standing.welcome)
+        if self._link is not None:
+            self._link.close()
+        self._waker.close()
+
+    def _run(self) -> None:
+        while not self._is_stopping:
+            self._attach_and_stay()
+            if not self._is_stopping:
+                self._rest()
+        self._waker.close()
+        for sentinel in self._sentinels:
+            os.close(sentinel)
+
+    def _attach_and_stay(self) -> None:
+        """Attach, and converse until that ends; what ended it becomes the reason."""
+        try:
+            self._link = Link(self._settings.presence_path, self._waker)
+            welcome = self._greet(self._link)
+            self._enter(welcome, self._link)
+            self._converse(self._link, welcome.term_seconds)
+        except LinkBroken as broken:
+            self._leave(broken.reason, str(broken))
+        except Malformed as error:
+            self._leave("bad_frame", str(error))
+        except Exception:
+            # A fault of the listener must not end this thread: leases would lapse unseen.
+            logger.exception("the session's thread failed; it connects again")
+            self._leave("internal", "a fault of this library")
+        finally:
+            if self._link is not None:
+                self._link.close()
+
+    def _rest(self) -> None:
+        # Spread out: after a restart every client of the node comes at the same time.
+        spread = random.uniform(0.5, 1.0)  # noqa: S311 - nothing secret about it
+        self._waker.wait(self._pause_seconds * spread)
+        self._pause_seconds = min(LONGEST_PAUSE_SECONDS, 2 * self._pause_seconds)
+
+    def _greet(self, link: Link) -> Welcome:
+        link.send(
+            hello_frame(
+                home_gpu=self._settings.home_gpu,
+                sub_tenant=self._settings.sub_tenant,
+                program=self._settings.program,
+                version=self._version,
+                session_id=self._session_id,
+                uses=self._listener.lease_uses() if self._session_id else (),
+                room=self._listener.host_room(),
+            )
+        )
+        payload = link.next_payload(deadline=time.monotonic() + GREETING_SECONDS)
+        if payload is None:
+            msg = f"no answer to the greeting in {GREETING_SECONDS:g} s"
+            raise LinkBroken(msg, reason="silent")
+        match parse_daemon_frame(payload, now=time.monotonic()):
+            case Welcome() as welcome:
+                return welcome
+            case Refusal(code="NOT_FOUND") if self._session_id is not None:
+                self._forget_session()
+                msg = "the daemon knows no such session"
+                raise LinkBroken(msg, reason="unknown_session")
+            case Refusal() as refusal:
+                msg = f"the daemon refuses the session: {refusal.code}: {refusal.message}"
+                raise LinkBroken(msg, reason="refused")
+            case Restarting():
+                msg = "the daemon is about to stop"
+                raise LinkBroken(msg, reason="restarting")
+            case other:
+                msg = f"the daemon answers a greeting by {type(other).__name__}"
+                raise Malformed(msg)
+
+    def _forget_session(self) -> None:
+        self._session_id = None
+        self._pause_seconds = FIRST_PAUSE_SECONDS  # the next greeting opens a session
+        ended = tuple(use.lease_id for use in self._listener.lease_uses())
+        if ended:
+            self._listener.leases_ended(ended)
+
+    def _enter(self, welcome: Welcome, link: Link) -> None:
+        if self._session_id is None:
+            self._sentinels.append(link.take_descriptor())
+            self._session_id = welcome.session_id
+            self._counters.session_opens += 1
+        elif welcome.session_id != self._session_id:
+            msg = f"asked for session {self._session_id}, welcomed as {welcome.session_id}"
+            raise Malformed(msg)
+        else:
+            self._counters.session_reattaches += 1
+        self._pause_seconds = FIRST_PAUSE_SECONDS
+        self.standing = Standing(attached=True, reason="", welcome=welcome)
+        self._gate.open(welcome.token)
+        logger.info("attached to the daemon as session %s", welcome.session_id)
+        self._listener.attached()
+        if welcome.ended_lease_ids:
+            self._listener.leases_ended(welcome.ended_lease_ids)
+        self._tried.set()
+
+    def _leave(self, reason: str, message: str) -> None:
+        was, self.standing = self.standing, Standing(reason=reason, welcome=self.standing.welcome)
+        self._tried.set()
+        if was.reason != reason:
+            logger.info("not attached to the daemon (%s): %s", reason, message)
+        if was.attached:
+            self._counters.session_detaches += 1
+            self._gate.shut(reason)
+            self._listener.detached(reason)
+        else:
+            self._gate.shut(reason)
+
+    def _converse(self, link: Link, term_seconds: float) -> None:
+        """Keepalives out, pushes in, until the link breaks or the session stops."""
+        keepalive_at = time.monotonic() + term_seconds / 3
+        unanswered_since: float | None = None
+        while not self._is_stopping:
+            payload = link.next_payload(deadline=keepalive_at)
+            now = time.monotonic()
+            if payload is not None:
+                unanswered_since = None
+                self._hear(payload, link)
+            elif unanswered_since is not None and now > unanswered_since + (
+                SILENCE_TERMS * term_seconds
+            ):
+                msg = f"two keepalives unanswered for {now - unanswered_since:.1f} s"
+                raise LinkBroken(msg, reason="silent")
+            if now >= keepalive_at:
+                keepalive_at = now + term_seconds / 3
+                unanswered_since = unanswered_since or now
+                self._send_keepalive(link)
+        link.send(goodbye_frame())
+
+    def _send_keepalive(self, link: Link) -> None:
+        self._sequence += 1
+        uses, room = self._listener.lease_uses(), self._listener.host_room()
+        link.send(keepalive_frame(self._sequence, uses, room))
+
+    def _hear(self, payload: bytes, link: Link) -> None:
+        match parse_daemon_frame(payload, now=time.monotonic()):
+            case RevokeNotice() as notice:
+                self._listener.revoked(notice)
+            case DescriptorArrived(lease_id=lease_id):
+                self._descriptors.put(lease_id, link.take_descriptor())
+            case LeasesEnded(lease_ids=lease_ids):
+                if lease_ids:
+                    self._listener.leases_ended(lease_ids)
+            case LeasesLost(lease_ids=lease_ids, reason=reason):
+                self._listener.leases_lost(lease_ids, reason)
+            case Restarting():
+                msg = "the daemon stops; another one is expected"
+                raise LinkBroken(msg, reason="restarting")
+            case Refusal(code=code, message=message):
+                msg = f"the daemon ends the session: {code}: {message}"
+                raise LinkBroken(msg, reason="refused")
+            case Welcome():
+                msg = "a second welcome"
+                raise Malformed(msg)
+            case Unheard():
+                pass
+            case never:
+                assert_never(never)

@@ -1,0 +1,157 @@
+"""What the client tells the daemon and hears from it, as records.
+
+Does not cover how they travel: `wire` turns them into protobuf and back.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class SafetyClass(enum.Enum):
+    """What must happen to the bytes when their slab is asked back."""
+
+    STORE = "store"  # they are moved
+    CACHE = "cache"  # they may be dropped
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """A lease that was granted, and how to reach its slab. The receiver owns *descriptor*."""
+
+    lease_id: str
+    lender_gpu: str
+    nbytes: int
+    safety_class: SafetyClass
+    keeper_pid: int  # equal to one's own pid: another PID namespace, the handle can't be opened
+    canary: bytes  # the slab's first 64 bytes until the holder writes there
+    descriptor: int | None  # of shared memory; None: a CUDA handle
+    cuda_ipc: bytes  # 64 bytes; empty: a descriptor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevokeNotice:
+    """The daemon asks for leases back. Sent again after each re-attach until they are."""
+
+    lender_gpu: str
+    nbytes: int
+    reason: str
+    deadline: float  # time.monotonic; past it the slabs are quarantined
+    lease_ids: tuple[str, ...]  # ones that the client does not know: acknowledge at once
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseUse:
+    """What the client says of one lease that it knows. Trusted for order only."""
+
+    lease_id: str
+    used_bytes: int
+    copy_bytes: int  # of these, what an evacuation would have to copy
+    idle_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostRoom:
+    """Host memory held for `store` data: absolute, with a revision that only grows."""
+
+    revision: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReclaimResult:
+    """What came of asking for a GPU's memory back."""
+
+    asked_bytes: int
+    revoked_bytes: int  # whole slabs, so at least what was asked, where so much was lent
+    freed_bytes: int  # freed to the driver
+    quarantined_bytes: int  # did not come back in time
+    seconds: float
+
+    @property
+    def complete(self) -> bool:
+        """Whether all that was asked of the borrowers has been freed."""
+        return self.freed_bytes >= self.revoked_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfferResult:
+    """How much of a GPU is offered, and how much is lent, now."""
+
+    offered_bytes: int
+    lent_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Welcome:
+    """The daemon knows the session."""
+
+    session_id: str
+    token: bytes  # what every call carries; dies with the connection
+    tenant: str
+    term_seconds: float
+    smallest_slab_bytes: int
+    largest_slab_bytes: int
+    daemon_version: str
+    ended_lease_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """The daemon does not take the session. *code* is a gRPC status name."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeasesEnded:
+    """Of the leases named, these are not known: the answer to a keepalive."""
+
+    lease_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DescriptorArrived:
+    """The next descriptor is this lease's slab."""
+
+    lease_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeasesLost:
+    """The slabs of these are gone."""
+
+    lease_ids: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restarting:
+    """The daemon stops on purpose; another one is expected soon."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unheard:
+    """A frame of a kind that this release does not know: a newer daemon's, and no matter."""
+
+
+DaemonFrame = (
+    Welcome
+    | Refusal
+    | LeasesEnded
+    | RevokeNotice
+    | DescriptorArrived
+    | LeasesLost
+    | Restarting
+    | Unheard
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Granted:
+    """The reply to an acquire; *by_descriptor*: the grant's comes, or came, by the presence link."""
+
+    grant: Grant
+    by_descriptor: bool

@@ -1,0 +1,351 @@
+"""A daemon in miniature, for tests of the client: real sockets, gRPC and memfds, no broker.
+
+    with FakeDaemon(path) as daemon:
+        daemon.refuse["Acquire"] = (grpc.StatusCode.RESOURCE_EXHAUSTED, "no_room")
+
+It grants whatever is asked and keeps what it heard. A script tells it to refuse, hang, fall
+silent, push, or die; a new one over the same `Books` is the next daemon. Run as a program
+(`python -m tests.fakes.broker_server PATH`) it is a process to stop and kill.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import grpc
+from aqua_protos import broker_pb2, presence_pb2
+from aqua_protos.framing import Disconnected, FrameReader, send_frame
+
+from tests.nodes import wait_until
+
+MIB = 2**20
+TERM_SECONDS = 0.6
+CANARY = bytes(range(64))
+
+_METHODS = {
+    "Acquire": (broker_pb2.AcquireRequest, broker_pb2.AcquireReply),
+    "Release": (broker_pb2.ReturnRequest, broker_pb2.ReturnReply),
+    "Acknowledge": (broker_pb2.ReturnRequest, broker_pb2.ReturnReply),
+    "ReserveHost": (broker_pb2.ReserveHostRequest, broker_pb2.ReserveHostReply),
+    "Offer": (broker_pb2.OfferRequest, broker_pb2.OfferReply),
+    "Reclaim": (broker_pb2.ReclaimRequest, broker_pb2.ReclaimReply),
+}
+
+
+@dataclass
+class Session:
+    """What the fake knows of one client."""
+
+    session_id: str
+    token: bytes
+    connection: socket.socket
+    sentinel: socket.socket
+    leases: set[str] = field(default_factory=set)
+
+    def sentinel_has_ended(self) -> bool:
+        """Whether no process holds the client's end any more."""
+        self.sentinel.setblocking(False)
+        try:
+            return self.sentinel.recv(1) == b""
+        except BlockingIOError:
+            return False
+
+    def push(self, frame: presence_pb2.DaemonFrame, *descriptors: int) -> None:
+        with suppress(OSError):
+            send_frame(self.connection, frame.SerializeToString(), descriptors)
+
+
+@dataclass
+class Books:
+    """What a daemon's end does not take along."""
+
+    sessions: dict[str, Session] = field(default_factory=dict)
+
+    def close(self) -> None:
+        for session in self.sessions.values():
+            session.connection.close()
+            session.sentinel.close()
+
+
+class FakeDaemon:
+    """Listens from construction; whoever makes it ends it."""
+
+    def __init__(
+        self, path: str, books: Books | None = None, *, term_seconds: float = TERM_SECONDS
+    ) -> None:
+        self.path = path
+        self.books = books or Books()
+        self.term_seconds = term_seconds
+        self.refuse: dict[str, tuple[grpc.StatusCode, str]] = {}  # by call: status, aqua-reason
+        self.refuse_hello: str | None = None  # a status name
+        self.hangs = False  # calls and greetings get no answer
+        self.is_silent = False  # frames get no answer
+        self.descriptor_comes = "before"  # the reply; or "after", or "never"
+        self.grants_cuda = False
+        self.ended_leases: set[str] = set()  # named in keepalives, they are not known
+        self.hellos: list[presence_pb2.Hello] = []
+        self.keepalives: list[presence_pb2.Keepalive] = []
+        self.goodbyes: list[str] = []
+        self.calls: list[tuple[str, object]] = []
+        self._is_over = threading.Event()
+        self._listener = socket.socket(socket.AF_UNIX)
+        Path(f"{path}.presence").unlink(missing_ok=True)
+        self._listener.bind(f"{path}.presence")
+        self._listener.listen()
+        self._connections: list[socket.socket] = []
+        self._threads = [threading.Thread(target=self._accept)]
+        self._server = self._serve()
+        self._threads[0].start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.die()
+        self.books.close()
+
+    @property
+    def session(self) -> Session:
+        """The newest session."""
+        return list(self.books.sessions.values())[-1]
+
+    def die(self) -> None:
+        """End without a word to anybody; the books stay. May be called twice."""
+        self._is_over.set()
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for connection in self._connections:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
+        self._server.stop(None).wait()
+        for thread in self._threads:
+            thread.join()
+
+    def drop_links(self) -> None:
+        """End every presence connection, and go on listening."""
+        for connection in self._connections:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def push_revoke(self, lease_ids: list[str], *, deadline_seconds: float = 2.0) -> None:
+        revoke = presence_pb2.Revoke(
+            lender_gpu="SHM-1",
+            nbytes=4 * MIB * len(lease_ids),
+            reason="reclaimed",
+            deadline_seconds=deadline_seconds,
+            lease_ids=lease_ids,
+        )
+        self.session.push(presence_pb2.DaemonFrame(revoke=revoke))
+
+    def push_lost(self, lease_ids: list[str], reason: str) -> None:
+        lost = presence_pb2.LeasesLost(lease_ids=lease_ids, reason=reason)
+        self.session.push(presence_pb2.DaemonFrame(leases_lost=lost))
+
+    def push_restarting(self) -> None:
+        frame = presence_pb2.DaemonFrame(restarting=presence_pb2.Restarting())
+        self.session.push(frame)
+
+    def push_descriptor(self, lease_id: str) -> None:
+        """A descriptor of a new memfd, for that lease; the fake's own copy is closed."""
+        memory = os.memfd_create("slab")
+        os.ftruncate(memory, 4 * MIB)
+        os.pwrite(memory, CANARY, 0)
+        frame = presence_pb2.DaemonFrame()
+        frame.slab_descriptor.lease_id = lease_id
+        self.session.push(frame, memory)
+        os.close(memory)
+
+    def wait_for(self, condition: Callable[[], object], what: str) -> None:
+        """Wait until it holds, or fail."""
+        wait_until(condition, what=what)
+
+    # The presence socket
+
+    def _accept(self) -> None:
+        while not self._is_over.is_set():
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self._connections.append(connection)
+            thread = threading.Thread(target=self._converse, args=(connection,))
+            self._threads.append(thread)
+            thread.start()
+
+    def _converse(self, connection: socket.socket) -> None:
+        reader = FrameReader()
+        with suppress(OSError):
+            while not self._is_over.is_set():
+                reader.read_from(connection)
+                for payload in reader.frames():
+                    frame = presence_pb2.ClientFrame.FromString(payload)
+                    self._hear(connection, frame)
+        with suppress(Disconnected, OSError):
+            connection.close()
+
+    def _hear(self, connection: socket.socket, frame: presence_pb2.ClientFrame) -> None:
+        match frame.WhichOneof("kind"):
+            case "hello":
+                self.hellos.append(frame.hello)
+                if not self.hangs:
+                    self._welcome(connection, frame.hello)
+            case "keepalive":
+                self.keepalives.append(frame.keepalive)
+                if not self.is_silent and not self.hangs:
+                    self._answer_keepalive(frame.keepalive)
+            case "goodbye":
+                self.goodbyes.append(self.session.session_id)
+            case _:
+                raise AssertionError(frame)
+
+    def _welcome(self, connection: socket.socket, hello: presence_pb2.Hello) -> None:
+        known = self.books.sessions.get(hello.session_id)
+        code = self.refuse_hello or ("NOT_FOUND" if hello.session_id and not known else None)
+        if code is not None:
+            refusal = presence_pb2.Refusal(code=code, message="go away")
+            frame = presence_pb2.DaemonFrame(refusal=refusal)
+            send_frame(connection, frame.SerializeToString())
+            return
+        welcome = presence_pb2.Welcome(
+            protocol=1,
+            session_id=hello.session_id or uuid.uuid4().hex,
+            token=os.urandom(32),
+            tenant="uid-0",
+            term_seconds=self.term_seconds,
+            smallest_slab_bytes=4 * MIB,
+            largest_slab_bytes=32 * MIB,
+            daemon_version="fake",
+        )
+        payload = presence_pb2.DaemonFrame(welcome=welcome).SerializeToString()
+        if known is not None:
+            known.connection, known.token = connection, welcome.token
+            send_frame(connection, payload)
+            return
+        ours, theirs = socket.socketpair()
+        self.books.sessions[welcome.session_id] = Session(
+            welcome.session_id, welcome.token, connection, ours
+        )
+        send_frame(connection, payload, [theirs.fileno()])
+        theirs.close()
+
+    def _answer_keepalive(self, keepalive: presence_pb2.Keepalive) -> None:
+        named = {use.lease_id for use in keepalive.leases}
+        reply = presence_pb2.KeepaliveReply(
+            sequence=keepalive.sequence, ended_lease_ids=sorted(named & self.ended_leases)
+        )
+        self.session.push(presence_pb2.DaemonFrame(keepalive_reply=reply))
+
+    # gRPC
+
+    def _serve(self) -> grpc.Server:
+        server = grpc.server(ThreadPoolExecutor(max_workers=16))
+        handlers = {
+            name: grpc.unary_unary_rpc_method_handler(
+                self._handler(name),
+                request_deserializer=request.FromString,
+                response_serializer=reply.SerializeToString,
+            )
+            for name, (request, reply) in _METHODS.items()
+        }
+        service = grpc.method_handlers_generic_handler("aqua.broker.v1.Broker", handlers)
+        server.add_generic_rpc_handlers((service,))
+        server.add_insecure_port(f"unix:{self.path}")
+        server.start()
+        return server
+
+    def _handler(self, name: str) -> Callable[[object, grpc.ServicerContext], object]:
+        def handle(request: object, context: grpc.ServicerContext) -> object:
+            self.calls.append((name, request))
+            while self.hangs and context.is_active() and not self._is_over.wait(0.02):
+                pass
+            tokens = [one.value for one in context.invocation_metadata() if "token" in one.key]
+            if tokens != [self.session.token]:
+                context.abort(grpc.StatusCode.UNAUTHENTICATED, "no such token")
+            if name in self.refuse:
+                status, reason = self.refuse[name]
+                if reason:
+                    context.set_trailing_metadata((("aqua-reason", reason),))
+                context.abort(status, f"{name} refused")
+            return self._answer(name, request)
+
+        return handle
+
+    def _answer(self, name: str, request: object) -> object:
+        match request:
+            case broker_pb2.AcquireRequest():
+                return self._grant(request)
+            case broker_pb2.ReturnRequest():
+                known = self.session.leases & set(request.lease_ids)
+                self.session.leases -= known
+                unknown = set(request.lease_ids) - known
+                return broker_pb2.ReturnReply(
+                    returned_lease_ids=sorted(known), unknown_lease_ids=sorted(unknown)
+                )
+            case broker_pb2.ReserveHostRequest():
+                return broker_pb2.ReserveHostReply(host_room=request.host_room)
+            case broker_pb2.OfferRequest():
+                return broker_pb2.OfferReply(offered_bytes=request.nbytes, lent_bytes=0)
+            case broker_pb2.ReclaimRequest():
+                return broker_pb2.ReclaimReply(
+                    asked_bytes=request.nbytes,
+                    revoked_bytes=request.nbytes + MIB,
+                    freed_bytes=request.nbytes,
+                    quarantined_bytes=MIB,
+                    seconds=0.25,
+                )
+            case _:
+                raise AssertionError(name)
+
+    def _grant(self, request: broker_pb2.AcquireRequest) -> broker_pb2.AcquireReply:
+        lease_id = uuid.uuid4().hex
+        self.session.leases.add(lease_id)
+        lease = broker_pb2.Lease(
+            lease_id=lease_id,
+            lender_gpu="SHM-1",
+            nbytes=request.nbytes,
+            safety_class=request.safety_class,
+        )
+        reply = broker_pb2.AcquireReply(lease=lease)
+        reply.handle.keeper_pid = 1
+        reply.handle.canary = CANARY
+        if self.grants_cuda:
+            reply.handle.cuda_ipc.handle = bytes(64)
+            return reply
+        reply.handle.descriptor.SetInParent()
+        if self.descriptor_comes == "before":
+            self.push_descriptor(lease_id)
+        elif self.descriptor_comes == "after":
+            timer = threading.Timer(0.1, self.push_descriptor, (lease_id,))
+            self._threads.append(timer)
+            timer.start()
+        return reply
+
+
+def main() -> None:
+    """Serve until killed; a line on standard output when ready."""
+    with FakeDaemon(sys.argv[1]) as daemon:
+        print("ready", flush=True)
+        sys.stdin.read()
+        daemon.die()
+
+
+if __name__ == "__main__":
+    main()
