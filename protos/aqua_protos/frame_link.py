@@ -90,6 +90,11 @@ class FrameLink:
         """
         return self._reader.take_descriptors(count)
 
+    @property
+    def waiting_descriptors(self) -> int:
+        """How many came that nobody has taken."""
+        return self._reader.waiting_descriptors
+
     def close(self) -> None:
         """Close the connection and every descriptor in it. May be called twice."""
         if self.is_closed:

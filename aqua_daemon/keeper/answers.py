@@ -1,0 +1,74 @@
+"""What a keeper sends, as bytes: one function for each kind of `KeeperReply`."""
+
+from __future__ import annotations
+
+import os
+
+from aqua_protos.keeper_pb2 import (
+    Allocated,
+    Attached,
+    Failed,
+    Freed,
+    GpuReport,
+    HolderProof,
+    KeeperReply,
+    OwnerRegistered,
+)
+
+from aqua_daemon.keeper.gpu import Slab
+from aqua_daemon.keeper.node import FreedSlab, ShmNode
+from aqua_daemon.keeper.refusal import Refused
+
+PROTOCOL = 1
+
+
+def attached(request_id: int, node: ShmNode, *, holders: int) -> bytes:
+    """All that the keeper holds; *holders* proofs follow."""
+    answer = Attached(
+        protocol=PROTOCOL,
+        keeper_pid=os.getpid(),
+        gpus=node.reports(),
+        holders=holders,
+        smallest_slab_bytes=node.smallest_slab_bytes,
+        largest_slab_bytes=node.largest_slab_bytes,
+    )
+    return KeeperReply(request_id=request_id, attached=answer).SerializeToString()
+
+
+def holder_proof(request_id: int, session_id: str) -> bytes:
+    """Goes with the pidfd and the sentinel of that session."""
+    proof = HolderProof(session_id=session_id)
+    return KeeperReply(request_id=request_id, holder_proof=proof).SerializeToString()
+
+
+def allocated(request_id: int, slab: Slab) -> bytes:
+    """Goes with the slab's descriptor."""
+    answer = Allocated(lease_id=slab.tag.lease_id, canary=slab.memory.canary)
+    return KeeperReply(request_id=request_id, allocated=answer).SerializeToString()
+
+
+def freed(request_id: int, lease_id: str, slab: FreedSlab) -> bytes:
+    """The driver has the bytes."""
+    answer = Freed(
+        lease_id=lease_id,
+        scrubbed_bytes=slab.scrubbed_bytes,
+        freed_while_mapped=slab.while_mapped,
+    )
+    return KeeperReply(request_id=request_id, freed=answer).SerializeToString()
+
+
+def owner_registered(request_id: int, gpu: str, nbytes: int) -> bytes:
+    """What the process has there now."""
+    answer = OwnerRegistered(gpu=gpu, nbytes=nbytes)
+    return KeeperReply(request_id=request_id, owner_registered=answer).SerializeToString()
+
+
+def report(gpu_report: GpuReport) -> bytes:
+    """Said unasked."""
+    return KeeperReply(gpu_report=gpu_report).SerializeToString()
+
+
+def failed(request_id: int, refusal: Refused) -> bytes:
+    """The request has had no effect."""
+    answer = Failed(code=refusal.code, message=str(refusal))
+    return KeeperReply(request_id=request_id, failed=answer).SerializeToString()

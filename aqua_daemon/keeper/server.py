@@ -1,0 +1,251 @@
+"""A keeper's socket: answers requests in order, reports, and knows when to end.
+
+Covers connections, the daemon's place, and timers. What a request does is `node`'s, its form is
+`requests`'s. One thread, one loop; nothing here waits for a peer.
+
+1. A peer that sends what is no frame of the protocol loses its connection and nothing else.
+2. The newest connection that says Attach is the daemon's; the one before is closed, and the frees
+   that it waits for are forgotten: those slabs stay as they are, and the new daemon decides.
+3. A Free of a slab that somebody maps waits, and is tried again by a timer. Requests after it are
+   answered meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from typing import assert_never
+
+from aqua_protos.frame_link import BadFrame, FrameLink
+from aqua_protos.keeper_pb2 import Allocate, Attach, Free, KeeperRequest, RegisterOwner
+from google.protobuf.message import DecodeError
+
+from aqua_daemon.keeper import answers
+from aqua_daemon.keeper.accepting import Acceptor
+from aqua_daemon.keeper.lifetime import Lifetime
+from aqua_daemon.keeper.node import ShmNode
+from aqua_daemon.keeper.owners import Owners
+from aqua_daemon.keeper.peers import Peer, peer_pidfd
+from aqua_daemon.keeper.refusal import Refused, exhausted, invalid
+
+REPORT_SECONDS = 1.0
+RETRY_SECONDS = 0.05  # what a free waits at most after the last mapping has gone
+_PROOF_DESCRIPTORS = 2
+
+_log = logging.getLogger("aqua.keeper")
+
+
+class KeeperServer:
+    """Serves one listener until `finished` is set. Made on a running loop."""
+
+    def __init__(
+        self, node: ShmNode, *, listener: socket.socket, linger_seconds: float | None
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._node = node
+        self._peers: dict[FrameLink, tuple[socket.socket, Peer]] = {}
+        self._daemon: FrameLink | None = None
+        self._waiting_frees: list[tuple[int, Free]] = []
+        self._retry_timer: asyncio.TimerHandle | None = None
+        self._owners = Owners(self._owner_ended)
+        self._acceptor = Acceptor(listener, self._accepted, lambda: len(self._peers))
+        self._lifetime = Lifetime(linger_seconds=linger_seconds)
+        self.finished = asyncio.Event()
+        self._tick_timer = self._loop.call_later(REPORT_SECONDS, self._tick)
+
+    def stop(self) -> None:
+        """End once no living process may hold a slab; called again: end."""
+        self._lifetime.ask_to_end()
+        self._end_if_over()
+        if not self.finished.is_set():
+            _log.warning("living processes hold slabs: staying until they end (or told again)")
+
+    def close(self) -> None:
+        """Close every connection. May be called twice."""
+        self._tick_timer.cancel()
+        self._forget_daemon()
+        self._acceptor.close()
+        self._owners.close()
+        for link in list(self._peers):
+            self._drop(link)
+
+    def _accepted(self, connection: socket.socket, peer: Peer) -> None:
+        link: FrameLink = FrameLink(
+            connection,
+            on_frame=lambda payload: self._receive(link, payload),
+            on_end=lambda reason: self._ended(link, reason),
+        )
+        self._peers[link] = (connection, peer)
+
+    def _ended(self, link: FrameLink, reason: str) -> None:
+        _socket, peer = self._peers[link]
+        _log.info("process %d: %s", peer.pid, reason)
+        self._drop(link)
+
+    def _drop(self, link: FrameLink) -> None:
+        link.close()
+        self._peers.pop(link, None)
+        if link is self._daemon:
+            self._forget_daemon()
+
+    def _receive(self, link: FrameLink, payload: bytes) -> None:
+        try:
+            request = KeeperRequest.FromString(payload)
+        except DecodeError as error:
+            msg = f"a frame of {len(payload)} bytes is no request: {error}"
+            raise BadFrame(msg) from error
+        try:
+            self._answer(link, request)
+        except Refused as refusal:
+            link.send(answers.failed(request.request_id, refusal))
+
+    def _answer(self, link: FrameLink, request: KeeperRequest) -> None:
+        kind = request.WhichOneof("kind")
+        match kind:
+            case "allocate":
+                self._allocate(link, request.request_id, request.allocate)
+            case "free":
+                self._free(link, request.request_id, request.free)
+            case "attach":
+                self._attach(link, request.request_id, request.attach)
+            case "register_owner":
+                self._register_owner(link, request.request_id, request.register_owner)
+            case None:
+                msg = "a request of a kind that this keeper does not know"
+                raise BadFrame(msg)
+            case _:
+                assert_never(kind)
+
+    def _attach(self, link: FrameLink, request_id: int, request: Attach) -> None:
+        _check_request_id(request_id)
+        if not request.protocol:
+            raise invalid(f"protocol is 0: say which you speak (this keeper: {answers.PROTOCOL})")
+        if self._daemon is not None and self._daemon is not link:
+            _log.info("another daemon takes the place of the one that was attached")
+            self._drop(self._daemon)
+        self._daemon = link
+        proofs = self._node.proofs()
+        link.send(answers.attached(request_id, self._node, holders=len(proofs)))
+        try:
+            for proof in proofs:
+                descriptors = (proof.pidfd, proof.sentinel)
+                link.send(answers.holder_proof(request_id, proof.session_id), descriptors)
+        except OSError as error:
+            # A daemon without every proof would take living holders for unknown ones.
+            msg = f"a holder's proof can't be handed over: {error}"
+            raise BadFrame(msg) from error
+        _log.info("daemon %r attached, process %d", request.daemon_version, self._pid_of(link))
+        self._report()
+
+    def _allocate(self, link: FrameLink, request_id: int, request: Allocate) -> None:
+        descriptors = link.take_descriptors(min(link.waiting_descriptors, _PROOF_DESCRIPTORS))
+        try:
+            _check_request_id(request_id)
+            self._check_daemon(link)
+            if self._lifetime.is_ending:
+                raise Refused("UNAVAILABLE", "the keeper was told to end: ask the next one")
+            if len(descriptors) < _PROOF_DESCRIPTORS:
+                raise invalid(
+                    f"Allocate carries {_PROOF_DESCRIPTORS} descriptors, the holder's pidfd and "
+                    f"sentinel; {len(descriptors)} came"
+                )
+        except Refused:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise
+        pidfd, sentinel = descriptors
+        slab = self._node.allocate(request, pidfd=pidfd, sentinel=sentinel)
+        try:
+            link.send(answers.allocated(request_id, slab), (slab.memory.descriptor,))
+        except OSError as error:
+            self._node.free(Free(gpu=request.gpu, lease_id=request.tag.lease_id))
+            raise exhausted(f"the slab's descriptor can't be sent: {error}") from error
+
+    def _free(self, link: FrameLink, request_id: int, request: Free) -> None:
+        _check_request_id(request_id)
+        self._check_daemon(link)
+        if not self._try_free(link, request_id, request):
+            self._waiting_frees.append((request_id, request))
+            self._retry_soon()
+
+    def _try_free(self, link: FrameLink, request_id: int, request: Free) -> bool:
+        freed = self._node.free(request)
+        if freed is None:
+            return False
+        link.send(answers.freed(request_id, request.lease_id, freed))
+        return True
+
+    def _retry_soon(self) -> None:
+        if self._retry_timer is None and self._waiting_frees:
+            self._retry_timer = self._loop.call_later(RETRY_SECONDS, self._retry_frees)
+
+    def _retry_frees(self) -> None:
+        self._retry_timer = None
+        daemon = self._daemon
+        if daemon is not None:
+            self._waiting_frees = [
+                waiting for waiting in self._waiting_frees if not self._try_free(daemon, *waiting)
+            ]
+            self._retry_soon()
+
+    def _register_owner(self, link: FrameLink, request_id: int, request: RegisterOwner) -> None:
+        _check_request_id(request_id)
+        connection, peer = self._peers[link]
+        try:
+            pidfd = peer_pidfd(connection)
+        except OSError as error:
+            message = f"process {peer.pid} can't be watched: {error.strerror}; connect from a living process of this PID namespace"
+            raise Refused("FAILED_PRECONDITION", message) from error
+        self._owners.watch(peer.pid, pidfd)
+        try:
+            nbytes = self._node.set_owner(request, pid=peer.pid)
+        finally:
+            if not self._node.has_owner(peer.pid):
+                self._owners.forget(peer.pid)
+        link.send(answers.owner_registered(request_id, request.gpu, nbytes))
+        self._report()
+
+    def _owner_ended(self, pid: int) -> None:
+        self._node.end_owner(pid)
+        self._report()
+
+    def _report(self) -> None:
+        if self._daemon is not None:
+            for report in self._node.reports():
+                self._daemon.send(answers.report(report))
+
+    def _tick(self) -> None:
+        self._tick_timer = self._loop.call_later(REPORT_SECONDS, self._tick)
+        self._report()
+        self._end_if_over()
+
+    def _end_if_over(self) -> None:
+        if self._lifetime.is_over(
+            self._loop.time(),
+            has_daemon=self._daemon is not None,
+            has_owners=self._node.has_owner(),
+            has_living_holders=self._node.has_living_holders(),
+        ):
+            self.finished.set()
+
+    def _check_daemon(self, link: FrameLink) -> None:
+        if link is not self._daemon:
+            message = "only the daemon that attached last may ask this: send Attach first"
+            raise Refused("FAILED_PRECONDITION", message)
+
+    def _forget_daemon(self) -> None:
+        self._daemon = None
+        self._waiting_frees.clear()
+        if self._retry_timer is not None:
+            self._retry_timer.cancel()
+            self._retry_timer = None
+
+    def _pid_of(self, link: FrameLink) -> int:
+        return self._peers[link][1].pid
+
+
+def _check_request_id(request_id: int) -> None:
+    if not request_id:
+        raise invalid("request_id is 0, which marks what the keeper says unasked: give 1 or more")
