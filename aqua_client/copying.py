@@ -1,0 +1,199 @@
+"""The client's door to memory: maps slabs, makes host buffers, and moves tensors' bytes.
+
+Everything is torch's own `copy_` between views, so a tensor may be on any device. Does not cover
+which bytes go where (`tiers`), nor when a slab may be unmapped (`slabs`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import torch
+
+from aqua_client.errors import AquaError
+from aqua_client.layouts import Layout
+from aqua_client.mapping import Mapping
+from aqua_client.wire import Grant
+
+# Between two chunks other threads get their turn at the memory, and a closing client is noticed.
+CHUNK_BYTES = 16 * 2**20
+
+
+class UnusableSlab(AquaError):
+    """A slab was granted, but this process can't use it. Never leaves the library."""
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Memory:
+    """Bytes that tensors are copied to and from: a slab's, or a buffer of the host."""
+
+    __slots__ = ("_mapping", "_views")
+
+    def __init__(self, whole: torch.Tensor, mapping: Mapping | None = None) -> None:
+        self._views = {torch.uint8: whole}
+        self._mapping = mapping
+
+    @classmethod
+    def of_grant(cls, grant: Grant) -> Memory:
+        """Map a granted slab. The grant's descriptor is closed, whatever happens.
+
+        Raises:
+            UnusableSlab: it can't be mapped here, or is not the slab that it is said to be.
+        """
+        if grant.descriptor is None:
+            raise UnusableSlab("this client maps no CUDA handles", reason="cuda_handle")
+        try:
+            if grant.keeper_pid == os.getpid():
+                message = "the keeper is in another PID namespace: share the host's (hostPID)"
+                raise UnusableSlab(message, reason="pid_namespace")
+            try:
+                mapping = Mapping(grant.descriptor, grant.nbytes)
+            except OSError as error:
+                raise UnusableSlab(f"a slab can't be mapped: {error}", reason="map") from error
+        finally:
+            os.close(grant.descriptor)
+        if mapping.array[: len(grant.canary)].tobytes() != grant.canary:
+            mapping.close()
+            message = f"the memory behind lease {grant.lease_id} is not the slab granted"
+            raise UnusableSlab(message, reason="canary")
+        # Otherwise a first offload in inference mode would make a slab that can't be written
+        # outside of it.
+        with torch.inference_mode(mode=False):
+            return cls(torch.from_numpy(mapping.array), mapping)
+
+    @classmethod
+    def of_host(cls, nbytes: int) -> Memory:
+        """A new buffer in this process's memory.
+
+        Raises:
+            MemoryError: there is none.
+        """
+        try:
+            with torch.inference_mode(mode=False):
+                return cls(torch.empty(nbytes, dtype=torch.uint8, device="cpu"))
+        except RuntimeError as error:
+            raise MemoryError(f"{nbytes} bytes of host memory can't be had: {error}") from error
+
+    def view(self, dtype: torch.dtype) -> torch.Tensor:
+        """All of it as *dtype*; kept, because making one costs as much as a small copy."""
+        view = self._views.get(dtype)
+        if view is None:
+            with torch.inference_mode(mode=False):
+                view = self._views[torch.uint8].view(dtype)
+            self._views[dtype] = view
+        return view
+
+    def close(self) -> None:
+        """Give the memory up; a slab is unmapped. Idempotent.
+
+        Raises:
+            BufferError: somebody still copies. It is as before and may be tried again.
+        """
+        whole = self._views.get(torch.uint8)
+        if whole is None:
+            return
+        self._views.clear()
+        del whole
+        if self._mapping is None:
+            return
+        try:
+            self._mapping.close()
+        except BufferError:
+            with torch.inference_mode(mode=False):
+                self._views[torch.uint8] = torch.from_numpy(self._mapping.array)
+            raise
+
+
+class Span(Protocol):
+    """A range of some memory."""
+
+    @property
+    def memory(self) -> Memory:
+        """Where it is."""
+
+    @property
+    def offset(self) -> int:
+        """In bytes; a multiple of every dtype's size."""
+
+    @property
+    def nbytes(self) -> int:
+        """Its length."""
+
+
+def write(source: torch.Tensor, layout: Layout, spans: Sequence[Span]) -> None:
+    """Copy a tensor into *spans*, in this order."""
+    if source.requires_grad:
+        source = source.detach()
+    if layout.copy_dtype is not layout.dtype:
+        source = source.view(layout.copy_dtype)
+    if _is_small(layout, spans):
+        _typed(layout, spans[0]).copy_(source)
+    elif spans:
+        flat = _flat(source, layout)
+        for start, there in _chunks(spans):
+            there.copy_(flat[start : start + there.numel()])
+
+
+def read(spans: Sequence[Span], layout: Layout, target: torch.Tensor) -> None:
+    """Copy *spans* into a tensor of the layout's shape and dtype."""
+    if target.requires_grad:
+        target = target.detach()
+    if layout.copy_dtype is not layout.dtype:
+        target = target.view(layout.copy_dtype)
+    if _is_small(layout, spans):
+        target.copy_(_typed(layout, spans[0]))
+    elif spans:
+        plain = target.stride() == layout.stride and not (target.is_conj() or target.is_neg())
+        whole = target if plain else new_tensor(layout, dtype=layout.copy_dtype)
+        flat = _flat(whole, layout)
+        for start, there in _chunks(spans):
+            flat[start : start + there.numel()].copy_(there)
+        if not plain:
+            target.copy_(whole)
+
+
+def new_tensor(layout: Layout, *, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """An empty tensor of this layout on its device."""
+    return torch.empty_strided(
+        layout.shape, layout.stride, dtype=dtype or layout.dtype, device=layout.device
+    )
+
+
+def copy_span(source: Span, target: Span) -> None:
+    """Copy bytes from one place to another, of the same length."""
+    for start, there in _chunks([target]):
+        begin = source.offset + start
+        there.copy_(source.memory.view(torch.uint8)[begin : begin + there.numel()])
+
+
+def _is_small(layout: Layout, spans: Sequence[Span]) -> bool:
+    return len(spans) == 1 and layout.nbytes <= CHUNK_BYTES
+
+
+def _typed(layout: Layout, span: Span) -> torch.Tensor:
+    whole = span.memory.view(layout.copy_dtype)
+    return whole.as_strided(layout.shape, layout.stride, span.offset // layout.itemsize)
+
+
+def _flat(tensor: torch.Tensor, layout: Layout) -> torch.Tensor:
+    """Its elements' bytes in the order of memory; a copy only where it is not dense."""
+    plain = tensor.resolve_conj().resolve_neg()
+    if plain.stride() != layout.stride:
+        plain = plain.contiguous()
+    return plain.as_strided((plain.numel(),), (1,)).view(torch.uint8)
+
+
+def _chunks(spans: Sequence[Span]) -> Iterator[tuple[int, torch.Tensor]]:
+    """The spans' bytes piece by piece, each with its place in the whole."""
+    start = 0
+    for span in spans:
+        whole = span.memory.view(torch.uint8)
+        for begin in range(0, span.nbytes, CHUNK_BYTES):
+            length = min(CHUNK_BYTES, span.nbytes - begin)
+            yield start + begin, whole[span.offset + begin : span.offset + begin + length]
+        start += span.nbytes

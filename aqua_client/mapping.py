@@ -1,0 +1,96 @@
+"""Maps the shared memory behind a descriptor so that no forked child can reach it.
+
+Not Python's own `mmap`: that keeps a duplicate of the descriptor open, which a child inherits and
+could map again. Here the descriptor is the caller's to close at once, and the pages are left out
+of children (MADV_DONTFORK). Knows nothing of leases or of torch.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import mmap
+import os
+import weakref
+
+import numpy as np
+import numpy.typing as npt
+
+_F_GET_SEALS = 1034
+_F_SEAL_SHRINK = 0x2
+_MAP_FAILED = ctypes.c_void_p(-1).value
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_long,
+]
+_libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+
+
+class Mapping:
+    """Shared memory in this process, until `close`. It is not closed by garbage collection."""
+
+    def __init__(self, descriptor: int, nbytes: int) -> None:
+        """Map all of it. The descriptor stays the caller's.
+
+        Raises:
+            OSError: it can't be mapped, has fewer bytes, or could lose them (which kills readers).
+        """
+        _check_size(descriptor, nbytes)
+        protection = mmap.PROT_READ | mmap.PROT_WRITE
+        address = _libc.mmap(None, nbytes, protection, mmap.MAP_SHARED, descriptor, 0)
+        if address is None or address == _MAP_FAILED:
+            raise _failure("mmap")
+        if _libc.madvise(address, nbytes, mmap.MADV_DONTFORK):
+            failure = _failure("madvise")
+            _libc.munmap(address, nbytes)
+            raise failure
+        self._address = address
+        self._nbytes = nbytes
+        memory = memoryview((ctypes.c_ubyte * nbytes).from_address(address))
+        self._array: npt.NDArray[np.uint8] | None = np.frombuffer(memory, dtype=np.uint8)
+        # Every view, also a tensor's storage, keeps this array alive: so it tells of views.
+        self._watched = weakref.ref(self._array)
+
+    @property
+    def array(self) -> npt.NDArray[np.uint8]:
+        """All bytes. Whoever keeps it, or a view of it, keeps `close` from working."""
+        if self._array is None:
+            raise ValueError("the mapping is closed")
+        return self._array
+
+    def close(self) -> None:
+        """Unmap. Idempotent.
+
+        Raises:
+            BufferError: somebody still has a view, who would crash the process by using it later.
+        """
+        if self._array is None:
+            return
+        self._array = None
+        alive = self._watched()
+        if alive is not None:
+            self._array = alive
+            raise BufferError("the mapping is still in use: a view of it is alive")
+        if _libc.munmap(self._address, self._nbytes):
+            raise _failure("munmap")
+
+
+def _check_size(descriptor: int, nbytes: int) -> None:
+    size = os.fstat(descriptor).st_size
+    if size < nbytes:
+        raise OSError(f"the slab's memory has {size} bytes, not the {nbytes} that were granted")
+    if not fcntl.fcntl(descriptor, _F_GET_SEALS) & _F_SEAL_SHRINK:
+        raise OSError("the slab's memory is not sealed against shrinking")
+
+
+def _failure(call: str) -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, f"{call}: {os.strerror(number)}")
