@@ -144,13 +144,8 @@ class KeeperServer:
         try:
             _check_request_id(request_id)
             self._check_daemon(link)
-            if self._lifetime.is_ending:
-                raise Refused("UNAVAILABLE", "the keeper was told to end: ask the next one")
-            if len(descriptors) < _PROOF_DESCRIPTORS:
-                raise invalid(
-                    f"Allocate carries {_PROOF_DESCRIPTORS} descriptors, the holder's pidfd and "
-                    f"sentinel; {len(descriptors)} came"
-                )
+            self._check_not_ending()
+            _check_proof_came(descriptors)
         except Refused:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -235,6 +230,10 @@ class KeeperServer:
             message = "only the daemon that attached last may ask this: send Attach first"
             raise Refused("FAILED_PRECONDITION", message)
 
+    def _check_not_ending(self) -> None:
+        if self._lifetime.is_ending:
+            raise Refused("UNAVAILABLE", "the keeper was told to end: ask the next one")
+
     def _forget_daemon(self) -> None:
         self._daemon = None
         self._waiting_frees.clear()
@@ -249,3 +248,11 @@ class KeeperServer:
 def _check_request_id(request_id: int) -> None:
     if not request_id:
         raise invalid("request_id is 0, which marks what the keeper says unasked: give 1 or more")
+
+
+def _check_proof_came(descriptors: list[int]) -> None:
+    if len(descriptors) < _PROOF_DESCRIPTORS:
+        raise invalid(
+            f"Allocate carries {_PROOF_DESCRIPTORS} descriptors, the holder's pidfd and sentinel; "
+            f"{len(descriptors)} came"
+        )
