@@ -115,6 +115,32 @@ class BrokerService:
             BrokerError: the broker refused, now or after having asked a keeper.
             TimeoutError: no answer in time.
         """
+        answer = self._pending_for(event).answer
+        async with asyncio.timeout(timeout_seconds):
+            return await asyncio.shield(answer)
+
+    def answer_now(self, event: Request) -> Answer:
+        """Apply *event*, one that the broker answers in the same step.
+
+        Raises:
+            BrokerError: the broker refused; BrokerBug where it left the answer for later.
+        """
+        answer = self._pending_for(event).answer
+        if not answer.done():
+            raise BrokerBug(f"{type(event).__name__} was not answered in the step that applied it")
+        return answer.result()
+
+    def snapshot(self) -> NodeSnapshot:
+        """The books as they are now."""
+        return self._broker.snapshot(self._clock())
+
+    async def run(self) -> None:
+        """Tick until cancelled: each `TICK_SECONDS`, and when the broker's next deadline is due."""
+        while True:
+            self.submit(Ticked())
+            await asyncio.sleep(self._seconds_to_next_tick())
+
+    def _pending_for(self, event: Request) -> _Pending:
         key = (event.session_id, event.request_id)
         pending = self._pending.get(key)
         if pending is None:
@@ -129,18 +155,7 @@ class BrokerService:
                 "use a new id for each call"
             )
             raise InvalidRequest(msg)
-        async with asyncio.timeout(timeout_seconds):
-            return await asyncio.shield(pending.answer)
-
-    def snapshot(self) -> NodeSnapshot:
-        """The books as they are now."""
-        return self._broker.snapshot(self._clock())
-
-    async def run(self) -> None:
-        """Tick until cancelled: each `TICK_SECONDS`, and when the broker's next deadline is due."""
-        while True:
-            self.submit(Ticked())
-            await asyncio.sleep(self._seconds_to_next_tick())
+        return pending
 
     def _seconds_to_next_tick(self) -> float:
         deadline = self._broker.next_deadline()

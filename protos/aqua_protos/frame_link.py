@@ -95,6 +95,11 @@ class FrameLink:
         """How many came that nobody has taken."""
         return self._reader.waiting_descriptors
 
+    @property
+    def queued_descriptors(self) -> int:
+        """How many of our copies wait for a peer that does not read."""
+        return sum(len(outgoing.descriptors) for outgoing in self._queue)
+
     def close(self) -> None:
         """Close the connection and every descriptor in it. May be called twice."""
         if self.is_closed:

@@ -1,0 +1,109 @@
+"""What a Hello must hold, and who says it: from a frame and a connection to an event of the core.
+
+Does not cover what follows a greeting (presence) nor how the kernel is asked (processes).
+"""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from collections.abc import Callable, Iterable
+
+from aqua_daemon import __version__
+from aqua_daemon.adapters.processes import Peer, PeerGone, is_admin, tenant_of
+from aqua_daemon.adapters.wire import frames
+from aqua_daemon.core.errors import InvalidRequest, RefusedForNow
+from aqua_daemon.core.events import SessionOpened, SessionReattached
+from aqua_daemon.core.model import GpuUuid, RequestId, SessionId
+
+Identify = Callable[[socket.socket], Peer]
+_ID_BYTES = 16
+
+
+def check_hello(hello: frames.Hello, *, gpus: Iterable[GpuUuid]) -> None:
+    """Refuse a client that this daemon can't serve.
+
+    Raises:
+        InvalidRequest: another protocol, or a home GPU that the node does not have.
+    """
+    if hello.protocol != frames.PROTOCOL:
+        msg = (
+            f"the client speaks protocol {hello.protocol}, this daemon (version {__version__}) "
+            f"{frames.PROTOCOL}: bring both to releases that are at most one apart"
+        )
+        raise InvalidRequest(msg)
+    known = tuple(gpus)
+    if hello.home_gpu is not None and hello.home_gpu not in known:
+        msg = (
+            f"home_gpu {hello.home_gpu} is not a GPU of this node, which has {', '.join(known)}: "
+            "name one of these, or none (AQUA_HOME_GPU)"
+        )
+        raise InvalidRequest(msg)
+
+
+def identified(connection: socket.socket, identify: Identify) -> Peer:
+    """Who says hello; the caller owns the pidfd.
+
+    Raises:
+        RefusedForNow: the process has ended.
+        NotPermitted: the daemon can't see the process.
+    """
+    try:
+        return identify(connection)
+    except PeerGone as error:
+        raise RefusedForNow(f"{error}: connect again from a living process") from error
+
+
+def introduction(
+    hello: frames.Hello, peer: Peer, session_id: SessionId
+) -> SessionOpened | SessionReattached:
+    """What the broker is told: a new session, or one that is back.
+
+    Whether that is the same process as before is for the broker to compare.
+
+    Raises:
+        InvalidRequest: the sub-tenant's name is not one.
+    """
+    process = peer.process
+    tenant = tenant_of(uid=process.uid, cgroup=peer.cgroup, sub_tenant=hello.sub_tenant)
+    if hello.session_id is None:
+        return SessionOpened(
+            session_id=session_id,
+            tenant=tenant,
+            process=process,
+            home_gpu=hello.home_gpu,
+            is_admin=is_admin(process.uid),
+        )
+    return SessionReattached(
+        session_id=session_id,
+        request_id=new_request_id(),
+        tenant=tenant,
+        process=process,
+        home_gpu=hello.home_gpu,
+        is_admin=is_admin(process.uid),
+        uses=hello.uses,
+        host_room=hello.host_room,
+    )
+
+
+def new_session_id() -> SessionId:
+    """Never used before, and not to be guessed."""
+    return SessionId(secrets.token_hex(_ID_BYTES))
+
+
+def new_request_id() -> RequestId:
+    """For what the daemon asks in a client's name."""
+    return RequestId(secrets.token_hex(_ID_BYTES))
+
+
+def new_sentinel() -> tuple[socket.socket, socket.socket]:
+    """The two ends of a sentinel: the daemon's, then the client's.
+
+    Raises:
+        RefusedForNow: the daemon is out of descriptors.
+    """
+    try:
+        return socket.socketpair()
+    except OSError as error:
+        msg = f"the daemon can't open a sentinel ({error.strerror}): raise its LimitNOFILE"
+        raise RefusedForNow(msg) from error

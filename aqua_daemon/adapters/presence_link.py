@@ -1,0 +1,152 @@
+"""One client's presence connection: what it may send, and what waits to be sent to it.
+
+Covers the limits on a client that floods, says nothing, or does not read. Does not cover what its
+frames mean: that is for `presence`. Nothing here ever waits for the client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from aqua_protos.frame_link import BadFrame, FrameLink
+from aqua_protos.framing import send_frame
+
+from aqua_daemon.adapters.statuses import TooLate, TooMany, status_of
+from aqua_daemon.adapters.wire import frames
+from aqua_daemon.core.errors import BrokerError
+from aqua_daemon.core.model import SessionId
+from aqua_daemon.ports import Clock
+
+# A page of a frame costs as much as the frame itself: a client can't buy more of the daemon's time
+# with few large frames than with many small ones.
+_BYTES_PER_CREDIT = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PresenceLimits:
+    """What one client may ask of the presence socket."""
+
+    connections: int = 4096
+    connections_per_uid: int = 256
+    hello_seconds: float = 2.0
+    # A client sends a frame in 3.3 s; the largest keepalive costs 220 credits.
+    credits_per_second: float = 64.0
+    most_credits: float = 256.0
+    most_queued_bytes: int = 2**20  # a slow reader's pushes; a revoke of 1,000 leases is 34 KiB
+    most_queued_descriptors: int = 64
+
+
+class PresenceLink:
+    """A connection, from its accepting to its end."""
+
+    def __init__(
+        self,
+        connection: socket.socket,
+        *,
+        uid: int,
+        clock: Clock,
+        limits: PresenceLimits,
+        on_frame: Callable[[PresenceLink, bytes], None],
+        on_end: Callable[[PresenceLink, str], None],
+    ) -> None:
+        """Owns *connection*; *on_end* is called when the link ends by anything but `close`."""
+        self.connection = connection
+        self.uid = uid
+        self.session_id: SessionId | None = None
+        self.token = b""
+        self.pid = 0
+        self._clock = clock
+        self._limits = limits
+        self._on_frame = on_frame
+        self._on_end = on_end
+        self._credits = limits.most_credits
+        self._credited_at = clock()
+        self._held: list[bytes] | None = []  # pushes wait here until the client was welcomed
+        self._link = FrameLink(
+            connection,
+            on_frame=self._frame_came,
+            on_end=self._ended,
+            accepts_descriptors=False,
+            most_queued_bytes=limits.most_queued_bytes,
+        )
+        loop = asyncio.get_running_loop()
+        self._hello_timer = loop.call_later(limits.hello_seconds, self._hello_is_late)
+
+    def welcome(self, payload: bytes, descriptors: Sequence[int]) -> None:
+        """Answer Hello, then send what was pushed meanwhile.
+
+        Raises:
+            OSError: a descriptor could not be copied; nothing was sent.
+        """
+        self._link.send(payload, descriptors)
+        self._hello_timer.cancel()
+        held, self._held = self._held or [], None
+        for push in held:
+            self._link.send(push)
+
+    def push(self, payload: bytes) -> None:
+        """Send a frame, after the welcome. Never waits; a client that does not read loses the link."""
+        if self._held is None:
+            self._link.send(payload)
+        else:
+            self._held.append(payload)
+
+    def push_descriptor(self, payload: bytes, descriptor: int) -> bool:
+        """Send a frame with a descriptor, which stays the caller's; False: it can't be sent."""
+        if self._held is not None or self._link.is_closed:
+            return False
+        if self._link.queued_descriptors >= self._limits.most_queued_descriptors:
+            return False
+        try:
+            self._link.send(payload, [descriptor])
+        except OSError:  # we are out of descriptors
+            return False
+        return True
+
+    def refuse(self, error: BrokerError) -> None:
+        """Say no; the link stays."""
+        self._link.send(frames.refusal(status_of(error).name, str(error)))
+
+    def close(self) -> None:
+        """End the link. May be called twice."""
+        self._hello_timer.cancel()
+        self._link.close()
+
+    def _frame_came(self, payload: bytes) -> None:
+        now = self._clock()
+        earned = (now - self._credited_at) * self._limits.credits_per_second
+        self._credits = min(self._limits.most_credits, self._credits + earned)
+        self._credited_at = now
+        self._credits -= 1 + len(payload) / _BYTES_PER_CREDIT
+        if self._credits < 0:
+            msg = (
+                "frames come too fast: send a keepalive each third of a term and wait for its "
+                "reply; connect again"
+            )
+            self.refuse(TooMany(msg))
+            raise BadFrame(msg)
+        self._on_frame(self, payload)
+
+    def _hello_is_late(self) -> None:
+        msg = (
+            f"no hello within {self._limits.hello_seconds:g} s: send it first, as soon as the "
+            "connection is up"
+        )
+        self.refuse(TooLate(msg))
+        self.close()
+        self._on_end(self, msg)
+
+    def _ended(self, reason: str) -> None:
+        self._hello_timer.cancel()
+        self._on_end(self, reason)
+
+
+def refuse_connection(connection: socket.socket, error: BrokerError) -> None:
+    """Say no to a connection that is not taken, and close it."""
+    with contextlib.closing(connection), contextlib.suppress(OSError):
+        connection.settimeout(0)
+        send_frame(connection, frames.refusal(status_of(error).name, str(error)))
