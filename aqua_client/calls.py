@@ -3,9 +3,10 @@
 Covers the channel, the token, the breaker and what a failure means. Does not cover what is asked:
 `wire` says how it is written, `session` when.
 
-After a fork the child leaks the channel instead of closing it, which would hang (gRPC's threads
-did not come along); and while the parent has used gRPC, the child can't use it at all, so that
-there every call fails at once with reason `forked`.
+After a fork the child leaks the channel instead of closing it, which would hang: gRPC's threads did
+not come along. For the same reason a child of a process that has used gRPC can't use it either:
+when the fork fell into a call, or fork support is off, even deadlines are not kept there. So in such
+a child `is_lost_to_fork` holds, and a session does not start.
 """
 
 from __future__ import annotations
@@ -158,8 +159,6 @@ _grpc_lost = False  # this process is a forked child of one that had used gRPC
 
 def _new_channel(target: str) -> grpc.Channel:
     global _grpc_used  # noqa: PLW0603 - gRPC is one a process
-    if _grpc_lost:
-        raise BrokerUnreachable("gRPC does not survive a fork", reason="forked")
     _grpc_used = True
     return grpc.insecure_channel(target, options=_OPTIONS)
 
@@ -173,9 +172,14 @@ def _leak(channel: grpc.Channel) -> None:
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(channel))
 
 
+def is_lost_to_fork() -> bool:
+    """Whether this process is a forked child of one that had used gRPC."""
+    return _grpc_lost
+
+
 def _note_fork() -> None:
     global _grpc_lost  # noqa: PLW0603 - gRPC is one a process
-    _grpc_lost = _grpc_used
+    _grpc_lost = _grpc_used or _grpc_lost
 
 
 os.register_at_fork(after_in_child=_note_fork)

@@ -14,11 +14,11 @@ from typing import TypeVar
 from uuid import uuid4
 
 from aqua_client import __version__
-from aqua_client.calls import Calls
+from aqua_client.calls import Calls, is_lost_to_fork
 from aqua_client.counters import Counters
 from aqua_client.descriptors import ArrivingDescriptors
 from aqua_client.errors import BrokerUnreachable, ForkedChild
-from aqua_client.presence import Presence, SessionListener
+from aqua_client.presence import Presence, SessionListener, Standing
 from aqua_client.records import Grant, HostRoom, OfferResult, ReclaimResult, SafetyClass
 from aqua_client.settings import ClientSettings
 from aqua_client.wire import (
@@ -60,10 +60,15 @@ class Session:
     def start(self) -> None:
         """Try to attach within `settings.connect_seconds`, then go on trying in the background.
 
+        In a forked child of a process that has used gRPC it stays detached, with reason `forked`.
+
         Raises:
             ForkedChild: this process is a child of the one that made the session.
         """
         self._check_not_forked()
+        if is_lost_to_fork():
+            self._presence.standing = Standing(reason="forked")
+            return
         _STARTED.add(self)
         self._presence.start(seconds=self._settings.connect_seconds)
 

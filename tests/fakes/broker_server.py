@@ -26,6 +26,7 @@ from typing import Self
 import grpc
 from aqua_protos import broker_pb2, presence_pb2
 from aqua_protos.framing import Disconnected, FrameReader, send_frame
+from google.protobuf.message import Message
 
 from tests.nodes import wait_until
 
@@ -33,13 +34,13 @@ MIB = 2**20
 TERM_SECONDS = 0.6
 CANARY = bytes(range(64))
 
-_METHODS = {
-    "Acquire": (broker_pb2.AcquireRequest, broker_pb2.AcquireReply),
-    "Release": (broker_pb2.ReturnRequest, broker_pb2.ReturnReply),
-    "Acknowledge": (broker_pb2.ReturnRequest, broker_pb2.ReturnReply),
-    "ReserveHost": (broker_pb2.ReserveHostRequest, broker_pb2.ReserveHostReply),
-    "Offer": (broker_pb2.OfferRequest, broker_pb2.OfferReply),
-    "Reclaim": (broker_pb2.ReclaimRequest, broker_pb2.ReclaimReply),
+_REQUESTS: dict[str, type[Message]] = {
+    "Acquire": broker_pb2.AcquireRequest,
+    "Release": broker_pb2.ReturnRequest,
+    "Acknowledge": broker_pb2.ReturnRequest,
+    "ReserveHost": broker_pb2.ReserveHostRequest,
+    "Offer": broker_pb2.OfferRequest,
+    "Reclaim": broker_pb2.ReclaimRequest,
 }
 
 
@@ -55,7 +56,7 @@ class Session:
 
     def sentinel_has_ended(self) -> bool:
         """Whether no process holds the client's end any more."""
-        self.sentinel.setblocking(False)
+        self.sentinel.settimeout(0.0)
         try:
             return self.sentinel.recv(1) == b""
         except BlockingIOError:
@@ -97,7 +98,7 @@ class FakeDaemon:
         self.hellos: list[presence_pb2.Hello] = []
         self.keepalives: list[presence_pb2.Keepalive] = []
         self.goodbyes: list[str] = []
-        self.calls: list[tuple[str, object]] = []
+        self.calls: list[tuple[str, Message]] = []
         self._is_over = threading.Event()
         self._listener = socket.socket(socket.AF_UNIX)
         Path(f"{path}.presence").unlink(missing_ok=True)
@@ -261,9 +262,9 @@ class FakeDaemon:
             name: grpc.unary_unary_rpc_method_handler(
                 self._handler(name),
                 request_deserializer=request.FromString,
-                response_serializer=reply.SerializeToString,
+                response_serializer=lambda reply: reply.SerializeToString(),
             )
-            for name, (request, reply) in _METHODS.items()
+            for name, request in _REQUESTS.items()
         }
         service = grpc.method_handlers_generic_handler("aqua.broker.v1.Broker", handlers)
         server.add_generic_rpc_handlers((service,))
@@ -271,12 +272,12 @@ class FakeDaemon:
         server.start()
         return server
 
-    def _handler(self, name: str) -> Callable[[object, grpc.ServicerContext], object]:
-        def handle(request: object, context: grpc.ServicerContext) -> object:
+    def _handler(self, name: str) -> Callable[[Message, grpc.ServicerContext], Message]:
+        def handle(request: Message, context: grpc.ServicerContext) -> Message:
             self.calls.append((name, request))
             while self.hangs and context.is_active() and not self._is_over.wait(0.02):
                 pass
-            tokens = [one.value for one in context.invocation_metadata() if "token" in one.key]
+            tokens = [value for key, value in context.invocation_metadata() if "token" in key]
             if tokens != [self.session.token]:
                 context.abort(grpc.StatusCode.UNAUTHENTICATED, "no such token")
             if name in self.refuse:
@@ -288,7 +289,7 @@ class FakeDaemon:
 
         return handle
 
-    def _answer(self, name: str, request: object) -> object:
+    def _answer(self, name: str, request: Message) -> Message:
         match request:
             case broker_pb2.AcquireRequest():
                 return self._grant(request)
