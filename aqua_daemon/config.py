@@ -37,7 +37,9 @@ DEFAULTS: Mapping[str, str] = {
 MOST_SHM_GPUS = 64
 SMALLEST_GPU_BYTES = 16 * MIB  # below, the reserve leaves no room for one slab
 LARGEST_GPU_BYTES = 4096 * GIB
-SMALLEST_TERM_SECONDS, LARGEST_TERM_SECONDS = 0.5, 600.0
+LARGEST_POOL_BYTES = 2**60
+SMALLEST_TERM_SECONDS = 0.5  # below, a busy machine can't send three keepalives in time
+LARGEST_SECONDS = 600.0
 # On shm GPUs: small enough that 256 MiB hold several, as the slabs of a real GPU do.
 SMALLEST_SLAB_BYTES, LARGEST_SLAB_BYTES = 4 * MIB, 32 * MIB
 
@@ -75,6 +77,8 @@ class DaemonConfig:
     tenant_host_bytes: int
     tenant_quota_bytes: int
     term_seconds: float
+    notify_socket: str  # the service manager's; empty: there is none
+    watchdog_seconds: float | None  # it restarts a daemon that is silent for so long
 
     @property
     def presence_socket(self) -> str:
@@ -103,13 +107,11 @@ def read_config(
     for key, value in given.items():
         if key not in DEFAULTS:
             raise ConfigError(key, value, f"no such setting; there are {', '.join(DEFAULTS)}")
+    environment = os.environ if environment is None else environment
     words = {**DEFAULTS, **_from_environment(environment), **given}
-    gpus = _whole("shm_gpus", words, 1, MOST_SHM_GPUS)
-    gpu_bytes = _bytes("shm_gpu_bytes", words, SMALLEST_GPU_BYTES, LARGEST_GPU_BYTES)
-    if gpu_bytes % SLAB_GRANULE_BYTES:
-        raise ConfigError("shm_gpu_bytes", words["shm_gpu_bytes"], "give a multiple of 2MiB")
+    gpus, gpu_bytes = read_shm_gpus(words["shm_gpus"], words["shm_gpu_bytes"])
     host, port = _metrics_address(words)
-    host_pool = _bytes("host_pool_bytes", words, 0, 2**60, unset=available_bytes() // 2)
+    host_pool = _bytes("host_pool_bytes", words, unset=available_bytes() // 2)
     return DaemonConfig(
         socket=checked_socket(words["socket"]),
         shm_gpus=gpus,
@@ -120,15 +122,32 @@ def read_config(
         lend_to_own_gpu=_truth("lend_to_own_gpu", words),
         group=words["group"],
         host_pool_bytes=host_pool,
-        tenant_host_bytes=_bytes("tenant_host_bytes", words, 0, 2**60, unset=host_pool),
-        tenant_quota_bytes=_bytes("tenant_quota_bytes", words, 0, 2**60, unset=gpus * gpu_bytes),
-        term_seconds=_seconds("term_seconds", words, SMALLEST_TERM_SECONDS, LARGEST_TERM_SECONDS),
+        tenant_host_bytes=_bytes("tenant_host_bytes", words, unset=host_pool),
+        tenant_quota_bytes=_bytes("tenant_quota_bytes", words, unset=gpus * gpu_bytes),
+        term_seconds=parse_seconds("term_seconds", words["term_seconds"], SMALLEST_TERM_SECONDS),
+        notify_socket=environment.get("NOTIFY_SOCKET", ""),
+        watchdog_seconds=_watchdog_seconds(environment),
     )
+
+
+def read_shm_gpus(count: str, each: str | None) -> tuple[int, int]:
+    """How many stand-in GPUs, and the bytes of each.
+
+    Raises:
+        ConfigError: none, too many, or a size that holds no slab.
+    """
+    text = DEFAULTS["shm_gpu_bytes"] if each is None else each
+    gpus = _whole("shm_gpus", count, 1, MOST_SHM_GPUS)
+    gpu_bytes = parse_bytes("shm_gpu_bytes", text, SMALLEST_GPU_BYTES, LARGEST_GPU_BYTES)
+    if gpu_bytes % SLAB_GRANULE_BYTES:
+        raise ConfigError("shm_gpu_bytes", text, "give a multiple of 2MiB")
+    return gpus, gpu_bytes
 
 
 def default_socket(environment: Mapping[str, str] | None = None) -> str:
     """Where the daemon serves when no flag says otherwise."""
-    return {**DEFAULTS, **_from_environment(environment)}["socket"]
+    found = _from_environment(os.environ if environment is None else environment)
+    return {**DEFAULTS, **found}["socket"]
 
 
 def checked_socket(path: str, *, key: str = "socket", suffix: str = KEEPER_SUFFIX) -> str:
@@ -162,6 +181,21 @@ def parse_bytes(key: str, text: str, lowest: int, highest: int) -> int:
     return nbytes
 
 
+def parse_seconds(key: str, text: str, lowest: float = 0.0) -> float:
+    """Seconds, whole or not.
+
+    Raises:
+        ConfigError: no number, or outside the range.
+    """
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = float("nan")
+    if not lowest <= seconds <= LARGEST_SECONDS:
+        raise ConfigError(key, text, f"give {lowest:g} to {LARGEST_SECONDS:g} seconds")
+    return seconds
+
+
 def format_bytes(nbytes: int) -> str:
     """The shortest exact form that `parse_bytes` reads back."""
     for unit in ("TiB", "GiB", "MiB", "KiB"):
@@ -178,9 +212,17 @@ def available_bytes(meminfo: Path = Path("/proc/meminfo")) -> int:
     raise ConfigError("host_pool_bytes", "", f"{meminfo} names no MemAvailable: give it as a flag")
 
 
-def _from_environment(environment: Mapping[str, str] | None) -> dict[str, str]:
-    found = (os.environ if environment is None else environment).get("AQUA_SOCKET")
+def _from_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    found = environment.get("AQUA_SOCKET")
     return {"socket": found} if found else {}
+
+
+def _watchdog_seconds(environment: Mapping[str, str]) -> float | None:
+    microseconds = environment.get("WATCHDOG_USEC", "")
+    meant_for = environment.get("WATCHDOG_PID", str(os.getpid()))
+    if meant_for != str(os.getpid()) or not microseconds.isdigit() or int(microseconds) == 0:
+        return None
+    return int(microseconds) / 1e6
 
 
 def _metrics_address(words: Mapping[str, str]) -> tuple[str, int]:
@@ -199,29 +241,14 @@ def _metrics_address(words: Mapping[str, str]) -> tuple[str, int]:
     return host, int(port_text)
 
 
-def _whole(key: str, words: Mapping[str, str], lowest: int, highest: int) -> int:
-    text = words[key]
+def _whole(key: str, text: str, lowest: int, highest: int) -> int:
     if not text.isascii() or not text.isdigit() or not lowest <= int(text) <= highest:
         raise ConfigError(key, text, f"give a whole number from {lowest} to {highest}")
     return int(text)
 
 
-def _bytes(
-    key: str, words: Mapping[str, str], lowest: int, highest: int, *, unset: int | None = None
-) -> int:
-    if not words[key] and unset is not None:
-        return unset
-    return parse_bytes(key, words[key], lowest, highest)
-
-
-def _seconds(key: str, words: Mapping[str, str], lowest: float, highest: float) -> float:
-    try:
-        seconds = float(words[key])
-    except ValueError:
-        seconds = float("nan")
-    if not lowest <= seconds <= highest:
-        raise ConfigError(key, words[key], f"give {lowest:g} to {highest:g} seconds")
-    return seconds
+def _bytes(key: str, words: Mapping[str, str], *, unset: int) -> int:
+    return parse_bytes(key, words[key], 0, LARGEST_POOL_BYTES) if words[key] else unset
 
 
 def _one_of(key: str, words: Mapping[str, str], choices: tuple[str, ...]) -> str:

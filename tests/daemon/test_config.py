@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from aqua_daemon import config
 from aqua_daemon.config import ConfigError, DaemonConfig, checked_socket, parse_bytes, read_config
 from aqua_daemon.core.sizes import GIB, MIB
+from aqua_daemon.keeper import program
 
 NODE = {"shm_gpus": "8"}
 
@@ -168,3 +170,30 @@ def test_the_longest_socket_path_fits_with_every_suffix() -> None:
     with pytest.raises(ConfigError, match="97 bytes"):
         read(socket=path + "x")
     assert checked_socket("/" + "x" * 106, suffix="") == "/" + "x" * 106
+
+
+@pytest.mark.parametrize(
+    ("environment", "seconds"),
+    [
+        ({}, None),
+        ({"WATCHDOG_USEC": "15000000"}, 15.0),
+        ({"WATCHDOG_USEC": "15000000", "WATCHDOG_PID": str(os.getpid())}, 15.0),
+        ({"WATCHDOG_USEC": "15000000", "WATCHDOG_PID": "1"}, None),
+        ({"WATCHDOG_USEC": "soon"}, None),
+        ({"WATCHDOG_USEC": "0"}, None),
+    ],
+)
+def test_the_service_managers_words_are_read(
+    environment: dict[str, str], seconds: float | None
+) -> None:
+    """Whom to notify, and how often, if that is meant for this process."""
+    found = read_config(NODE, environment={**environment, "NOTIFY_SOCKET": "@n"})
+    assert (found.notify_socket, found.watchdog_seconds) == ("@n", seconds)
+
+
+def test_the_slab_sizes_are_the_keepers() -> None:
+    """The daemon promises clients what the keeper of shm GPUs makes."""
+    assert (config.SMALLEST_SLAB_BYTES, config.LARGEST_SLAB_BYTES) == (
+        program.SMALLEST_SHM_SLAB_BYTES,
+        program.LARGEST_SHM_SLAB_BYTES,
+    )
