@@ -212,7 +212,7 @@ class Ticked:
     """Time has passed. Deadlines, terms and the restart's grace are looked at now."""
 
 
-Event = (
+KeeperEvent = (
     KeeperAttached
     | KeeperDetached
     | KeeperEnded
@@ -220,19 +220,23 @@ Event = (
     | SlabAllocated
     | SlabAllocationFailed
     | SlabFreed
-    | SessionOpened
+)
+HolderEvent = (
+    SessionOpened
     | SessionReattached
     | PresenceEnded
     | ProcessEnded
     | SentinelEnded
     | SessionClosed
     | KeepaliveReceived
-    | LeaseRequested
+    | LossTold
+)
+RequestEvent = (
+    LeaseRequested
     | LeasesReleased
     | RevokeAcknowledged
     | HostRoomRequested
     | OfferMade
     | ReclaimRequested
-    | LossTold
-    | Ticked
 )
+Event = KeeperEvent | HolderEvent | RequestEvent | Ticked

@@ -1,0 +1,125 @@
+"""The running sums of one GPU, one tenant, one session.
+
+These are the only mutable things of the books, and only `ledger` changes their sums. Records
+(leases, sessions) are frozen and live in `model`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from aqua_daemon.core.instructions import Answer
+from aqua_daemon.core.model import (
+    GpuUuid,
+    Lease,
+    LeaseId,
+    LeaseState,
+    RequestId,
+    SafetyClass,
+    SessionId,
+)
+from aqua_daemon.core.sizes import GRANT_RESERVE_FACTOR, reserve_bytes
+
+# A `store` slab in one of these states has host room behind it, to be evacuated into.
+BACKED = frozenset(
+    {LeaseState.ALLOCATING, LeaseState.LEASED, LeaseState.REVOKING, LeaseState.QUARANTINED}
+)
+COMING = frozenset({LeaseState.REVOKING, LeaseState.RETURNED, LeaseState.FREEING})
+
+
+def is_coming(lease: Lease) -> bool:
+    """Whether the bytes are on their way back to the driver, or will be when they arrive."""
+    return lease.state in COMING or (
+        lease.state is LeaseState.ALLOCATING and lease.revocation is not None
+    )
+
+
+def has_host_room(lease: Lease) -> bool:
+    """Whether host room is reserved for what the slab holds."""
+    return lease.safety_class is SafetyClass.STORE and lease.state in BACKED
+
+
+@dataclass(slots=True, kw_only=True)
+class GpuAccount:
+    """One GPU: what its keeper said last, and the sums of its slabs."""
+
+    gpu: GpuUuid
+    has_keeper: bool = False
+    was_heard: bool = False
+    trouble: str = "its keeper has not been heard"  # of the link to the keeper
+    doubt: str = ""  # what invariant did not hold there
+    total_bytes: int | None = None  # None: not known, which is not 0
+    reserve_bytes: int = 0
+    owner_bytes: dict[int, int] = field(default_factory=dict)
+    others_bytes: int = 0
+    bytes_in: dict[LeaseState, int] = field(
+        default_factory=lambda: dict.fromkeys(LeaseState, 0),
+    )
+    held_bytes: int = 0  # every slab but the lost ones
+    coming_bytes: int = 0
+    leases: dict[LeaseId, None] = field(default_factory=dict)
+    keeper_slabs: dict[LeaseId, int] = field(default_factory=dict)  # its report, and answers since
+    strange_slabs: dict[LeaseId, int] = field(default_factory=dict)  # reported, not in the books
+    strange_bytes: int = 0
+    limits: dict[SessionId, int] = field(default_factory=dict)
+
+    @property
+    def free_bytes(self) -> int:
+        """Bytes that nobody holds; below 0 when the GPU is overdrawn, 0 when nothing is known."""
+        if self.total_bytes is None:
+            return 0
+        return self.total_bytes - self.others_bytes - self.held_bytes - self.strange_bytes
+
+    @property
+    def limit_bytes(self) -> int | None:
+        """The lowest limit that a producer has set."""
+        return min(self.limits.values()) if self.limits else None
+
+    @property
+    def lendable_bytes(self) -> int:
+        """What may be granted here now."""
+        if self.no_grants_because:
+            return 0
+        room = self.free_bytes - math.ceil(GRANT_RESERVE_FACTOR * self.reserve_bytes)
+        if self.limits:
+            room = min(room, min(self.limits.values()) - self.held_bytes)
+        return max(0, room)
+
+    @property
+    def no_grants_because(self) -> str:
+        """Why nothing is granted here; else empty."""
+        return self.trouble or self.doubt
+
+    def learn(self, *, total_bytes: int, owner_bytes: dict[int, int]) -> None:
+        """Take over what a keeper's probe found. A failed probe says nothing: the last one stays."""
+        if total_bytes <= 0 or any(nbytes < 0 for nbytes in owner_bytes.values()):
+            self.trouble = "its last report could not be read"
+            return
+        self.trouble = ""
+        self.total_bytes = total_bytes
+        self.reserve_bytes = reserve_bytes(total_bytes)
+        self.owner_bytes = dict(owner_bytes)
+        self.others_bytes = sum(owner_bytes.values())
+
+
+@dataclass(slots=True, kw_only=True)
+class TenantAccount:
+    """One tenant's sums over all GPUs and sessions."""
+
+    held_bytes: int = 0
+    host_bytes: int = 0
+    sessions: int = 0
+    adopted_bytes: int = 0  # what it held when last adopted from: may be over a quota set since
+
+
+@dataclass(slots=True, kw_only=True)
+class SessionAccount:
+    """What belongs to one session beside its record."""
+
+    backed_bytes: int = 0  # host room behind its `store` slabs
+    leases: dict[LeaseId, None] = field(default_factory=dict)
+    recalled: dict[LeaseId, None] = field(default_factory=dict)  # revoking or quarantined
+    leases_on: dict[GpuUuid, int] = field(default_factory=dict)
+    answers: dict[RequestId, LeaseId | Answer | None] = field(default_factory=dict)
+    timer_at: float | None = None  # when its term is looked at next

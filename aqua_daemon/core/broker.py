@@ -1,0 +1,191 @@
+"""The broker: the one place where state changes.
+
+`Broker.handle` takes one event and the time it happened, changes the books, and returns what the
+outside world must now do. It never waits, reads a clock, makes an id, or touches a GPU, so any
+history can be replayed in a test. The rules are in the modules that it dispatches to.
+"""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from aqua_daemon.core import (
+    faults,
+    granting,
+    keeping,
+    reclaiming,
+    returning,
+    sessions,
+    snapshots,
+    terms,
+)
+from aqua_daemon.core.errors import IntegrityViolation
+from aqua_daemon.core.events import (
+    Event,
+    GpuReported,
+    HolderEvent,
+    HostRoomRequested,
+    KeepaliveReceived,
+    KeeperAttached,
+    KeeperDetached,
+    KeeperEnded,
+    KeeperEvent,
+    LeaseRequested,
+    LeasesReleased,
+    LossTold,
+    OfferMade,
+    PresenceEnded,
+    ProcessEnded,
+    ReclaimRequested,
+    RevokeAcknowledged,
+    SentinelEnded,
+    SessionClosed,
+    SessionOpened,
+    SessionReattached,
+    SlabAllocated,
+    SlabAllocationFailed,
+    SlabFreed,
+    Ticked,
+)
+from aqua_daemon.core.instructions import Instruction
+from aqua_daemon.core.integrity import Violation, all_violations
+from aqua_daemon.core.ledger import Ledger
+from aqua_daemon.core.model import BrokerSettings, NodeSnapshot
+from aqua_daemon.core.sizes import EVENTS_BETWEEN_FULL_CHECKS
+from aqua_daemon.core.turn import Books, Turn
+
+
+class Broker:
+    """Decides who gets which bytes, and for how long."""
+
+    def __init__(self, settings: BrokerSettings, *, now: float, strict: bool = False) -> None:
+        """A broker that knows nothing yet. *strict*: broken invariants raise, as tests want."""
+        self._books = Books(settings=settings, ledger=Ledger(settings.gpus), started_at=now)
+        self._is_strict = strict
+        self._now = now
+        self._events = 0
+
+    def handle(self, event: Event, *, now: float) -> tuple[Instruction, ...]:
+        """Apply *event*, which happened at *now*; return what must be done about it.
+
+        Raises:
+            BrokerError: it is refused, and nothing has changed.
+        """
+        self._now = max(now, self._now)
+        self._look_at_restart()  # what the last events brought may have ended it
+        turn = Turn(self._books, self._now)
+        self._dispatch(turn, event)
+        if self._books.reclaims:
+            reclaiming.settle(turn)
+        self._check(turn)
+        return tuple(turn.instructions)
+
+    def snapshot(self, now: float) -> NodeSnapshot:
+        """The books at *now*, for reading."""
+        self._look_at_restart()
+        return snapshots.snapshot(self._books, now)
+
+    def next_deadline(self) -> float | None:
+        """When the next `Ticked` should come at the latest; it may find nothing to do."""
+        books = self._books
+        candidates = [
+            books.lease_timers.next_at,
+            books.session_timers.next_at,
+            books.reclaim_timers.next_at,
+            books.grace_ends_at if books.is_restarting else None,
+        ]
+        return min((at for at in candidates if at is not None), default=None)
+
+    def check_integrity(self) -> None:
+        """Check every invariant that the books can see.
+
+        Raises:
+            IntegrityViolation: one does not hold; names the lease or GPU and the numbers.
+        """
+        for violation in all_violations(self._books):
+            raise IntegrityViolation(f"{violation.rule}: {violation.message}")
+
+    def _dispatch(self, turn: Turn, event: Event) -> None:
+        match event:
+            case LeaseRequested():
+                granting.request_lease(turn, event)
+            case LeasesReleased() | RevokeAcknowledged():
+                returning.take_returns(turn, event)
+            case HostRoomRequested():
+                sessions.request_host_room(turn, event)
+            case OfferMade():
+                reclaiming.make_offer(turn, event)
+            case ReclaimRequested():
+                reclaiming.start_reclaim(turn, event)
+            case Ticked():
+                terms.tick(turn)
+            case (
+                SlabAllocated()
+                | SlabAllocationFailed()
+                | SlabFreed()
+                | GpuReported()
+                | KeeperAttached()
+                | KeeperDetached()
+                | KeeperEnded()
+            ):
+                _hear_keeper(turn, event)
+            case _:
+                _hear_holder(turn, event)
+
+    def _look_at_restart(self) -> None:
+        books = self._books
+        if books.is_restarting:
+            is_complete = books.has_heard_all and not books.awaited
+            books.is_restarting = not is_complete and self._now < books.grace_ends_at
+
+    def _check(self, turn: Turn) -> None:
+        self._events += 1
+        found: list[Violation] = faults.violations_of_touched(turn)
+        if self._events % EVENTS_BETWEEN_FULL_CHECKS == 0:
+            found += faults.violations_anywhere(turn)
+        for violation in found:
+            if self._is_strict:
+                raise IntegrityViolation(f"{violation.rule}: {violation.message}")
+            faults.contain(turn, violation)
+
+
+def _hear_keeper(turn: Turn, event: KeeperEvent) -> None:
+    match event:
+        case SlabAllocated():
+            granting.slab_allocated(turn, event)
+        case SlabAllocationFailed():
+            granting.slab_allocation_failed(turn, event)
+        case SlabFreed():
+            returning.slab_freed(turn, event)
+        case GpuReported():
+            keeping.report(turn, event)
+        case KeeperAttached():
+            keeping.attach(turn, event)
+        case KeeperDetached():
+            keeping.detach(turn, event)
+        case KeeperEnded():
+            keeping.end(turn, event)
+        case _:
+            assert_never(event)
+
+
+def _hear_holder(turn: Turn, event: HolderEvent) -> None:
+    match event:
+        case KeepaliveReceived():
+            sessions.keep_alive(turn, event)
+        case SessionOpened():
+            sessions.open_session(turn, event)
+        case SessionReattached():
+            sessions.reattach(turn, event)
+        case PresenceEnded():
+            sessions.end_presence(turn, event)
+        case ProcessEnded():
+            sessions.end_process(turn, event)
+        case SentinelEnded():
+            sessions.end_sentinel(turn, event)
+        case SessionClosed():
+            sessions.close_session(turn, event)
+        case LossTold():
+            returning.loss_told(turn, event)
+        case _:
+            assert_never(event)

@@ -1,0 +1,185 @@
+"""The keepers' word: what they hold when they attach, what they report, and when they are gone.
+
+Keepers are the truth about allocations. A new broker's books are what they hold; after a broken
+link the books are compared with what they hold then; in between, every report must agree with the
+books, because answers and reports come in order.
+"""
+
+from __future__ import annotations
+
+from aqua_daemon.core.accounts import GpuAccount
+from aqua_daemon.core.events import GpuReported, KeeperAttached, KeeperDetached, KeeperEnded
+from aqua_daemon.core.granting import deny, drop_unseen
+from aqua_daemon.core.instructions import ForgetSession, FreeSlab
+from aqua_daemon.core.lifecycle import Move
+from aqua_daemon.core.model import (
+    GpuReport,
+    GpuUuid,
+    Lease,
+    LeaseId,
+    LeaseState,
+    Session,
+    SessionState,
+    SlabTag,
+)
+from aqua_daemon.core.returning import forget_if_over, lose, send_free
+from aqua_daemon.core.revoking import keep_reserve, return_from_proved_gone, revoke_from_dead
+from aqua_daemon.core.sessions import adopt_holder
+from aqua_daemon.core.turn import Turn
+
+
+def attach(turn: Turn, event: KeeperAttached) -> None:
+    """Compare the books with all that a keeper holds, and adopt what they do not know."""
+    reports = {report.gpu: report for report in event.reports}
+    tags: dict[GpuUuid, dict[LeaseId, SlabTag]] = {gpu: {} for gpu in reports}
+    for tag in event.slabs:
+        tags.setdefault(tag.lender, {})[tag.lease_id] = tag
+    for gpu, tags_there in tags.items():
+        account = turn.ledger.add_gpu(gpu)
+        account.has_keeper = True
+        account.was_heard = True
+        held = {lease_id: tag.nbytes for lease_id, tag in tags_there.items()}
+        if gpu in reports:
+            _learn(account, reports[gpu])
+            held = reports[gpu].slab_bytes
+        account.keeper_slabs = dict(held)
+        _reconcile(turn, account, tags_there)
+        for tag in tags_there.values():
+            if tag.lease_id not in turn.ledger.leases:
+                _adopt(turn, tag)
+        _check_slabs(turn, account)
+    for gpu in tags:
+        keep_reserve(turn, turn.ledger.gpus[gpu])
+
+
+def report(turn: Turn, event: GpuReported) -> None:
+    """Take over what one GPU is like now. A GPU whose keeper is not attached says nothing."""
+    account = turn.ledger.gpus.get(event.report.gpu)
+    if account is None or not account.has_keeper:
+        return
+    _learn(account, event.report)
+    account.keeper_slabs = dict(event.report.slab_bytes)
+    _check_slabs(turn, account)
+    keep_reserve(turn, account)
+
+
+def detach(turn: Turn, event: KeeperDetached) -> None:
+    """A link broke. What is there stays held; nothing new is granted until it is back."""
+    for gpu in event.gpus:
+        account = turn.ledger.gpus.get(gpu)
+        if account is not None and account.has_keeper:
+            account.has_keeper = False
+            account.trouble = "the link to its keeper is broken"
+
+
+def end(turn: Turn, event: KeeperEnded) -> None:
+    """A keeper is gone, and the bytes of its slabs with it."""
+    for gpu in event.gpus:
+        account = turn.ledger.gpus.get(gpu)
+        if account is None:
+            continue
+        account.has_keeper = False
+        account.trouble = "its keeper has ended"
+        account.doubt = ""
+        known = turn.books.known_faults
+        known.difference_update([fault for fault in known if fault[1] == gpu])
+        leases = [turn.ledger.leases[lease_id] for lease_id in account.leases]
+        unmade = [lease for lease in leases if lease.state is LeaseState.ALLOCATING]
+        _fail(turn, unmade, Move.KEEPER_ENDED, "its keeper has ended")
+        held = [
+            lease for lease in leases if lease.state not in {LeaseState.ALLOCATING, LeaseState.LOST}
+        ]
+        lose(turn, held, Move.KEEPER_ENDED, f"the keeper of {gpu} has ended")
+        account.keeper_slabs = {}
+        _check_slabs(turn, account)
+
+
+def _learn(account: GpuAccount, said: GpuReport) -> None:
+    account.learn(total_bytes=said.total_bytes, owner_bytes=said.owner_bytes)
+
+
+def _reconcile(turn: Turn, account: GpuAccount, tags: dict[LeaseId, SlabTag]) -> None:
+    # The keeper answered what it answered before the link broke; the rest is told by what it has.
+    vanished: list[Lease] = []
+    unmade: list[Lease] = []
+    for lease in [turn.ledger.leases[lease_id] for lease_id in account.leases]:
+        if lease.state is LeaseState.LOST:
+            continue
+        if lease.lease_id not in tags:
+            (unmade if lease.state is LeaseState.ALLOCATING else vanished).append(lease)
+        elif lease.state is LeaseState.ALLOCATING:
+            drop_unseen(turn, lease)  # its handle went down with the link
+        elif lease.state is LeaseState.RETURNED:
+            send_free(turn, lease)
+        elif lease.state is LeaseState.FREEING:
+            turn.emit(FreeSlab(gpu=lease.lender, lease_id=lease.lease_id))
+    _fail(turn, unmade, Move.VANISHED, "the link to its keeper broke")
+    lose(turn, vanished, Move.VANISHED, f"the keeper of {account.gpu} does not have it any more")
+
+
+def _fail(turn: Turn, unmade: list[Lease], move: Move, why: str) -> None:
+    for lease in unmade:
+        turn.move(lease, move)
+        deny(turn, lease, f"{lease.lender} made no slab: {why}")
+        forget_if_over(turn, lease.session_id)
+
+
+def _adopt(turn: Turn, tag: SlabTag) -> None:
+    is_unseen = tag.lease_id in turn.books.unseen
+    if tag.lease_id in turn.books.ended and not is_unseen:
+        return  # it can't be: `_check_slabs` counts its bytes as held, by nobody
+    known = turn.ledger.sessions.get(tag.session_id)
+    if known is not None and known.process != tag.holder and not _is_evicted(turn, known):
+        return
+    session = adopt_holder(turn, tag)
+    state = LeaseState.RETURNED if is_unseen else LeaseState.LEASED
+    lease = Lease(
+        lease_id=tag.lease_id,
+        session_id=tag.session_id,
+        tenant=tag.tenant,
+        lender=tag.lender,
+        borrower=tag.borrower,
+        nbytes=tag.nbytes,
+        safety_class=tag.safety_class,
+        request_id=tag.request_id,
+        state=state,
+        since=turn.now,
+        named_at=turn.now,
+    )
+    turn.enter(lease, Move.UNWANTED if is_unseen else Move.ADOPTED)
+    tenant = turn.ledger.tenants[tag.tenant]
+    tenant.adopted_bytes = tenant.held_bytes
+    if is_unseen:
+        send_free(turn, lease)
+        return
+    turn.promise(lease)
+    turn.books.lease_timers.push(turn.now + turn.books.settings.term_seconds, lease.lease_id)
+    if session.state is SessionState.DEAD:
+        revoke_from_dead(turn, session)
+        if session.sentinel_ended:
+            return_from_proved_gone(turn, session)
+
+
+def _is_evicted(turn: Turn, session: Session) -> bool:
+    # While a keeper was not heard, a process could re-attach under any id. The tag says whose it
+    # is; a process that took the id and holds no slab loses it.
+    if turn.ledger.session_accounts[session.session_id].leases:
+        return False
+    turn.ledger.close_session(session.session_id)
+    turn.emit(ForgetSession(session_id=session.session_id))
+    return True
+
+
+def _check_slabs(turn: Turn, account: GpuAccount) -> None:
+    # Whatever the keeper has and the books do not is held, by nobody knows whom.
+    leases = turn.ledger.leases
+    account.strange_slabs = {
+        lease_id: nbytes
+        for lease_id, nbytes in account.keeper_slabs.items()
+        if lease_id not in leases
+        or leases[lease_id].lender != account.gpu
+        or leases[lease_id].state is LeaseState.LOST
+    }
+    account.strange_bytes = sum(account.strange_slabs.values())
+    turn.touched.update(account.leases)
+    turn.touched_gpus[account.gpu] = None

@@ -1,0 +1,155 @@
+"""The ledger: who holds which bytes, with every sum kept as it changes.
+
+Covers leases, sessions and their sums per GPU, per tenant and for the host. Records are replaced,
+never edited, and each change of a record changes the sums it is part of, so that no question costs
+more with more leases. It decides nothing: rules are in the modules above, the check that the sums
+are right in `integrity`.
+"""
+
+from __future__ import annotations
+
+from aqua_daemon.core.accounts import (
+    GpuAccount,
+    SessionAccount,
+    TenantAccount,
+    has_host_room,
+    is_coming,
+)
+from aqua_daemon.core.errors import UnknownSession
+from aqua_daemon.core.model import (
+    GpuUuid,
+    Lease,
+    LeaseId,
+    LeaseState,
+    Session,
+    SessionId,
+    SessionState,
+    TenantName,
+)
+
+_RECALLED = frozenset({LeaseState.REVOKING, LeaseState.QUARANTINED})
+
+
+class Ledger:
+    """The books of one node."""
+
+    def __init__(self, gpus: tuple[GpuUuid, ...]) -> None:
+        self.gpus: dict[GpuUuid, GpuAccount] = {gpu: GpuAccount(gpu=gpu) for gpu in gpus}
+        self.leases: dict[LeaseId, Lease] = {}
+        self.sessions: dict[SessionId, Session] = {}
+        self.session_accounts: dict[SessionId, SessionAccount] = {}
+        self.tenants: dict[TenantName, TenantAccount] = {}
+        self.host_bytes = 0  # reserved for `store` data of all sessions
+
+    def living_session(self, session_id: SessionId) -> Session:
+        """The session, unless it has ended."""
+        session = self.sessions.get(session_id)
+        if session is None or session.state is SessionState.DEAD:
+            msg = f"session {session_id} is not known here or has ended: open a new one"
+            raise UnknownSession(msg)
+        return session
+
+    def tenant(self, tenant: TenantName) -> TenantAccount:
+        """The tenant's account; a new one for a tenant that holds nothing."""
+        return self.tenants.get(tenant) or TenantAccount()
+
+    def add_gpu(self, gpu: GpuUuid) -> GpuAccount:
+        """The GPU's account, made when it is new."""
+        return self.gpus.setdefault(gpu, GpuAccount(gpu=gpu))
+
+    # Sessions
+
+    def open_session(self, session: Session) -> SessionAccount:
+        """Enter a session that holds no lease yet."""
+        account = SessionAccount()
+        self.sessions[session.session_id] = session
+        self.session_accounts[session.session_id] = account
+        tenant = self.tenants.setdefault(session.tenant, TenantAccount())
+        tenant.sessions += 1
+        self._count_host(session.tenant, session.host_room.nbytes)
+        return account
+
+    def replace_session(self, session: Session) -> None:
+        """Put *session* in the place of the record with its id."""
+        before = self.sessions[session.session_id]
+        self.sessions[session.session_id] = session
+        if before.host_room.nbytes != session.host_room.nbytes:
+            self._count_host(session.tenant, session.host_room.nbytes - before.host_room.nbytes)
+
+    def close_session(self, session_id: SessionId) -> Session:
+        """Strike a session that holds no lease any more."""
+        session = self.sessions.pop(session_id)
+        del self.session_accounts[session_id]
+        self._count_host(session.tenant, -session.host_room.nbytes)
+        self.tenants[session.tenant].sessions -= 1
+        self._drop_idle_tenant(session.tenant)
+        for gpu in self.gpus.values():
+            gpu.limits.pop(session_id, None)
+        return session
+
+    # Leases
+
+    def enter(self, lease: Lease) -> None:
+        """Enter a lease that is not in the books."""
+        self.leases[lease.lease_id] = lease
+        self.gpus[lease.lender].leases[lease.lease_id] = None
+        account = self.session_accounts[lease.session_id]
+        account.leases[lease.lease_id] = None
+        account.leases_on[lease.lender] = account.leases_on.get(lease.lender, 0) + 1
+        self._count(lease, 1)
+
+    def replace(self, lease: Lease) -> None:
+        """Put *lease* in the place of the record with its id."""
+        before = self.leases[lease.lease_id]
+        self._count(before, -1)
+        self.leases[lease.lease_id] = lease
+        self._count(lease, 1)
+
+    def amend(self, lease: Lease) -> None:
+        """As `replace`, where no sum can have changed: what the client said of its use."""
+        self.leases[lease.lease_id] = lease
+
+    def strike(self, lease_id: LeaseId) -> None:
+        """Take a lease out of the books."""
+        lease = self.leases.pop(lease_id)
+        self._count(lease, -1)
+        del self.gpus[lease.lender].leases[lease_id]
+        account = self.session_accounts[lease.session_id]
+        del account.leases[lease_id]
+        account.leases_on[lease.lender] -= 1
+        if not account.leases_on[lease.lender]:
+            del account.leases_on[lease.lender]
+        self._drop_idle_tenant(lease.tenant)
+
+    def _count(self, lease: Lease, sign: int) -> None:
+        signed_bytes = sign * lease.nbytes
+        state = lease.state
+        gpu = self.gpus[lease.lender]
+        gpu.bytes_in[state] += signed_bytes
+        tenant = self.tenants.get(lease.tenant)
+        if tenant is None:
+            tenant = self.tenants[lease.tenant] = TenantAccount()
+        if state is not LeaseState.LOST:
+            gpu.held_bytes += signed_bytes
+            tenant.held_bytes += signed_bytes
+        if is_coming(lease):
+            gpu.coming_bytes += signed_bytes
+        account = self.session_accounts[lease.session_id]
+        if has_host_room(lease):
+            account.backed_bytes += signed_bytes
+            tenant.host_bytes += signed_bytes
+            self.host_bytes += signed_bytes
+        if state in _RECALLED:
+            if sign > 0:
+                account.recalled[lease.lease_id] = None
+            else:
+                del account.recalled[lease.lease_id]
+
+    def _count_host(self, tenant: TenantName, nbytes: int) -> None:
+        self.tenants[tenant].host_bytes += nbytes
+        self.host_bytes += nbytes
+
+    def _drop_idle_tenant(self, tenant: TenantName) -> None:
+        account = self.tenants[tenant]
+        if not (account.sessions or account.held_bytes or account.host_bytes):
+            del self.tenants[tenant]

@@ -1,0 +1,77 @@
+"""Which GPU a new slab comes from: a pure function from what is lendable to a choice with a reason.
+
+Greedy: the GPU with the most to lend, so that later requests find room everywhere. Link speeds and
+load are not looked at yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from aqua_daemon.core.errors import InsufficientMemory
+from aqua_daemon.core.model import GpuUuid
+from aqua_daemon.core.sizes import MIB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lender:
+    """One GPU as a request sees it."""
+
+    gpu: GpuUuid
+    lendable_bytes: int
+    free_bytes: int
+    trouble: str  # why nothing is granted there; else empty
+    is_home: bool
+    leases_of_session: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Where a slab is to be made, and why there."""
+
+    gpu: GpuUuid
+    reason: str
+
+
+def place(lenders: Iterable[Lender], *, nbytes: int, lend_to_own_gpu: bool) -> Placement:
+    """The GPU to borrow *nbytes* from.
+
+    Raises:
+        InsufficientMemory: none has them; the message says what each lacked.
+    """
+    lenders = tuple(lenders)
+    best: Lender | None = None
+    for lender in lenders:
+        if lender.lendable_bytes < nbytes or (lender.is_home and not lend_to_own_gpu):
+            continue
+        if best is None or _rank(lender) > _rank(best):
+            best = lender
+    if best is None:
+        lacks = "; ".join(_lack(lender, lend_to_own_gpu=lend_to_own_gpu) for lender in lenders)
+        msg = (
+            f"no GPU has {_mib(nbytes)} that may be lent: {lacks or 'there is no GPU'}. "
+            "Use host memory, release leases, or ask for a smaller slab"
+        )
+        raise InsufficientMemory(msg)
+    return Placement(gpu=best.gpu, reason=f"{_mib(best.lendable_bytes)} lendable, the most")
+
+
+def _rank(lender: Lender) -> tuple[int, int]:
+    # Of equals, one where the session borrows already: a fault of that GPU then costs it no more.
+    return lender.lendable_bytes, min(lender.leases_of_session, 1)
+
+
+def _lack(lender: Lender, *, lend_to_own_gpu: bool) -> str:
+    if lender.is_home and not lend_to_own_gpu:
+        return f"{lender.gpu} is the session's own"
+    if lender.trouble:
+        return f"{lender.gpu} lends nothing, {lender.trouble}"
+    return (
+        f"{lender.gpu} has {_mib(lender.lendable_bytes)} of {_mib(lender.free_bytes)} free above "
+        "its reserve and within its owners' limits"
+    )
+
+
+def _mib(nbytes: int) -> str:
+    return f"{nbytes / MIB:g} MiB"

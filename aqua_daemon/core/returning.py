@@ -1,0 +1,105 @@
+"""How slabs come back: given back by their holder, freed by the keeper, told to be lost.
+
+What counts as returned is a holder's word or the proof that it is gone; what counts as free is the
+keeper's word. How leases are asked back is `revoking`, who is gone is `sessions`.
+"""
+
+from __future__ import annotations
+
+from aqua_daemon.core import host_room
+from aqua_daemon.core.events import LeasesReleased, LossTold, RevokeAcknowledged, SlabFreed
+from aqua_daemon.core.instructions import AnswerReturned, ForgetSession, FreeSlab, TellLost
+from aqua_daemon.core.lifecycle import Move
+from aqua_daemon.core.model import Lease, LeaseId, LeaseState, SessionId, SessionState
+from aqua_daemon.core.turn import Turn
+
+RETURNABLE = frozenset({LeaseState.LEASED, LeaseState.REVOKING, LeaseState.QUARANTINED})
+
+
+def take_returns(turn: Turn, event: LeasesReleased | RevokeAcknowledged) -> None:
+    """A holder gave slabs back. Ids that are not its own leases have no effect.
+
+    The answer to a revoke may be another of the session's leases: it counts as well.
+    """
+    session = turn.ledger.living_session(event.session_id)
+    host_room.check_statement(event.host_room)
+    if turn.repeated(session, event.request_id):
+        return
+    account = turn.ledger.session_accounts[event.session_id]
+    backed_bytes = account.backed_bytes
+    move = Move.RELEASED if isinstance(event, LeasesReleased) else Move.ACKNOWLEDGED
+    returned: list[LeaseId] = []
+    unknown: list[LeaseId] = []
+    for lease_id in dict.fromkeys(event.lease_ids):
+        lease = turn.ledger.leases.get(lease_id)
+        if lease is None or lease.session_id != event.session_id or lease.state not in RETURNABLE:
+            unknown.append(lease_id)
+            continue
+        take_back(turn, lease, move)
+        returned.append(lease_id)
+    covered_bytes = backed_bytes - account.backed_bytes
+    host_room.take_statement(turn, session, event.host_room, covered_bytes=covered_bytes)
+    turn.answer(
+        AnswerReturned(
+            session_id=event.session_id,
+            request_id=event.request_id,
+            returned=tuple(returned),
+            unknown=tuple(unknown),
+        )
+    )
+
+
+def take_back(turn: Turn, lease: Lease, move: Move) -> None:
+    """A slab is nobody's any more: have it freed."""
+    send_free(turn, turn.move(lease, move))
+
+
+def send_free(turn: Turn, lease: Lease) -> None:
+    """Have a returned slab freed, once its keeper can be told."""
+    if turn.ledger.gpus[lease.lender].has_keeper:
+        turn.move(lease, Move.FREE_ASKED)
+        turn.emit(FreeSlab(gpu=lease.lender, lease_id=lease.lease_id))
+
+
+def slab_freed(turn: Turn, event: SlabFreed) -> None:
+    """The driver has the bytes back. An answer that comes twice has no effect."""
+    lease = turn.ledger.leases.get(event.lease_id)
+    if lease is None or lease.state is not LeaseState.FREEING:
+        return
+    turn.ledger.gpus[lease.lender].keeper_slabs.pop(lease.lease_id, None)
+    turn.move(lease, Move.FREED)
+    forget_if_over(turn, lease.session_id)
+
+
+def lose(turn: Turn, leases: list[Lease], move: Move, reason: str) -> None:
+    """Slabs whose bytes no longer exist; their holders are told."""
+    told: dict[SessionId, list[LeaseId]] = {}
+    for lease in leases:
+        turn.ledger.gpus[lease.lender].keeper_slabs.pop(lease.lease_id, None)
+        if turn.move(lease, move).state is LeaseState.LOST:
+            told.setdefault(lease.session_id, []).append(lease.lease_id)
+    for session_id, lease_ids in told.items():
+        turn.emit(TellLost(session_id=session_id, lease_ids=tuple(lease_ids), reason=reason))
+    for session_id in dict.fromkeys(lease.session_id for lease in leases):
+        forget_if_over(turn, session_id)
+
+
+def loss_told(turn: Turn, event: LossTold) -> None:
+    """A holder knows what it has lost."""
+    for lease_id in event.lease_ids:
+        lease = turn.ledger.leases.get(lease_id)
+        if lease is not None and lease.state is LeaseState.LOST:
+            turn.move(lease, Move.TOLD)
+            forget_if_over(turn, lease.session_id)
+
+
+def forget_if_over(turn: Turn, session_id: SessionId) -> None:
+    """Strike a session that has ended and holds nothing."""
+    session = turn.ledger.sessions.get(session_id)
+    if session is None or session.state is not SessionState.DEAD:
+        return
+    if turn.ledger.session_accounts[session_id].leases:
+        return
+    turn.ledger.close_session(session_id)
+    turn.books.remember_ended(session_id)
+    turn.emit(ForgetSession(session_id=session_id))

@@ -1,0 +1,180 @@
+"""Asking for leases back, and what happens when they do not come.
+
+Covers the order in which leases are chosen, the deadlines, the reserve, and quarantine. Reclaims by
+producers are `reclaiming`, terms are `terms`; both revoke through here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from aqua_daemon.core.accounts import GpuAccount
+from aqua_daemon.core.instructions import SendRevoke
+from aqua_daemon.core.lifecycle import Move
+from aqua_daemon.core.model import (
+    GpuUuid,
+    Lease,
+    LeaseId,
+    LeaseState,
+    Revocation,
+    RevokeReason,
+    SafetyClass,
+    Session,
+    SessionId,
+    SessionState,
+)
+from aqua_daemon.core.returning import take_back
+from aqua_daemon.core.sizes import (
+    CACHE_REVOKE_SECONDS,
+    DEAD_REVOKE_SECONDS,
+    STANDARD_REVOKE_SECONDS,
+)
+from aqua_daemon.core.turn import Turn
+
+
+def keep_reserve(turn: Turn, account: GpuAccount) -> None:
+    """Revoke until the GPU's reserve will be whole, counting what is on its way back."""
+    if account.total_bytes is None:
+        return
+    short_bytes = account.reserve_bytes - account.free_bytes - account.coming_bytes
+    if short_bytes > 0:
+        revoke_bytes(turn, account, short_bytes, reason=RevokeReason.RESERVE, seconds=None)
+
+
+def revoke_bytes(
+    turn: Turn,
+    account: GpuAccount,
+    nbytes: int,
+    *,
+    reason: RevokeReason,
+    seconds: float | None,
+) -> list[Lease]:
+    """Set at least *nbytes* of a GPU on their way back, if that much is lent there.
+
+    Returns:
+        The leases asked back, with those that are not made yet and now never will be granted.
+    """
+    chosen: list[Lease] = []
+    for lease in _in_order(turn, account):
+        if nbytes <= 0:
+            break
+        chosen.append(lease)
+        nbytes -= lease.nbytes
+    unmade = [lease for lease in chosen if lease.state is LeaseState.ALLOCATING]
+    for lease in unmade:
+        turn.revise(lease, _revocation(turn, lease, reason, seconds))
+    made = [lease for lease in chosen if lease.state is LeaseState.LEASED]
+    revoke(turn, made, reason=reason, seconds=seconds)
+    return chosen
+
+
+def revoke(
+    turn: Turn,
+    leases: Iterable[Lease],
+    *,
+    reason: RevokeReason,
+    seconds: float | None = None,
+) -> None:
+    """Ask for leases back. *seconds* None: the standard deadline of each one's class."""
+    revoked: list[Lease] = []
+    for lease in leases:
+        revocation = _revocation(turn, lease, reason, seconds)
+        revoked.append(turn.move(lease, Move.REVOKED, revocation=revocation))
+        turn.books.lease_timers.push(revocation.deadline, lease.lease_id)
+    send_revokes(turn, revoked)
+
+
+def send_revokes(turn: Turn, leases: Iterable[Lease]) -> None:
+    """Tell holders what is wanted back: one message for what has one reason and deadline."""
+    grouped: dict[tuple[SessionId, GpuUuid, Revocation], list[Lease]] = {}
+    for lease in leases:
+        if lease.revocation is not None:
+            key = (lease.session_id, lease.lender, lease.revocation)
+            grouped.setdefault(key, []).append(lease)
+    for (session_id, gpu, revocation), group in grouped.items():
+        turn.emit(
+            SendRevoke(
+                session_id=session_id,
+                gpu=gpu,
+                nbytes=sum(lease.nbytes for lease in group),
+                reason=revocation.reason,
+                deadline=revocation.deadline,
+                lease_ids=tuple(lease.lease_id for lease in group),
+            )
+        )
+
+
+def send_again(turn: Turn, session_id: SessionId) -> None:
+    """Tell a session once more what is wanted back from it."""
+    recalled = turn.ledger.session_accounts[session_id].recalled
+    if recalled:
+        send_revokes(turn, [turn.ledger.leases[lease_id] for lease_id in recalled])
+
+
+def revoke_from_dead(turn: Turn, session: Session) -> None:
+    """All that a dead process held is on its way back, or with whoever inherited it."""
+    deadline = turn.now + DEAD_REVOKE_SECONDS
+    for lease_id in tuple(turn.ledger.session_accounts[session.session_id].leases):
+        lease = turn.ledger.leases[lease_id]
+        started_at = turn.now
+        if lease.state is LeaseState.REVOKING and lease.revocation is not None:
+            deadline_of_lease = min(deadline, lease.revocation.deadline)
+            started_at = lease.revocation.started_at
+        else:
+            deadline_of_lease = deadline
+        revocation = Revocation(
+            reason=RevokeReason.DEAD, started_at=started_at, deadline=deadline_of_lease
+        )
+        if lease.state is LeaseState.LEASED:
+            turn.move(lease, Move.REVOKED, revocation=revocation)
+        elif lease.state is LeaseState.REVOKING:
+            turn.revise(lease, revocation)
+        else:
+            continue
+        turn.books.lease_timers.push(deadline_of_lease, lease_id)
+
+
+def return_from_proved_gone(turn: Turn, session: Session) -> None:
+    """Nobody can touch any more what the session held."""
+    for lease_id in tuple(turn.ledger.session_accounts[session.session_id].recalled):
+        take_back(turn, turn.ledger.leases[lease_id], Move.PROVED_GONE)
+
+
+def quarantine_if_overdue(turn: Turn, lease: Lease) -> None:
+    """A revoke ends at its deadline, one way or the other."""
+    if lease.state is not LeaseState.REVOKING or lease.revocation is None:
+        return
+    if lease.revocation.deadline <= turn.now:
+        session = turn.ledger.sessions[lease.session_id]
+        is_dead = session.state is SessionState.DEAD
+        turn.move(lease, Move.INHERITED if is_dead else Move.OVERDUE)
+
+
+def _revocation(
+    turn: Turn, lease: Lease, reason: RevokeReason, seconds: float | None
+) -> Revocation:
+    if seconds is None:
+        is_cache = lease.safety_class is SafetyClass.CACHE
+        seconds = CACHE_REVOKE_SECONDS if is_cache else STANDARD_REVOKE_SECONDS
+    return Revocation(reason=reason, started_at=turn.now, deadline=turn.now + seconds)
+
+
+def _in_order(turn: Turn, account: GpuAccount) -> list[Lease]:
+    # Not made yet, unused, cache, coldest store. What a client has said nothing of is in use.
+    found: list[tuple[int, float, LeaseId]] = []
+    for lease_id in account.leases:
+        lease = turn.ledger.leases[lease_id]
+        if lease.state is LeaseState.ALLOCATING and lease.revocation is None:
+            rank = 0
+        elif lease.state is not LeaseState.LEASED:
+            continue
+        elif lease.use is not None and lease.use.used_bytes == 0:
+            rank = 1
+        elif lease.safety_class is SafetyClass.CACHE:
+            rank = 2
+        else:
+            rank = 3
+        idle_seconds = lease.use.idle_seconds if lease.use is not None else 0.0
+        found.append((rank, lease.named_at - idle_seconds, lease_id))  # coldest: used longest ago
+    found.sort()
+    return [turn.ledger.leases[lease_id] for _, _, lease_id in found]

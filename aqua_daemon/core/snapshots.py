@@ -1,0 +1,60 @@
+"""The books as others read them: status, metrics, policies. Figures only, nothing is decided."""
+
+from __future__ import annotations
+
+from aqua_daemon.core.accounts import GpuAccount
+from aqua_daemon.core.model import (
+    GpuSnapshot,
+    LeaseState,
+    NodeSnapshot,
+    TenantName,
+    TenantSnapshot,
+)
+from aqua_daemon.core.turn import Books
+
+
+def snapshot(books: Books, now: float) -> NodeSnapshot:
+    """Everything, at one moment."""
+    ledger = books.ledger
+    return NodeSnapshot(
+        now=now,
+        gpus=tuple(_gpu(account) for account in ledger.gpus.values()),
+        leases=tuple(ledger.leases.values()),
+        sessions=tuple(ledger.sessions.values()),
+        tenants=tuple(_tenant(books, tenant) for tenant in ledger.tenants),
+        host_pool_bytes=books.settings.host_pool_bytes,
+        host_reserved_bytes=ledger.host_bytes,
+        restarting=books.is_restarting,
+        invariant_violations=books.violations,
+    )
+
+
+def _gpu(account: GpuAccount) -> GpuSnapshot:
+    held = account.bytes_in
+    return GpuSnapshot(
+        gpu=account.gpu,
+        total_bytes=account.total_bytes or 0,
+        used_by_others_bytes=account.others_bytes,
+        lent_bytes=held[LeaseState.ALLOCATING]
+        + held[LeaseState.LEASED]
+        + held[LeaseState.REVOKING],
+        # A slab that the books do not know is nobody's, and never free.
+        quarantined_bytes=held[LeaseState.QUARANTINED] + account.strange_bytes,
+        returning_bytes=held[LeaseState.RETURNED] + held[LeaseState.FREEING],
+        free_bytes=max(0, account.free_bytes),
+        reserve_bytes=account.reserve_bytes,
+        lendable_bytes=account.lendable_bytes,
+        lend_limit_bytes=account.limit_bytes,
+        trouble=account.no_grants_because,
+    )
+
+
+def _tenant(books: Books, tenant: TenantName) -> TenantSnapshot:
+    account = books.ledger.tenants[tenant]
+    return TenantSnapshot(
+        tenant=tenant,
+        leased_bytes=account.held_bytes,
+        quota_bytes=books.settings.tenant_quota_bytes,
+        host_reserved_bytes=account.host_bytes,
+        sessions=account.sessions,
+    )

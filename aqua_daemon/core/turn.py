@@ -1,0 +1,271 @@
+"""What the broker remembers, and one turn of it: the handling of one event.
+
+`Books` is everything that outlives an event. A `Turn` is what the rules work with while they handle
+one: the books, the time, and the instructions that come of it. All moves of a slab go through it,
+so that none happens beside the life-cycle table or without being told.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from aqua_daemon.core.deadlines import Deadlines
+from aqua_daemon.core.errors import InvalidRequest, StaleRequest
+from aqua_daemon.core.instructions import Answer, Instruction, NoteMove
+from aqua_daemon.core.ledger import Ledger
+from aqua_daemon.core.lifecycle import Move, next_state
+from aqua_daemon.core.model import (
+    BrokerSettings,
+    GpuUuid,
+    Lease,
+    LeaseId,
+    LeaseState,
+    LeaseUse,
+    RequestId,
+    Revocation,
+    Session,
+    SessionId,
+)
+from aqua_daemon.core.sizes import REMEMBERED_ENDED, REMEMBERED_REQUESTS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reclaim:
+    """A producer's request for its memory that has not been answered yet."""
+
+    session_id: SessionId
+    request_id: RequestId
+    gpu: GpuUuid
+    asked_bytes: int
+    revoked_bytes: int
+    freed_bytes: int
+    outstanding: frozenset[LeaseId]  # what it waits for
+    started_at: float
+    ends_at: float
+
+
+@dataclass(slots=True, kw_only=True)
+class Books:
+    """All that the broker knows."""
+
+    settings: BrokerSettings
+    ledger: Ledger
+    started_at: float
+    is_restarting: bool = True
+    ticked_at: float | None = None
+    awaited: set[SessionId] = field(default_factory=set)  # adopted, and not seen since
+    ended: dict[str, None] = field(default_factory=dict)  # ids that may not come back
+    unseen: dict[LeaseId, None] = field(default_factory=dict)  # ended before anybody had a handle
+    lease_timers: Deadlines[LeaseId] = field(default_factory=Deadlines)
+    session_timers: Deadlines[SessionId] = field(default_factory=Deadlines)
+    reclaim_timers: Deadlines[RequestId] = field(default_factory=Deadlines)
+    reclaims: list[Reclaim] = field(default_factory=list)
+    violations: int = 0
+    known_faults: set[tuple[str, GpuUuid | None, LeaseId | None]] = field(default_factory=set)
+
+    @property
+    def grace_ends_at(self) -> float:
+        """When a new broker stops waiting for keepers and for the holders of adopted slabs."""
+        return self.started_at + self.settings.restart_grace_seconds
+
+    @property
+    def has_heard_all(self) -> bool:
+        """Whether each keeper of the node has told what it holds."""
+        return all(self.ledger.gpus[gpu].was_heard for gpu in self.settings.gpus)
+
+    def remember_ended(self, ended_id: str) -> None:
+        """Keep an id from coming back."""
+        self.ended[ended_id] = None
+        if len(self.ended) > REMEMBERED_ENDED:
+            del self.ended[next(iter(self.ended))]
+
+    def remember_unseen(self, lease_id: LeaseId) -> None:
+        """Note that nobody can hold the lease, should a keeper turn out to have made its slab."""
+        self.unseen[lease_id] = None
+        if len(self.unseen) > REMEMBERED_ENDED:
+            del self.unseen[next(iter(self.unseen))]
+
+
+class Turn:
+    """The handling of one event."""
+
+    __slots__ = ("books", "instructions", "ledger", "now", "struck", "touched", "touched_gpus")
+
+    def __init__(self, books: Books, now: float) -> None:
+        self.books = books
+        self.ledger = books.ledger
+        self.now = now
+        self.instructions: list[Instruction] = []
+        self.touched: dict[LeaseId, None] = {}
+        self.touched_gpus: dict[GpuUuid, None] = {}
+        self.struck: list[Lease] = []  # gone, or lost: their bytes are nobody's
+
+    def emit(self, instruction: Instruction) -> None:
+        """Add to what must be done about the event."""
+        self.instructions.append(instruction)
+
+    # Slabs
+
+    def enter(self, lease: Lease, move: Move) -> None:
+        """Put a new slab into the books; *lease* is as *move* makes it."""
+        after = next_state(None, move)
+        self.ledger.enter(lease)
+        self.touched[lease.lease_id] = None
+        note = NoteMove(before=None, after=after, lease=lease, seconds=0.0, why=move.value)
+        self.instructions.append(note)
+
+    def move(
+        self,
+        lease: Lease,
+        move: Move,
+        *,
+        revocation: Revocation | None = None,
+        named_at: float | None = None,
+        why: str = "",
+    ) -> Lease:
+        """Move a slab; return its record, or as it was when it is gone."""
+        after = next_state(lease.state, move)
+        seconds = self.now - lease.since
+        if after is None:
+            self.ledger.strike(lease.lease_id)
+            self.books.remember_ended(lease.lease_id)
+            if lease.state is LeaseState.ALLOCATING:
+                self.books.remember_unseen(lease.lease_id)
+            self.struck.append(lease)
+            moved = lease
+        else:
+            moved = _changed(
+                lease,
+                state=after,
+                since=self.now,
+                revocation=revocation or lease.revocation,
+                named_at=lease.named_at if named_at is None else named_at,
+                use=lease.use,
+            )
+            self.ledger.replace(moved)
+            self.touched[lease.lease_id] = None
+            if after is LeaseState.LOST:
+                self.struck.append(moved)
+        note = NoteMove(
+            before=lease.state,
+            after=after,
+            lease=moved,
+            seconds=seconds,
+            why=why or move.value,
+        )
+        self.instructions.append(note)
+        return moved
+
+    def revise(self, lease: Lease, revocation: Revocation) -> Lease:
+        """Change the terms of a revoke under way, or mark a slab that is still being made."""
+        revised = _changed(
+            lease,
+            state=lease.state,
+            since=lease.since,
+            revocation=revocation,
+            named_at=lease.named_at,
+            use=lease.use,
+        )
+        self.ledger.replace(revised)
+        self.touched[lease.lease_id] = None
+        return revised
+
+    def name(self, lease: Lease, use: LeaseUse) -> None:
+        """Note that its client knows the lease, and what it says of it."""
+        named = _changed(
+            lease,
+            state=lease.state,
+            since=lease.since,
+            revocation=lease.revocation,
+            named_at=self.now,
+            use=use,
+        )
+        self.ledger.amend(named)
+
+    # Requests
+
+    def repeated(self, session: Session, request_id: RequestId) -> bool:
+        """Whether the request was seen before; if so its answer is given again, once there is one.
+
+        Raises:
+            InvalidRequest: the id was used for a lease.
+        """
+        answers = self.ledger.session_accounts[session.session_id].answers
+        if request_id not in answers:
+            return False
+        answer = answers[request_id]
+        if isinstance(answer, str):
+            msg = (
+                f"request id {request_id} was used for lease {answer}: make a new id for each call"
+            )
+            raise InvalidRequest(msg)
+        if answer is not None:
+            self.instructions.append(answer)
+        return True
+
+    def await_answer(self, session_id: SessionId, request_id: RequestId) -> None:
+        """Note that the request has had its effect; its answer is to come."""
+        self._remember(session_id, request_id, None)
+
+    def promise(self, lease: Lease) -> None:
+        """Note that the request of *lease* is answered by that lease."""
+        self._remember(lease.session_id, lease.request_id, lease.lease_id)
+
+    def answer(self, answer: Answer) -> None:
+        """Answer a request, and every repeat of it."""
+        if answer.session_id in self.ledger.session_accounts:
+            self._remember(answer.session_id, answer.request_id, answer)
+        self.instructions.append(answer)
+
+    def promised_lease(self, session: Session, request_id: RequestId) -> LeaseId | Answer | None:
+        """What an earlier request for a lease with this id got; None if there was none.
+
+        Raises:
+            StaleRequest: the id was used for another call that has not been answered yet.
+        """
+        answers = self.ledger.session_accounts[session.session_id].answers
+        if request_id not in answers:
+            return None
+        answer = answers[request_id]
+        if answer is None:
+            msg = f"request id {request_id} is in use by another call: make a new id for each call"
+            raise StaleRequest(msg)
+        return answer
+
+    def _remember(
+        self,
+        session_id: SessionId,
+        request_id: RequestId,
+        answer: LeaseId | Answer | None,
+    ) -> None:
+        answers = self.ledger.session_accounts[session_id].answers
+        answers[request_id] = answer
+        if len(answers) > REMEMBERED_REQUESTS:
+            del answers[next(iter(answers))]
+
+
+def _changed(
+    lease: Lease,
+    *,
+    state: LeaseState,
+    since: float,
+    revocation: Revocation | None,
+    named_at: float,
+    use: LeaseUse | None,
+) -> Lease:
+    # Spelt out: dataclasses.replace takes three times as long, and this is the hottest line.
+    return Lease(
+        lease_id=lease.lease_id,
+        session_id=lease.session_id,
+        tenant=lease.tenant,
+        lender=lease.lender,
+        borrower=lease.borrower,
+        nbytes=lease.nbytes,
+        safety_class=lease.safety_class,
+        request_id=lease.request_id,
+        state=state,
+        since=since,
+        named_at=named_at,
+        revocation=revocation,
+        use=use,
+    )
