@@ -1,0 +1,19 @@
+"""What of the books a caller may see: admins all, others what is their tenant's, and every sum."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from aqua_daemon.core.model import NodeSnapshot, Session
+
+
+def visible_to(viewer: Session, snapshot: NodeSnapshot) -> NodeSnapshot:
+    """The snapshot without other tenants' leases, sessions and shares."""
+    if viewer.is_admin:
+        return snapshot
+    return replace(
+        snapshot,
+        leases=tuple(lease for lease in snapshot.leases if lease.tenant == viewer.tenant),
+        sessions=tuple(one for one in snapshot.sessions if one.tenant == viewer.tenant),
+        tenants=tuple(one for one in snapshot.tenants if one.tenant == viewer.tenant),
+    )
