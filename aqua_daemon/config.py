@@ -8,6 +8,7 @@ setting name, so that a file of settings can become one more of them.
 
 from __future__ import annotations
 
+import grp
 import ipaddress
 import os
 import re
@@ -120,7 +121,7 @@ def read_config(
         metrics_host=host,
         metrics_port=port,
         lend_to_own_gpu=_truth("lend_to_own_gpu", words),
-        group=words["group"],
+        group=_group(words["group"]),
         host_pool_bytes=host_pool,
         tenant_host_bytes=_bytes("tenant_host_bytes", words, unset=host_pool),
         tenant_quota_bytes=_bytes("tenant_quota_bytes", words, unset=gpus * gpu_bytes),
@@ -249,6 +250,13 @@ def _whole(key: str, text: str, lowest: int, highest: int) -> int:
 
 def _bytes(key: str, words: Mapping[str, str], *, unset: int) -> int:
     return parse_bytes(key, words[key], 0, LARGEST_POOL_BYTES) if words[key] else unset
+
+
+def _group(name: str) -> str:
+    try:
+        return grp.getgrnam(name).gr_name if name else ""
+    except KeyError:
+        raise ConfigError("group", name, "give the name of a group of this machine") from None
 
 
 def _one_of(key: str, words: Mapping[str, str], choices: tuple[str, ...]) -> str:

@@ -131,6 +131,7 @@ def test_other_forms_of_sizes_are_refused(text: str) -> None:
         ("metrics", "node7:9000", "numeric address"),
         ("metrics", "0.0.0.0:9000", "--metrics-any-address"),
         ("metrics", "[::]:9000", "--metrics-any-address"),
+        ("group", "no-such-group", "a group of this machine"),
         ("colour", "blue", "no such setting"),
     ],
 )

@@ -47,7 +47,7 @@ def test_an_abstract_address_is_understood() -> None:
 def test_the_watchdog_is_pinged_thrice_in_its_period(manager: tuple[socket.socket, str]) -> None:
     """The pings come from the loop, until it is told to end."""
     listening, address = manager
-    listening.setblocking(False)
+    listening.settimeout(0)
 
     async def scenario() -> list[bytes]:
         loop = asyncio.get_running_loop()
