@@ -17,20 +17,30 @@ class Mapped(Enum):
     UNKNOWN = "unknown"  # there are processes that may not be looked at
 
 
-def who_maps(file: os.stat_result, *, proc: Path = _PROC) -> Mapped:
-    """Look through the mappings of every process for *file*."""
-    wanted = (f"{os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}", str(file.st_ino))
-    found = Mapped.NO
+def who_maps(file: os.stat_result, *, likely_pid: int, proc: Path = _PROC) -> Mapped:
+    """Look through the mappings of every process for *file*, those of *likely_pid* first."""
+    found = _maps(proc / str(likely_pid), file)
+    if found is Mapped.YES:
+        return found
     for process in proc.iterdir():
-        if not process.name.isdigit():
-            continue
-        try:
-            lines = (process / "maps").read_text(errors="replace").splitlines()
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # it has ended, and its mappings with it
-        except OSError:
-            found = Mapped.UNKNOWN
-            continue
-        if any(tuple(line.split(maxsplit=5)[3:5]) == wanted for line in lines):
-            return Mapped.YES
+        if process.name.isdigit() and process.name != str(likely_pid):
+            match _maps(process, file):
+                case Mapped.YES:
+                    return Mapped.YES
+                case Mapped.UNKNOWN:
+                    found = Mapped.UNKNOWN
+                case Mapped.NO:
+                    pass
     return found
+
+
+def _maps(process: Path, file: os.stat_result) -> Mapped:
+    device = f"{os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}"
+    wanted = f" {device} {file.st_ino} "
+    try:
+        text = (process / "maps").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return Mapped.NO  # it has ended, and its mappings with it
+    except OSError:
+        return Mapped.UNKNOWN
+    return Mapped.YES if wanted in text else Mapped.NO

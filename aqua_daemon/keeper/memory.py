@@ -1,27 +1,29 @@
 """The memory of one shm slab: a memfd, made for one lease and never given to another.
 
-Covers making it, knowing whether somebody still maps it, and scrubbing it. Does not cover who holds
-it and how many bytes there may be (`node`).
+Covers making it, handing it out, knowing whether somebody still maps it, and scrubbing it. Does not
+cover who holds it and how many bytes there may be (`node`).
 
-Two kernel rules shape this:
+Whether it may be freed has to be asked without touching a byte, for a slab that is mapped stays as
+it is. Three kernel rules make that cheap:
 
-1. F_SEAL_WRITE is refused with EBUSY while any process has a shared mapping through a writable
-   descriptor, and once it is set none can be made. So setting it asks "does anybody map it?" and
-   answers "nobody ever will again" in one step, at no cost and without touching a byte. A private
-   mapping, or one through a descriptor reopened read-only, is not seen: it can't write either.
-2. Under F_SEAL_WRITE holes can't be punched, but the file can be cut to nothing. So a slab is born
-   sealed against growth, not against shrinking: its holder could only cut off its own memory. What
-   an ex-holder's kept descriptor shows after the scrub is an empty file, for good.
+1. The kernel grants F_WRLCK leases on a file only while nothing else has it open, and a mapping
+   keeps the open file that it was made through. The holder gets an open file of its own, so a
+   lease on ours says "no descriptor and no mapping of it is left, of whatever kind": 2 us, and
+   given back at once.
+2. Where that says no, somebody has a mapping or just a descriptor: /proc/PID/maps tells which. A
+   kept descriptor does not hold up a free.
+3. Then the whole range is punched out, and F_SEAL_WRITE set, in this order (a sealed file can't be
+   punched): it fails with EBUSY if somebody has mapped the slab meanwhile, and after it nobody can
+   bring back bytes that are not counted. A kept descriptor shows zeros, for good.
 
-A holder can add seals of its own and so break rule 1 for its slab (`is_tampered`). Then every
-process's mappings are looked at instead, and what can't be looked at counts as mapped.
+A holder can set seals that forbid the punch. It only keeps its own bytes by that, for as long as it
+lives, and they stay counted.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import fcntl
 import os
 import secrets
@@ -30,13 +32,6 @@ from dataclasses import dataclass
 from aqua_daemon.keeper.mappings import Mapped, who_maps
 
 CANARY_BYTES = 64
-# F_SEAL_EXEC and what later kernels add do not matter here.
-_FOREIGN_SEALS = (
-    fcntl.F_SEAL_SEAL
-    | fcntl.F_SEAL_SHRINK
-    | fcntl.F_SEAL_WRITE
-    | getattr(fcntl, "F_SEAL_FUTURE_WRITE", 0x10)
-)
 _FALLOC_FL_KEEP_SIZE, _FALLOC_FL_PUNCH_HOLE = 0x01, 0x02
 _SAMPLE_BYTES = 4096
 _SAMPLES = 8
@@ -44,52 +39,55 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class ScrubFailed(Exception):
-    """Bytes that should be gone are there, or can't be removed: the slab must not be counted free."""
+    """Bytes that should be gone are there: the slab must not be counted as free."""
 
 
 @dataclass(slots=True, kw_only=True)
 class SlabMemory:
     """One memfd. Whoever made it closes it."""
 
-    descriptor: int
+    descriptor: int  # an open file that nobody else has
     nbytes: int
     canary: bytes
-    _is_sealed: bool = False  # by us: nobody maps it, nobody will
 
-    def mapped(self) -> Mapped:
-        """Whether any process maps it; after the first `Mapped.NO` it never can be again."""
-        if self._is_sealed:
+    def open_for_holder(self) -> int:
+        """A descriptor of an open file of its own; the caller closes it.
+
+        Raises:
+            OSError: there is no descriptor left for it.
+        """
+        return _opened_again(self.descriptor)
+
+    def mapped(self, *, likely_pid: int) -> Mapped:
+        """Whether any process maps it; *likely_pid* is looked at first."""
+        if self._is_alone():
             return Mapped.NO
-        if self.is_tampered:
-            return who_maps(os.fstat(self.descriptor))
-        try:
-            fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
-        except OSError as error:
-            if error.errno == errno.EBUSY:
-                return Mapped.YES
-            return Mapped.UNKNOWN  # sealed by its holder since we looked: next time it is tampered
-        self._is_sealed = True
-        return Mapped.NO
-
-    @property
-    def is_tampered(self) -> bool:
-        """The holder has set seals: what they forbid can't be done any more."""
-        seals = fcntl.fcntl(self.descriptor, fcntl.F_GET_SEALS)
-        return not self._is_sealed and bool(seals & _FOREIGN_SEALS)
+        return who_maps(os.fstat(self.descriptor), likely_pid=likely_pid)
 
     def scrub(self) -> int:
         """Remove every byte of a slab that nobody maps; how many.
 
+        Returns:
+            0 where its last holder's seals forbid it but nobody has it any more: the kernel zeroes
+            what `close` gives back to it.
+
         Raises:
-            ScrubFailed: the holder's seals forbid it, or bytes are left.
+            ScrubFailed: somebody could still see or change bytes in it. Nothing is lost by trying
+            again.
         """
-        with contextlib.suppress(PermissionError):
-            os.ftruncate(self.descriptor, 0)
-        if os.fstat(self.descriptor).st_blocks:
-            _punch(self.descriptor, self.nbytes)
-        if os.fstat(self.descriptor).st_blocks:
-            msg = "the holder has sealed the slab against scrubbing"
+        was_alone = self._is_alone()
+        mode = _FALLOC_FL_KEEP_SIZE | _FALLOC_FL_PUNCH_HOLE
+        if _libc.fallocate(self.descriptor, mode, ctypes.c_long(0), ctypes.c_long(self.nbytes)):
+            if was_alone:
+                return 0
+            msg = f"the holder keeps it from being scrubbed: {os.strerror(ctypes.get_errno())}"
             raise ScrubFailed(msg)
+        if not was_alone:
+            self._keep_from_being_written()
+        if os.fstat(self.descriptor).st_blocks:
+            msg = "there are bytes in it after the scrub"
+            raise ScrubFailed(msg)
+        _verify_zero(self.descriptor, self.nbytes)
         return self.nbytes
 
     def close(self) -> None:
@@ -98,19 +96,39 @@ class SlabMemory:
             os.close(self.descriptor)
             self.descriptor = -1
 
+    def _is_alone(self) -> bool:
+        try:
+            fcntl.fcntl(self.descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        except OSError:
+            return False  # EAGAIN; or leases are switched off here, and /proc has to tell
+        fcntl.fcntl(self.descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        return True
+
+    def _keep_from_being_written(self) -> None:
+        try:
+            seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
+            fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, seals)
+        except OSError as error:
+            msg = f"somebody has changed it during the scrub: {error.strerror}"
+            raise ScrubFailed(msg) from error
+
 
 def make_slab_memory(name: str, nbytes: int) -> SlabMemory:
-    """A new slab: zero but for a random canary at its start.
+    """A new slab: sealed against shrinking and growing, zero but for a random canary at its start.
 
     Raises:
         OSError: the kernel has no memory or no descriptor for it; nothing is left behind.
         ScrubFailed: it is not zero.
     """
     with contextlib.ExitStack() as undo:
-        descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        made = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        with contextlib.ExitStack() as soon:
+            soon.callback(os.close, made)
+            os.ftruncate(made, nbytes)
+            # What memfd_create returns is not in the kernel's count of open files; this is.
+            descriptor = _opened_again(made)
         undo.callback(os.close, descriptor)
-        os.ftruncate(descriptor, nbytes)
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW)
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
         _verify_zero(descriptor, nbytes)
         canary = secrets.token_bytes(CANARY_BYTES)
         os.pwrite(descriptor, canary, 0)
@@ -118,15 +136,14 @@ def make_slab_memory(name: str, nbytes: int) -> SlabMemory:
     return SlabMemory(descriptor=descriptor, nbytes=nbytes, canary=canary)
 
 
+def _opened_again(descriptor: int) -> int:
+    return os.open(f"/proc/self/fd/{descriptor}", os.O_RDWR | os.O_CLOEXEC)
+
+
 def _verify_zero(descriptor: int, nbytes: int) -> None:
-    # Pages of a new memfd come zeroed from the kernel: a sample is enough to see that it is new.
+    # The kernel gives zeroed pages and punches whole ranges: a sample shows that it is so here.
     for sample in range(_SAMPLES):
         offset = (nbytes - _SAMPLE_BYTES) * sample // (_SAMPLES - 1)
         if any(os.pread(descriptor, _SAMPLE_BYTES, offset)):
-            msg = f"a new slab is not zero at byte {offset}"
+            msg = f"it is not zero at byte {offset}"
             raise ScrubFailed(msg)
-
-
-def _punch(descriptor: int, nbytes: int) -> None:
-    mode = _FALLOC_FL_KEEP_SIZE | _FALLOC_FL_PUNCH_HOLE
-    _libc.fallocate(descriptor, mode, ctypes.c_long(0), ctypes.c_long(nbytes))

@@ -39,10 +39,11 @@ class ShmNode:
     def __init__(
         self, *, gpus: int, gpu_bytes: int, smallest_slab_bytes: int, largest_slab_bytes: int
     ) -> None:
-        if gpus < 1 or not 0 < smallest_slab_bytes <= largest_slab_bytes <= gpu_bytes:
+        sizes_fit = 0 < smallest_slab_bytes <= min(largest_slab_bytes, gpu_bytes)
+        if gpus < 1 or not sizes_fit:
             msg = (
                 f"{gpus} GPUs of {gpu_bytes} bytes with slabs of {smallest_slab_bytes} to "
-                f"{largest_slab_bytes}: give at least 1 GPU, with room for one of the largest slabs"
+                f"{largest_slab_bytes}: give at least 1 GPU, with room for one of the smallest slabs"
             )
             raise ValueError(msg)
         names = tuple(f"SHM-{number}" for number in range(gpus))
@@ -166,7 +167,7 @@ class ShmNode:
 
     def _scrubbed_bytes(self, gpu: ShmGpu, slab: Slab) -> int | None:
         """How many bytes were scrubbed; None while a living process may hold the slab."""
-        mapped = slab.memory.mapped()
+        mapped = slab.memory.mapped(likely_pid=slab.tag.holder_pid)
         if mapped is Mapped.UNKNOWN and self._proofs.of(slab.tag.session_id).has_ended():
             mapped = Mapped.NO
         if mapped is Mapped.YES:
@@ -176,7 +177,7 @@ class ShmNode:
         try:
             return slab.memory.scrub()
         except ScrubFailed as error:
-            # Only its holder can have done this. It keeps its own bytes for as long as it lives.
+            # Only a living holder can have done this, to its own bytes: they stay counted.
             if not self._proofs.of(slab.tag.session_id).has_ended():
                 return None
             _log.warning("lease %s was freed unscrubbed: %s", slab.tag.lease_id, error)

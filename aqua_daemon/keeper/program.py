@@ -55,6 +55,7 @@ def main(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(message)s"
     )
     _allow_many_descriptors()
+    signal.signal(signal.SIGIO, signal.SIG_IGN)  # what the kernel sends when a file lease is broken
     try:
         node = ShmNode(
             gpus=gpus,

@@ -31,7 +31,9 @@ from aqua_daemon.keeper.peers import Peer, peer_pidfd
 from aqua_daemon.keeper.refusal import Refused, exhausted, invalid
 
 REPORT_SECONDS = 1.0
-RETRY_SECONDS = 0.05  # what a free waits at most after the last mapping has gone
+# A waiting free is tried again this soon, then each time half as soon: looking may take a look at
+# every process.
+FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 0.02, 0.5
 _PROOF_DESCRIPTORS = 2
 
 _log = logging.getLogger("aqua.keeper")
@@ -49,6 +51,7 @@ class KeeperServer:
         self._daemon: FrameLink | None = None
         self._waiting_frees: list[tuple[int, Free]] = []
         self._retry_timer: asyncio.TimerHandle | None = None
+        self._retry_seconds = FIRST_RETRY_SECONDS
         self._owners = Owners(self._owner_ended)
         self._acceptor = Acceptor(listener, self._accepted, lambda: len(self._peers))
         self._lifetime = Lifetime(linger_seconds=linger_seconds)
@@ -153,7 +156,11 @@ class KeeperServer:
         pidfd, sentinel = descriptors
         slab = self._node.allocate(request, pidfd=pidfd, sentinel=sentinel)
         try:
-            link.send(answers.allocated(request_id, slab), (slab.memory.descriptor,))
+            descriptor = slab.memory.open_for_holder()
+            try:
+                link.send(answers.allocated(request_id, slab), (descriptor,))
+            finally:
+                os.close(descriptor)
         except OSError as error:
             self._node.free(Free(gpu=request.gpu, lease_id=request.tag.lease_id))
             raise exhausted(f"the slab's descriptor can't be sent: {error}") from error
@@ -163,6 +170,7 @@ class KeeperServer:
         self._check_daemon(link)
         if not self._try_free(link, request_id, request):
             self._waiting_frees.append((request_id, request))
+            self._retry_seconds = FIRST_RETRY_SECONDS
             self._retry_soon()
 
     def _try_free(self, link: FrameLink, request_id: int, request: Free) -> bool:
@@ -174,7 +182,8 @@ class KeeperServer:
 
     def _retry_soon(self) -> None:
         if self._retry_timer is None and self._waiting_frees:
-            self._retry_timer = self._loop.call_later(RETRY_SECONDS, self._retry_frees)
+            self._retry_timer = self._loop.call_later(self._retry_seconds, self._retry_frees)
+            self._retry_seconds = min(2 * self._retry_seconds, LAST_RETRY_SECONDS)
 
     def _retry_frees(self) -> None:
         self._retry_timer = None
