@@ -258,7 +258,7 @@ class FakeDaemon:
 
     def _serve(self) -> grpc.Server:
         server = grpc.server(ThreadPoolExecutor(max_workers=16))
-        handlers = {
+        handlers: dict[str, grpc.RpcMethodHandler[Message, Message]] = {
             name: grpc.unary_unary_rpc_method_handler(
                 self._handler(name),
                 request_deserializer=request.FromString,
