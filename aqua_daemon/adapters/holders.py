@@ -17,6 +17,7 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from aqua_daemon.core.events import Event, ProcessEnded, SentinelEnded
 from aqua_daemon.core.model import SessionId
@@ -33,6 +34,7 @@ class Holders:
         self._loop = loop
         self._submit = submit
         self._holders: dict[SessionId, _Holder] = {}
+        self._rivals: dict[SessionId, tuple[int, int]] = {}  # pidfd and sentinel, not watched
 
     def knows(self, session_id: SessionId) -> bool:
         """Whether there are proofs for this session."""
@@ -42,16 +44,16 @@ class Holders:
         """Take ownership of both descriptors and watch them; what is already known is closed."""
         holder = self._holders.get(session_id)
         if holder is None:
-            holder = self._holders[session_id] = _Holder(pidfd=pidfd)
-            self._loop.add_reader(pidfd, self._process_ended, session_id)
+            self._begin(session_id, pidfd=pidfd, sentinel=sentinel)
+        elif _pid_of(pidfd) != _pid_of(holder.pidfd):
+            self._close_rival(session_id)
+            self._rivals[session_id] = (pidfd, sentinel)
         else:
             os.close(pidfd)
-        if any(os.path.sameopenfile(sentinel, known) for known in holder.sentinels):
-            os.close(sentinel)
-            return
-        os.set_blocking(sentinel, False)
-        holder.sentinels.append(sentinel)
-        self._watch(session_id, sentinel)
+            if any(os.path.sameopenfile(sentinel, known) for known in holder.sentinels):
+                os.close(sentinel)
+            else:
+                self._add_sentinel(session_id, holder, sentinel)
 
     def descriptors(self, session_id: SessionId) -> tuple[int, int]:
         """The pidfd and a sentinel; they stay owned here.
@@ -65,16 +67,35 @@ class Holders:
     def forget(self, session_id: SessionId) -> None:
         """Close what belongs to a session. Idempotent."""
         holder = self._holders.pop(session_id, None)
-        if holder is None:
-            return
-        for descriptor in (holder.pidfd, *holder.sentinels):
-            self._loop.remove_reader(descriptor)
-            os.close(descriptor)
+        if holder is not None:
+            for descriptor in (holder.pidfd, *holder.sentinels):
+                self._loop.remove_reader(descriptor)
+                os.close(descriptor)
+        rival = self._rivals.pop(session_id, None)
+        if rival is not None:
+            pidfd, sentinel = rival
+            self._begin(session_id, pidfd=pidfd, sentinel=sentinel)
 
     def close(self) -> None:
         """Close everything. May be called twice."""
+        for session_id in list(self._rivals):
+            self._close_rival(session_id)
         for session_id in list(self._holders):
             self.forget(session_id)
+
+    def _begin(self, session_id: SessionId, *, pidfd: int, sentinel: int) -> None:
+        holder = self._holders[session_id] = _Holder(pidfd=pidfd)
+        self._loop.add_reader(pidfd, self._process_ended, session_id)
+        self._add_sentinel(session_id, holder, sentinel)
+
+    def _add_sentinel(self, session_id: SessionId, holder: _Holder, sentinel: int) -> None:
+        os.set_blocking(sentinel, False)
+        holder.sentinels.append(sentinel)
+        self._watch(session_id, sentinel)
+
+    def _close_rival(self, session_id: SessionId) -> None:
+        for descriptor in self._rivals.pop(session_id, ()):
+            os.close(descriptor)
 
     def _process_ended(self, session_id: SessionId) -> None:
         self._loop.remove_reader(self._holders[session_id].pidfd)
@@ -104,6 +125,12 @@ class _Holder:
     pidfd: int
     sentinels: list[int] = field(default_factory=list)
     ended: set[int] = field(default_factory=set)
+
+
+def _pid_of(pidfd: int) -> int:
+    """The process of a pidfd; -1 when it has ended and been reaped."""
+    lines = Path(f"/proc/self/fdinfo/{pidfd}").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pid:"))
 
 
 def _has_chatter(sentinel: int) -> bool:
