@@ -1,0 +1,242 @@
+"""Puts the daemon together, runs it, and takes it apart: the only place that knows every part.
+
+Covers the order of starting and stopping, signals, and what is said when the node is ready. Decides
+nothing: each part gets the values that it needs, and no part looks for another.
+
+Stopping detaches: clients hear that another daemon comes, the sockets close, and the leases live on
+in the keepers. Nothing is revoked, freed or waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from grpc import aio
+
+from aqua_daemon import __version__
+from aqua_daemon.adapters.grpc_health import Health, make_server
+from aqua_daemon.adapters.grpc_servicer import BrokerCalls
+from aqua_daemon.adapters.holders import Holders
+from aqua_daemon.adapters.journal import FanOut, JsonLines, LogJournal
+from aqua_daemon.adapters.keeper_link import KeeperAddress, KeeperLinks
+from aqua_daemon.adapters.keeper_processes import KeeperProcess, shm_keeper_command
+from aqua_daemon.adapters.metrics import MetricsServer, NodeCollector, Reading, on_loop
+from aqua_daemon.adapters.presence import PresenceServer
+from aqua_daemon.adapters.service_manager import ServiceManager
+from aqua_daemon.adapters.sockets import SocketClaim, SocketInUse
+from aqua_daemon.adapters.tally import Tally
+from aqua_daemon.config import LARGEST_SLAB_BYTES, SMALLEST_SLAB_BYTES, DaemonConfig
+from aqua_daemon.core.broker import Broker
+from aqua_daemon.core.model import BrokerSettings, GpuUuid
+from aqua_daemon.core.sizes import RESTART_GRACE_SECONDS, TERM_SECONDS
+from aqua_daemon.service import BrokerService
+
+# How long a start waits for keepers before it serves without them: a GPU that is not heard yet is
+# one on which nothing is granted, and no reason to keep clients out.
+KEEPERS_HEARD_SECONDS = 5.0
+_LOOK_SECONDS = 0.02
+_CALLS_END_SECONDS = 0.3  # what is being answered when a stop comes may still go out
+
+_log = logging.getLogger("aqua")
+
+
+def serve(config: DaemonConfig) -> int:
+    """Serve until told to stop; the exit status, 1 when the node could not be served."""
+    _log_to_stderr()
+    _allow_many_descriptors()
+    try:
+        Path(config.socket).parent.mkdir(mode=0o750, exist_ok=True)
+        asyncio.run(_serve(config))
+    except (SocketInUse, OSError) as error:
+        sys.stderr.write(f"aqua-daemon: {error}\n")
+        return 1
+    return 0
+
+
+def broker_settings(config: DaemonConfig) -> BrokerSettings:
+    """What of the configuration the broker is told."""
+    return BrokerSettings(
+        gpus=tuple(GpuUuid(f"SHM-{number}") for number in range(config.shm_gpus)),
+        smallest_slab_bytes=SMALLEST_SLAB_BYTES,
+        largest_slab_bytes=LARGEST_SLAB_BYTES,
+        host_pool_bytes=config.host_pool_bytes,
+        tenant_host_bytes=config.tenant_host_bytes,
+        tenant_quota_bytes=config.tenant_quota_bytes,
+        lend_to_own_gpu=config.lend_to_own_gpu,
+        term_seconds=config.term_seconds,
+        restart_grace_seconds=config.term_seconds * RESTART_GRACE_SECONDS / TERM_SECONDS,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Node:
+    """The parts that are started and stopped."""
+
+    service: BrokerService
+    presence: PresenceServer
+    api: aio.Server
+    health: Health
+    metrics: MetricsServer
+
+
+async def _serve(config: DaemonConfig) -> None:
+    manager = ServiceManager(config.notify_socket)
+    async with contextlib.AsyncExitStack() as stack:
+        stopped = asyncio.create_task(_stop_signal())
+        node = _assembled(config, stack)
+        ticking = asyncio.create_task(node.service.run())
+        pinging = asyncio.create_task(manager.ping(period_seconds=config.watchdog_seconds))
+        node.presence.start()
+        await node.api.start()
+        heard = asyncio.create_task(_keepers_heard(node.service))
+        await _first_of(stopped, ticking, heard)
+        if heard.done():
+            node.health.is_serving = True
+            manager.tell("READY=1")
+            _say_ready(config, node)
+            await _first_of(stopped, ticking)
+        manager.tell("STOPPING=1")
+        await _detach(node)
+        if ticking.done():
+            ticking.result()  # it ends by a fault alone: raise it
+        for task in (stopped, ticking, pinging, heard):
+            task.cancel()
+
+
+def _assembled(config: DaemonConfig, stack: contextlib.AsyncExitStack) -> _Node:
+    """Every part, bound and listening; *stack* closes what needs closing."""
+    loop, clock = asyncio.get_running_loop(), time.monotonic
+    claim = stack.enter_context(SocketClaim(lock=config.lock, group=config.group))
+    settings = broker_settings(config)
+    journal, tally = LogJournal(clock=clock), Tally()
+    broker = Broker(settings, now=clock())
+    service = BrokerService(broker, clock=clock, journal=FanOut(journal, tally))
+    holders = stack.enter_context(contextlib.closing(Holders(loop, service.submit)))
+    keepers = KeeperLinks(
+        [_shm_keeper(config, settings.gpus)],
+        submit=service.submit,
+        holders=holders,
+        daemon_version=__version__,
+    )
+    stack.push_async_callback(keepers.close)
+    presence = PresenceServer(
+        claim.listen(config.presence_socket),
+        service=service,
+        holders=holders,
+        keepers=keepers,
+        settings=settings,
+        clock=clock,
+    )
+    stack.callback(presence.close)
+    service.connect(keepers=keepers, sessions=presence)
+    calls = BrokerCalls(
+        service=service,
+        presence=presence,
+        keepers=keepers,
+        settings=settings,
+        recent_events=journal.recent,
+        clock=clock,
+    )
+    health = Health()
+    api = make_server((calls.handler(), health.handler()))
+    with claim.binding(config.socket):
+        api.add_insecure_port(f"unix:{config.socket}")
+    metrics = _metrics_server(config, on_loop(loop, _reader(service, tally)))
+    stack.callback(metrics.close)
+    keepers.start()
+    return _Node(service=service, presence=presence, api=api, health=health, metrics=metrics)
+
+
+def _shm_keeper(config: DaemonConfig, gpus: tuple[GpuUuid, ...]) -> KeeperAddress:
+    path = Path(config.keeper_socket)
+    command = shm_keeper_command(
+        gpus=config.shm_gpus, gpu_bytes=config.shm_gpu_bytes, socket_path=path
+    )
+    # A file and not our stderr: it outlives whoever reads that, and must never wait for them.
+    process = KeeperProcess(command, log_path=Path(f"{path}.log"))
+    return KeeperAddress(
+        socket_path=path, gpus=gpus, process=process if config.spawns_keepers else None
+    )
+
+
+def _metrics_server(config: DaemonConfig, ask: Callable[[], Reading | None]) -> MetricsServer:
+    host, port = config.metrics_host, config.metrics_port
+    try:
+        return MetricsServer(NodeCollector(ask), host=host, port=port)
+    except OSError as error:
+        msg = f"metrics can't be served at {host}:{port} ({error}): give another --metrics"
+        raise OSError(msg) from error
+
+
+def _reader(service: BrokerService, tally: Tally) -> Callable[[], Reading]:
+    def read() -> Reading:
+        return Reading(snapshot=service.snapshot(), counts=tally.counts(), faults=service.faults)
+
+    return read
+
+
+async def _keepers_heard(service: BrokerService) -> None:
+    """Return when every GPU's keeper was heard, or when clients have waited long enough."""
+    deadline = time.monotonic() + KEEPERS_HEARD_SECONDS
+    while any(gpu.total_bytes == 0 for gpu in service.snapshot().gpus):
+        if time.monotonic() > deadline:
+            _log.warning("serving although not every keeper was heard; see `aquactl status`")
+            return
+        await asyncio.sleep(_LOOK_SECONDS)
+
+
+async def _detach(node: _Node) -> None:
+    """Tell everybody that this daemon leaves; the slabs stay where they are."""
+    node.health.is_serving = False
+    node.presence.announce_restart()
+    # Both take their time, and the metrics' thread may ask this loop once more meanwhile.
+    await asyncio.gather(node.api.stop(_CALLS_END_SECONDS), asyncio.to_thread(node.metrics.close))
+
+
+async def _stop_signal() -> None:
+    """Return at the first SIGTERM or SIGINT; later ones change nothing."""
+    loop, came = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, came.set)
+    await came.wait()
+    _log.info("stopping: leases live on in the keepers")
+
+
+async def _first_of(*tasks: asyncio.Task[None]) -> None:
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+
+
+def _say_ready(config: DaemonConfig, node: _Node) -> None:
+    line = {
+        "event": "ready",
+        "socket": config.socket,
+        "metrics": node.metrics.url,
+        "pid": os.getpid(),
+    }
+    with contextlib.suppress(OSError):  # nobody reads: that is no reason not to serve
+        sys.stdout.write(json.dumps(line) + "\n")
+        sys.stdout.flush()
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+
+
+def _allow_many_descriptors() -> None:
+    """A session is three descriptors and a slab one: the usual soft limit of 1,024 is soon reached."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

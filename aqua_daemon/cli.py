@@ -1,0 +1,145 @@
+"""The command line of `aqua-daemon`: serve a node, keep its memory, or play an owner.
+
+Exit status: 0 it ended as it should, 1 it could not do it, 2 it was asked wrongly. What the words
+may be is config.py's; what is done with them is assembly's and the keeper's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from aqua_daemon import __version__, config
+from aqua_daemon.config import ConfigError
+
+OK, FAILED, USAGE = 0, 1, 2
+
+_COMMANDS = """commands:
+  aqua-daemon [flags]         serve this node (what `aqua-daemon` without a command does)
+  aqua-daemon keeper ...      keep the memory of the stand-in GPUs; daemons come and go
+  aqua-daemon load ...        use memory of a stand-in GPU, as an owner of it would
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line says; the exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        match words:
+            case ["keeper", *rest]:
+                return _keep(rest)
+            case ["load", *rest]:
+                return _load(rest)
+            case _:
+                return _serve(words)
+    except ConfigError as error:
+        sys.stderr.write(f"aqua-daemon: {error}\n")
+        return USAGE
+
+
+def serving_parser() -> argparse.ArgumentParser:
+    """The flags of the daemon; each is a setting of config.py, its words not yet checked."""
+    parser = argparse.ArgumentParser(
+        prog="aqua-daemon",
+        description="Lends the idle GPU memory of this node, as leases that can be taken back.",
+        epilog=_COMMANDS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"aqua-daemon {__version__}")
+    _setting(parser, "shm_gpus", "N", "how many stand-in GPUs of shared memory to serve")
+    _setting(parser, "shm_gpu_bytes", "SIZE", "the size of each, such as 256MiB")
+    _setting(parser, "socket", "PATH", "where clients come (or AQUA_SOCKET)")
+    _setting(parser, "group", "NAME", "whose members may use the sockets; default: the daemon's")
+    _setting(parser, "metrics", "ADDRESS:PORT", "where Prometheus scrapes; port 0 picks one")
+    _claim(parser, "metrics_any_address", "allow --metrics on more than loopback")
+    _setting(parser, "keepers", "spawn|external", "start keepers, or only use those that run")
+    _claim(parser, "lend_to_own_gpu", "lend a process memory of the GPU it borrows for")
+    _setting(
+        parser, "host_pool_bytes", "SIZE", "host memory for data of class store; default: half"
+    )
+    _setting(parser, "tenant_host_bytes", "SIZE", "of it, for one tenant; default: all")
+    _setting(parser, "tenant_quota_bytes", "SIZE", "GPU memory for one tenant; default: all")
+    _setting(parser, "term_seconds", "S", "how long a lease lives without a sign of its holder")
+    return parser
+
+
+def _serve(words: Sequence[str]) -> int:
+    given = vars(serving_parser().parse_args(words))
+    settings = config.read_config({key: text for key, text in given.items() if text is not None})
+    from aqua_daemon import assembly
+
+    return assembly.serve(settings)
+
+
+def _keep(words: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="aqua-daemon keeper",
+        description="Owns the memory of the stand-in GPUs; outlives daemons.",
+        allow_abbrev=False,
+    )
+    _setting(parser, "shm_gpus", "N", "how many GPUs: SHM-0, SHM-1, ...", is_required=True)
+    _setting(parser, "shm_gpu_bytes", "SIZE", "the size of each, such as 256MiB")
+    parser.add_argument("--socket", required=True, metavar="PATH", help="where daemons come")
+    parser.add_argument(
+        "--linger",
+        metavar="S",
+        help="end after so many seconds without a daemon, owner or holder; default: never",
+    )
+    found = parser.parse_args(words)
+    gpus, gpu_bytes = config.read_shm_gpus(found.shm_gpus, found.shm_gpu_bytes)
+    linger = None if found.linger is None else config.parse_seconds("linger", found.linger)
+    path = config.checked_socket(found.socket, suffix="")
+    from aqua_daemon.keeper import program
+
+    return program.main(gpus=gpus, gpu_bytes=gpu_bytes, socket=path, linger_seconds=linger)
+
+
+def _load(words: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="aqua-daemon load",
+        usage="aqua-daemon load --gpu GPU --bytes SIZE [flags] [-- COMMAND ...]",
+        description="Uses memory of a stand-in GPU until it ends, alone or as COMMAND.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--gpu", required=True, help="which one, such as SHM-1")
+    parser.add_argument("--bytes", required=True, metavar="SIZE", help="how much, such as 64MiB")
+    parser.add_argument(
+        "--keeper-socket",
+        metavar="PATH",
+        default=config.default_socket() + config.KEEPER_SUFFIX,
+        help="of the keeper that has the GPU (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--deadline", metavar="S", default="30", help="until it has it all (default: %(default)s)"
+    )
+    own, command = _split_at_command(list(words))
+    found = parser.parse_args(own)
+    nbytes = config.parse_bytes("bytes", found.bytes, 1, config.LARGEST_GPU_BYTES)
+    deadline = config.parse_seconds("deadline", found.deadline)
+    path = config.checked_socket(found.keeper_socket, key="keeper_socket", suffix="")
+    from aqua_daemon.keeper import owner
+
+    return owner.run(found.gpu, nbytes, path, command, deadline_seconds=deadline)
+
+
+def _split_at_command(words: list[str]) -> tuple[list[str], list[str]]:
+    if "--" not in words:
+        return words, []
+    at = words.index("--")
+    return words[:at], words[at + 1 :]
+
+
+def _setting(
+    parser: argparse.ArgumentParser, key: str, metavar: str, text: str, *, is_required: bool = False
+) -> None:
+    default = config.DEFAULTS[key]
+    shown = f"{text} (default: {default})" if default and not is_required else text
+    flag = f"--{key.replace('_', '-')}"
+    parser.add_argument(flag, dest=key, metavar=metavar, required=is_required, help=shown)
+
+
+def _claim(parser: argparse.ArgumentParser, key: str, text: str) -> None:
+    flag = f"--{key.replace('_', '-')}"
+    parser.add_argument(flag, dest=key, action="store_const", const="true", help=text)
