@@ -1,0 +1,93 @@
+"""What a keeper is told and what it says: records of the core in, bytes out, and the other way.
+
+A keeper is this daemon's own program, of this release or its neighbour: what it says is checked for
+being understood, not for being sent by somebody else.
+"""
+
+from __future__ import annotations
+
+from aqua_protos import keeper_pb2
+
+from aqua_daemon.core.instructions import AllocateSlab, FreeSlab
+from aqua_daemon.core.model import (
+    GpuReport,
+    GpuUuid,
+    LeaseId,
+    ProcessIdentity,
+    RequestId,
+    SafetyClass,
+    SessionId,
+    SlabTag,
+    TenantName,
+)
+
+PROTOCOL = 1
+
+
+def attach_request(request_id: int, daemon_version: str) -> bytes:
+    """The first frame of a daemon."""
+    attach = keeper_pb2.Attach(protocol=PROTOCOL, daemon_version=daemon_version)
+    return keeper_pb2.KeeperRequest(request_id=request_id, attach=attach).SerializeToString()
+
+
+def allocate_request(request_id: int, order: AllocateSlab) -> bytes:
+    """Goes with the holder's pidfd and sentinel."""
+    tag = order.tag
+    allocate = keeper_pb2.Allocate(
+        gpu=tag.lender,
+        nbytes=tag.nbytes,
+        tag=keeper_pb2.SlabTag(
+            lease_id=tag.lease_id,
+            session_id=tag.session_id,
+            tenant=tag.tenant,
+            safety_class=tag.safety_class.value,
+            borrower_gpu=tag.borrower or "",
+            holder_pid=tag.holder.pid,
+            holder_start_ticks=tag.holder.start_ticks,
+            holder_uid=tag.holder.uid,
+            request_id=tag.request_id,
+        ),
+    )
+    return keeper_pb2.KeeperRequest(request_id=request_id, allocate=allocate).SerializeToString()
+
+
+def free_request(request_id: int, order: FreeSlab) -> bytes:
+    """Scrub and free one slab."""
+    free = keeper_pb2.Free(gpu=order.gpu, lease_id=order.lease_id)
+    return keeper_pb2.KeeperRequest(request_id=request_id, free=free).SerializeToString()
+
+
+def gpu_report(report: keeper_pb2.GpuReport) -> GpuReport:
+    """How one GPU is now."""
+    return GpuReport(
+        gpu=GpuUuid(report.gpu),
+        total_bytes=report.total_bytes,
+        slab_bytes={LeaseId(slab.tag.lease_id): slab.nbytes for slab in report.slabs},
+        owner_bytes={owner.pid: owner.nbytes for owner in report.owners},
+    )
+
+
+def slab_tags(report: keeper_pb2.GpuReport) -> tuple[SlabTag, ...]:
+    """What the keeper remembers of each slab on one GPU.
+
+    Raises:
+        ValueError: a safety class that this release does not know.
+    """
+    return tuple(_slab_tag(GpuUuid(report.gpu), slab) for slab in report.slabs)
+
+
+def _slab_tag(gpu: GpuUuid, slab: keeper_pb2.SlabReport) -> SlabTag:
+    tag = slab.tag
+    return SlabTag(
+        lease_id=LeaseId(tag.lease_id),
+        session_id=SessionId(tag.session_id),
+        tenant=TenantName(tag.tenant),
+        safety_class=SafetyClass(tag.safety_class),
+        lender=gpu,
+        borrower=GpuUuid(tag.borrower_gpu) if tag.borrower_gpu else None,
+        nbytes=slab.nbytes,
+        holder=ProcessIdentity(
+            pid=tag.holder_pid, start_ticks=tag.holder_start_ticks, uid=tag.holder_uid
+        ),
+        request_id=RequestId(tag.request_id),
+    )
