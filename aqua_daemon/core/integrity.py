@@ -11,7 +11,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from aqua_daemon.core.accounts import GpuAccount, has_host_room, is_coming
-from aqua_daemon.core.model import GpuUuid, Lease, LeaseId, LeaseState, SessionState, TenantName
+from aqua_daemon.core.model import (
+    GpuUuid,
+    Lease,
+    LeaseId,
+    LeaseState,
+    SessionId,
+    SessionState,
+    TenantName,
+)
 from aqua_daemon.core.turn import Books
 
 # In these states the keeper has said that it made the slab and not that it freed it.
@@ -84,16 +92,27 @@ def violations_of_tenant(books: Books, tenant: TenantName) -> Iterator[Violation
 def all_violations(books: Books) -> Iterator[Violation]:
     """Everything that is wrong, with each sum counted again from the leases."""
     ledger = books.ledger
+    on_gpu: dict[GpuUuid, list[Lease]] = {gpu: [] for gpu in ledger.gpus}
+    of_tenant: dict[TenantName, list[Lease]] = {tenant: [] for tenant in ledger.tenants}
+    of_session: dict[SessionId, list[Lease]] = {session: [] for session in ledger.sessions}
     for lease in ledger.leases.values():
         yield from violations_of_lease(books, lease)
         yield from _overdue(books, lease)
-    for account in ledger.gpus.values():
+        on_gpu[lease.lender].append(lease)
+        of_tenant[lease.tenant].append(lease)
+        of_session.get(lease.session_id, []).append(lease)
+    for gpu, account in ledger.gpus.items():
         yield from violations_of_gpu(account)
-        yield from _recounted_gpu(books, account)
+        yield from _recounted_gpu(books, account, on_gpu[gpu])
     for tenant in ledger.tenants:
         yield from violations_of_tenant(books, tenant)
-        yield from _recounted_tenant(books, tenant)
-    yield from _recounted_sessions(books)
+        yield from _recounted_tenant(books, tenant, of_tenant[tenant])
+    for session_id, leases in of_session.items():
+        yield from _recounted_session(books, session_id, leases)
+    host_bytes = sum(account.host_bytes for account in ledger.tenants.values())
+    if host_bytes != ledger.host_bytes:
+        message = f"tenants have {host_bytes} bytes of host room, the node says {ledger.host_bytes}"
+        yield Violation(rule="recount", gpu=None, lease_id=None, message=message)
 
 
 def _overdue(books: Books, lease: Lease) -> Iterator[Violation]:
@@ -105,8 +124,7 @@ def _overdue(books: Books, lease: Lease) -> Iterator[Violation]:
         yield _of(lease, "deadline", f"it was revoking {late_seconds:.3f} s past its deadline")
 
 
-def _recounted_gpu(books: Books, account: GpuAccount) -> Iterator[Violation]:
-    leases = [lease for lease in books.ledger.leases.values() if lease.lender == account.gpu]
+def _recounted_gpu(books: Books, account: GpuAccount, leases: list[Lease]) -> Iterator[Violation]:
     bytes_in = dict.fromkeys(LeaseState, 0)
     for lease in leases:
         bytes_in[lease.state] += lease.nbytes
@@ -124,17 +142,14 @@ def _recounted_gpu(books: Books, account: GpuAccount) -> Iterator[Violation]:
         )
         yield Violation(rule="recount", gpu=account.gpu, lease_id=None, message=message)
     for lease_id, nbytes in account.keeper_slabs.items():
-        known = books.ledger.leases.get(lease_id)
-        if known is None and lease_id not in account.strange_slabs:
+        if lease_id not in books.ledger.leases and lease_id not in account.strange_slabs:
             message = f"its keeper holds {nbytes} bytes of {lease_id}, which nobody accounts for"
             yield Violation(rule="keeper", gpu=account.gpu, lease_id=lease_id, message=message)
 
 
-def _recounted_tenant(books: Books, tenant: TenantName) -> Iterator[Violation]:
-    ledger = books.ledger
-    account = ledger.tenants[tenant]
-    leases = [lease for lease in ledger.leases.values() if lease.tenant == tenant]
-    sessions = [session for session in ledger.sessions.values() if session.tenant == tenant]
+def _recounted_tenant(books: Books, tenant: TenantName, leases: list[Lease]) -> Iterator[Violation]:
+    account = books.ledger.tenants[tenant]
+    sessions = [found for found in books.ledger.sessions.values() if found.tenant == tenant]
     held = sum(lease.nbytes for lease in leases if lease.state is not LeaseState.LOST)
     host = sum(session.host_room.nbytes for session in sessions)
     host += sum(lease.nbytes for lease in leases if has_host_room(lease))
@@ -146,26 +161,19 @@ def _recounted_tenant(books: Books, tenant: TenantName) -> Iterator[Violation]:
         yield Violation(rule="recount", gpu=None, lease_id=None, message=message)
 
 
-def _recounted_sessions(books: Books) -> Iterator[Violation]:
-    ledger = books.ledger
-    host_bytes = sum(account.host_bytes for account in ledger.tenants.values())
-    backed_bytes = dict.fromkeys(ledger.sessions, 0)
-    held: dict[str, set[LeaseId]] = {session_id: set() for session_id in ledger.sessions}
-    for lease in ledger.leases.values():
-        if lease.session_id in held:
-            held[lease.session_id].add(lease.lease_id)
-            backed_bytes[lease.session_id] += lease.nbytes if has_host_room(lease) else 0
-    wrong = [
-        session_id
-        for session_id, account in ledger.session_accounts.items()
-        if account.leases.keys() != held[session_id]
-        or account.backed_bytes != backed_bytes[session_id]
-        or sum(account.leases_on.values()) != len(held[session_id])
-    ]
-    if wrong or host_bytes != ledger.host_bytes:
+def _recounted_session(
+    books: Books, session_id: SessionId, leases: list[Lease]
+) -> Iterator[Violation]:
+    account = books.ledger.session_accounts[session_id]
+    backed_bytes = sum(lease.nbytes for lease in leases if has_host_room(lease))
+    if (
+        account.leases.keys() != {lease.lease_id for lease in leases}
+        or account.backed_bytes != backed_bytes
+        or sum(account.leases_on.values()) != len(leases)
+    ):
         message = (
-            f"the accounts of sessions {wrong} do not match their leases, or {host_bytes} bytes of "
-            f"host room of all tenants are not the node's {ledger.host_bytes}"
+            f"session {session_id} holds {len(leases)} leases with {backed_bytes} bytes of host "
+            f"room, its account says {len(account.leases)} and {account.backed_bytes}"
         )
         yield Violation(rule="recount", gpu=None, lease_id=None, message=message)
 
