@@ -1,0 +1,119 @@
+"""`python -m tests.simulation`: run many seeds, or one again, and say what happened."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+from tests.simulation.run import Outcome, simulate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What many runs came to."""
+
+    seeds: int
+    steps: int
+    seconds: float
+    counts: Counter[str]
+    failures: tuple[int, ...]
+
+    def as_json(self) -> str:
+        """The record that is kept of a long run."""
+        record = {
+            "date": datetime.now(UTC).date().isoformat(),
+            "seeds": self.seeds,
+            "steps": self.steps,
+            "seconds": round(self.seconds, 1),
+            "failures": list(self.failures),
+            "events": self.counts["events"],
+            "python": platform.python_version(),
+            "cores": os.cpu_count(),
+            "counts": dict(sorted(self.counts.items())),
+        }
+        return json.dumps(record, indent=2) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what was asked for; 1 if any promise was broken."""
+    asked = _parser().parse_args(arguments)
+    seeds = [asked.seed] if asked.seed is not None else range(asked.seeds)
+    summary = run_seeds(seeds, steps=asked.steps, jobs=asked.jobs, lines=asked.story)
+    _print_summary(summary)
+    if asked.json is not None:
+        asked.json.parent.mkdir(parents=True, exist_ok=True)
+        asked.json.write_text(summary.as_json())
+    return 1 if summary.failures else 0
+
+
+def run_seeds(seeds: Iterable[int], *, steps: int, jobs: int = 1, lines: int = 20) -> Summary:
+    """Run each of *seeds*, telling the story of those that fail as they do."""
+    seeds = tuple(seeds)
+    started = time.monotonic()
+    counts: Counter[str] = Counter()
+    failures: list[int] = []
+    for outcome in _outcomes(seeds, steps, jobs):
+        counts.update(outcome.counts)
+        if outcome.failure:
+            failures.append(outcome.seed)
+            _print_failure(outcome, lines)
+    return Summary(
+        seeds=len(seeds),
+        steps=steps,
+        seconds=time.monotonic() - started,
+        counts=counts,
+        failures=tuple(failures),
+    )
+
+
+def _outcomes(seeds: tuple[int, ...], steps: int, jobs: int) -> Iterable[Outcome]:
+    if jobs == 1:
+        yield from (simulate(seed, steps) for seed in seeds)
+        return
+    with ProcessPoolExecutor(jobs) as pool:
+        yield from pool.map(partial(simulate, steps=steps), seeds, chunksize=4)
+
+
+def _print_failure(outcome: Outcome, lines: int) -> None:
+    print(f"seed {outcome.seed} failed: {outcome.failure}")
+    for line in outcome.story[-lines:]:
+        print(f"    {line}")
+    print(outcome.where, end="")
+    print(f"  again: {outcome.replay}", flush=True)
+
+
+def _print_summary(summary: Summary) -> None:
+    for what, number in sorted(summary.counts.items()):
+        print(f"  {number:>10,}  {what}")
+    rate = summary.counts["events"] / max(summary.seconds, 1e-9)
+    print(
+        f"{summary.seeds} seeds x {summary.steps} steps: {summary.counts['events']:,} events in "
+        f"{summary.seconds:.1f} s ({rate:,.0f}/s with the oracle), {len(summary.failures)} failures"
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--seeds", type=int, default=200, help="run seeds 0 to N-1")
+    which.add_argument("--seed", type=int, help="run this one seed again")
+    parser.add_argument("--steps", type=int, default=500, help="acts and faults in each run")
+    parser.add_argument("--story", type=int, default=20, help="lines told of a failed run")
+    parser.add_argument("--jobs", type=int, default=1, help="processes to run seeds in")
+    parser.add_argument("--json", type=Path, help="keep the summary there")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

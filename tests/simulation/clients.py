@@ -1,0 +1,412 @@
+"""A client process: its link to the daemon, its calls, and how it answers what is pushed.
+
+It is honest: it unmaps before it says so, names every lease it knows, answers unknown revokes
+at once. What it is not is reliable: it may be slow, stuck, stopped, forked or dead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Protocol, assert_never
+
+from aqua_daemon.core.errors import BrokerError
+from aqua_daemon.core.events import (
+    HostRoomRequested,
+    KeepaliveReceived,
+    LeaseRequested,
+    LeasesReleased,
+    RevokeAcknowledged,
+    SessionClosed,
+    SessionOpened,
+    SessionReattached,
+)
+from aqua_daemon.core.instructions import (
+    Answer,
+    AnswerGranted,
+    AnswerHostRoom,
+    AnswerKeepalive,
+    SendRevoke,
+    TellLost,
+)
+from aqua_daemon.core.model import (
+    GpuUuid,
+    Lease,
+    LeaseId,
+    RequestId,
+    SafetyClass,
+    SessionId,
+)
+from tests.simulation.calls import Caller
+from tests.simulation.daemon import Connection, Daemon
+from tests.simulation.holdings import Holdings
+from tests.simulation.stage import Stage
+from tests.simulation.truth import Process, Slab
+
+_STUCK = 0.12  # of revokes: never answered while faults strike
+_SLOW = 0.15  # of revokes: answered when it is too late
+
+
+class Judge(Protocol):
+    """Who is told what a client really did, before the daemon can know."""
+
+    def mapped(self, process: Process, lease: Lease, slab: Slab | None) -> None: ...
+
+    def claimed(self, lease_ids: tuple[LeaseId, ...]) -> None: ...
+
+    def told_gone(self, lease_id: LeaseId, slab: Slab, how: str) -> None: ...
+
+    def session_refused(self, session_id: SessionId, error: BrokerError) -> None: ...
+
+    def wrongly_refused(self, event: object, error: BrokerError) -> None: ...
+
+
+class Client:
+    """One process of a tenant that uses the client library."""
+
+    def __init__(
+        self,
+        process: Process,
+        *,
+        home_gpu: GpuUuid | None,
+        term_seconds: float,
+        stage: Stage,
+        judge: Judge,
+        find_daemon: Callable[[], Daemon | None],
+        find_slab: Callable[[LeaseId], Slab | None],
+    ) -> None:
+        self.process = process
+        self.home_gpu = home_gpu
+        self.holdings = Holdings(process, stage)
+        self.session_id: SessionId | None = None
+        self.connection: Connection | None = None
+        self.stuck: list[tuple[LeaseId, ...]] = []
+        self.closed_leases: dict[LeaseId, None] = {}  # given back or refused: never mapped again
+        self._daemon: Daemon | None = None
+        self._stage = stage
+        self._judge = judge
+        self._find_daemon = find_daemon
+        self._find_slab = find_slab
+        self._beat_seconds = term_seconds / 3
+        self.caller = Caller(self, stage)
+        self.connect()
+        self._beat()
+
+    # --- the process -------------------------------------------------------------------------
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it runs and may call."""
+        process = self.process
+        return process.is_alive and not process.is_stopped and self.session is not None
+
+    @property
+    def session(self) -> tuple[Daemon, Connection, SessionId] | None:
+        """Daemon, connection and session, when it has all three."""
+        if self._daemon is None or self.connection is None or self.session_id is None:
+            return None
+        return self._daemon, self.connection, self.session_id
+
+    def fork(self, pid: int) -> Process:
+        """A child that uses nothing of the library but keeps what it inherited."""
+        return self.process.fork(pid)
+
+    def go_on(self) -> None:
+        """Continue after a stop."""
+        if self.process.is_stopped:
+            self.process.is_stopped = False
+            self._stage.tell("process {} goes on", self.process.identity.pid)
+            self.caller.resume()
+
+    def hang_up_if_dead(self) -> None:
+        """The kernel closes the connection when the last of the family has ended."""
+        if not self.process.family_lives and self.connection and self._daemon:
+            self.connection.up.send(partial(self._daemon.hung_up, self.connection))
+
+    # --- the connection ----------------------------------------------------------------------
+
+    def connect(self) -> None:
+        """Open a presence connection: anew, or for the session that it has."""
+        if self.connection is not None or not self.process.is_alive:
+            return
+        daemon = self._find_daemon()
+        if daemon is None:
+            self.connect_after(self._stage.chance.between(0.05, 0.5))
+            return
+        self._daemon = daemon
+        self.connection = Connection(self, self._stage)
+        self.connection.up.send(partial(daemon.hello, self.connection, self._hello()))
+
+    def connect_after(self, seconds: float) -> None:
+        """Try again after a while."""
+        self._stage.agenda.after(seconds, partial(self.caller.awake, self.connect))
+
+    def welcomed(self, connection: Connection, session_id: SessionId) -> None:
+        """The daemon has answered the hello."""
+        self.caller.awake(partial(self._welcomed, connection, session_id))
+
+    def refused(self, connection: Connection, error: BrokerError) -> None:
+        """The daemon does not take the hello."""
+        self.caller.awake(partial(self._refused, connection, error))
+
+    def closed(self, connection: Connection) -> None:
+        """The daemon has closed the connection, or died."""
+        self.caller.awake(partial(self._closed, connection))
+
+    def break_presence(self, away_seconds: float) -> None:
+        """Lose the connection and come back on another one."""
+        if self.session is None:
+            return
+        daemon, connection, _ = self.session
+        connection.up.send(partial(daemon.hung_up, connection))
+        connection.down.cut()
+        self.connection = None
+        self.connect_after(away_seconds)
+
+    def say_goodbye(self) -> None:
+        """Unmap everything and end the session; the process goes on and may open another."""
+        if self.session is None:
+            return
+        daemon, connection, session_id = self.session
+        held = tuple(self.holdings.slabs)
+        for lease_id in held:
+            self._close(lease_id)
+        for number in list(self.holdings.items):
+            self.holdings.forget(number)
+        self._judge.claimed(held)
+        closed = SessionClosed(session_id=session_id)
+        connection.up.send(partial(daemon.frame, connection, closed))
+        connection.up.send(partial(daemon.hung_up, connection))
+        connection.down.cut()
+        self.session_id = self.connection = None
+        self.stuck.clear()
+        self.holdings = Holdings(self.process, self._stage)
+        self.connect_after(self._stage.chance.between(0.1, 3.0))
+
+    # --- leases ------------------------------------------------------------------------------
+
+    def acquire(self, nbytes: int, safety_class: SafetyClass) -> None:
+        """Borrow a slab."""
+        if self.session_id is None:
+            return
+        event = LeaseRequested(
+            session_id=self.session_id,
+            request_id=RequestId(self._stage.chance.new_id()),
+            lease_id=LeaseId(self._stage.chance.new_id()),
+            nbytes=nbytes,
+            safety_class=safety_class,
+        )
+        self._acquire(event, tries=3)
+
+    def release(self, lease_ids: tuple[LeaseId, ...]) -> None:
+        """Give slabs back that are not needed; their items go to host memory or are dropped."""
+        self._give_back(lease_ids, kind=LeasesReleased)
+
+    def unstick(self) -> None:
+        """Answer the revokes that were not answered."""
+        stuck, self.stuck = self.stuck, []
+        for lease_ids in stuck:
+            self.caller.awake(partial(self._acknowledge, lease_ids))
+
+    def pushed(self, order: SendRevoke | TellLost | AnswerKeepalive) -> None:
+        """The daemon said something over the presence connection."""
+        self.caller.awake(partial(self._serve, order, self.session_id))
+
+    def hold_in_host(self, nbytes: int) -> None:
+        """Keep an item in host memory, if the ledger has room for it."""
+        if self.session_id is None:
+            return
+        self.holdings.asked_bytes += nbytes
+        event = HostRoomRequested(
+            session_id=self.session_id,
+            request_id=RequestId(self._stage.chance.new_id()),
+            host_room=self.holdings.host_room(),
+        )
+        self.caller.call(event, partial(self._host_room_told, self.holdings, nbytes), seconds=1.0)
+
+    # --- private -----------------------------------------------------------------------------
+
+    def _hello(self) -> SessionOpened | SessionReattached:
+        if self.session_id is None:
+            return SessionOpened(
+                session_id=SessionId(self._stage.chance.new_id()),
+                tenant=self.process.tenant,
+                process=self.process.identity,
+                home_gpu=self.home_gpu,
+                is_admin=False,
+            )
+        return SessionReattached(
+            session_id=self.session_id,
+            request_id=RequestId(self._stage.chance.new_id()),
+            tenant=self.process.tenant,
+            process=self.process.identity,
+            home_gpu=self.home_gpu,
+            is_admin=False,
+            uses=self.holdings.uses(),
+            host_room=self.holdings.host_room(),
+        )
+
+    def _welcomed(self, connection: Connection, session_id: SessionId) -> None:
+        if connection is self.connection:
+            self.session_id = session_id
+
+    def _refused(self, connection: Connection, error: BrokerError) -> None:
+        if connection is not self.connection or self.session_id is None:
+            return
+        self._judge.session_refused(self.session_id, error)
+        self._lose(tuple(self.holdings.slabs), "with their session")
+        self.session_id = None  # what it has in host memory it keeps, and states anew
+        self.holdings.is_unbacked = True
+        self.stuck.clear()
+
+    def _closed(self, connection: Connection) -> None:
+        if connection is self.connection:
+            self.connection = None
+            self.connect_after(self._stage.chance.between(0.02, 1.0))
+
+    def _beat(self) -> None:
+        if not self.process.is_alive:
+            return
+        self._stage.agenda.after(self._beat_seconds, self._beat)
+        if self.session is None or self.process.is_stopped:
+            return
+        daemon, connection, session_id = self.session
+        event = KeepaliveReceived(
+            session_id=session_id,
+            request_id=RequestId(self._stage.chance.new_id()),
+            uses=self.holdings.uses(),
+            host_room=self.holdings.host_room(),
+        )
+        connection.up.send(partial(daemon.frame, connection, event))
+
+    def _acquire(self, event: LeaseRequested, *, tries: int) -> None:
+        seconds = self._stage.chance.pick((0.2, 1.0, 3.0))
+        self.caller.call(event, partial(self._acquired, event, tries), seconds=seconds)
+
+    def _acquired(
+        self, event: LeaseRequested, tries: int, answer: Answer | BrokerError | None
+    ) -> None:
+        if event.session_id != self.session_id:
+            return
+        match answer:
+            case AnswerGranted(lease=lease):
+                self._take(lease)
+            case None if tries > 0 and self._stage.chance.happens(0.7):
+                self._stage.count("acquires repeated")
+                again = replace(event, lease_id=LeaseId(self._stage.chance.new_id()))
+                self._acquire(again, tries=tries - 1)
+            case BrokerError():
+                self._stage.count(f"refused: {answer.reason}")
+            case _:
+                self._stage.count("acquires given up")
+
+    def _take(self, lease: Lease) -> None:
+        lease_id = lease.lease_id
+        if lease_id in self.closed_leases or lease_id in self.holdings.slabs:
+            return
+        slab = self._find_slab(lease_id)
+        self._judge.mapped(self.process, lease, slab)
+        if slab is None:
+            self._give_back((lease_id,), kind=LeasesReleased)  # it can't be opened: its keeper died
+        else:
+            self.holdings.take(lease, slab)
+
+    def _serve(
+        self, order: SendRevoke | TellLost | AnswerKeepalive, session_id: SessionId | None
+    ) -> None:
+        if session_id != self.session_id:
+            return  # of a session that it has left
+        match order:
+            case SendRevoke(lease_ids=lease_ids):
+                self._serve_revoke(lease_ids, order.reason.value)
+            case TellLost(lease_ids=lease_ids):
+                self._lose(lease_ids, "lost")
+            case AnswerKeepalive(ended=ended):
+                self._lose(tuple(i for i in ended if i in self.holdings.slabs), "ended")
+            case _:
+                assert_never(order)
+
+    def _serve_revoke(self, lease_ids: tuple[LeaseId, ...], reason: str) -> None:
+        unknown = tuple(i for i in lease_ids if i not in self.holdings.slabs)
+        if unknown:
+            self._stage.count("revokes of unknown leases")
+            self._acknowledge(unknown)
+        fresh = [i for i in lease_ids if i not in unknown and not self.holdings.slabs[i].is_fenced]
+        if not fresh:
+            return
+        self._stage.count(f"revokes served: {reason}")
+        for lease_id in fresh:
+            self.holdings.slabs[lease_id].is_fenced = True
+        middle = len(fresh) // 2 if self._stage.chance.strikes(0.3) else 0
+        for part in (tuple(fresh[:middle]), tuple(fresh[middle:])):
+            if part:
+                self._plan(part)
+
+    def _plan(self, lease_ids: tuple[LeaseId, ...]) -> None:
+        if self._stage.chance.strikes(_STUCK):
+            self._stage.count("revokes left unanswered")
+            self.stuck.append(lease_ids)
+            return
+        is_slow = self._stage.chance.strikes(_SLOW)
+        seconds = self._stage.chance.between(*((1.5, 6.0) if is_slow else (0.005, 0.8)))
+        act = partial(self.caller.awake, partial(self._acknowledge, lease_ids))
+        self._stage.agenda.after(seconds, act)
+
+    def _acknowledge(self, lease_ids: tuple[LeaseId, ...]) -> None:
+        self._give_back(lease_ids, kind=RevokeAcknowledged)
+
+    def _give_back(
+        self, lease_ids: tuple[LeaseId, ...], *, kind: type[LeasesReleased | RevokeAcknowledged]
+    ) -> None:
+        if self.session_id is None:
+            return
+        for lease_id in lease_ids:
+            if lease_id in self.holdings.slabs:
+                self.holdings.evacuate(lease_id)
+            self._close(lease_id)
+        self._judge.claimed(lease_ids)
+        event = kind(
+            session_id=self.session_id,
+            request_id=RequestId(self._stage.chance.new_id()),
+            lease_ids=lease_ids,
+            host_room=self.holdings.host_room(),
+        )
+        self._insist(event)
+
+    def _host_room_told(
+        self, holdings: Holdings, nbytes: int, answer: Answer | BrokerError | None
+    ) -> None:
+        holdings.asked_bytes -= nbytes
+        if isinstance(answer, AnswerHostRoom):
+            if answer.host_room.nbytes >= holdings.host_bytes + holdings.asked_bytes + nbytes:
+                self._stage.count("offloads to host")
+                holdings.put_in_host(nbytes)
+        elif isinstance(answer, BrokerError):
+            self._stage.count(f"refused: {answer.reason}")
+
+    def _insist(self, event: LeasesReleased | RevokeAcknowledged) -> None:
+        if event.session_id == self.session_id:
+            seconds = self._stage.chance.between(0.2, 1.0)
+            self.caller.call(event, partial(self._given_back, event), seconds=seconds)
+
+    def _given_back(
+        self, event: LeasesReleased | RevokeAcknowledged, answer: Answer | BrokerError | None
+    ) -> None:
+        if answer is None:
+            self._insist(event)
+        elif isinstance(answer, BrokerError) and event.session_id == self.session_id:
+            self._judge.wrongly_refused(event, answer)
+
+    def _lose(self, lease_ids: tuple[LeaseId, ...], how: str) -> None:
+        for lease_id in lease_ids:
+            held = self.holdings.slabs.get(lease_id)
+            if held is not None:
+                self._judge.told_gone(lease_id, held.slab, how)
+                self.holdings.evacuate(lease_id)
+            self._close(lease_id)
+
+    def _close(self, lease_id: LeaseId) -> None:
+        self.closed_leases[lease_id] = None
+        if lease_id in self.holdings.slabs:
+            self.holdings.close(lease_id)
