@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -60,11 +60,18 @@ def running_node(
     *,
     gpus: int = 4,
     gpu_bytes: int = 64 * MIB,
+    variables: Mapping[str, str] | None = None,
     **flags: str | float | bool,
 ) -> Iterator[Node]:
-    """A ready node; *flags* go to the daemon (`lend_to_own_gpu=True`, `state_dir=...`)."""
+    """A ready node; *flags* go to the daemon (`lend_to_own_gpu=True`), *variables* to its world."""
     with short_directory() as made:
-        node = Node(made if directory is None else directory, gpus, gpu_bytes, flags)
+        node = Node(
+            made if directory is None else directory,
+            gpus=gpus,
+            gpu_bytes=gpu_bytes,
+            variables=variables or {},
+            flags=flags,
+        )
         try:
             node.start_daemon()
             yield node
@@ -76,9 +83,16 @@ class Node:
     """One daemon with its keeper and whatever `load` started."""
 
     def __init__(
-        self, directory: Path, gpus: int, gpu_bytes: int, flags: dict[str, str | float | bool]
+        self,
+        directory: Path,
+        *,
+        gpus: int,
+        gpu_bytes: int,
+        variables: Mapping[str, str],
+        flags: Mapping[str, str | float | bool],
     ) -> None:
         self.directory = directory
+        self._variables = variables
         self.socket = str(directory / "aqua.sock")
         self.keeper_socket = f"{self.socket}.keeper-shm"
         self.metrics_url = ""
@@ -126,6 +140,11 @@ class Node:
 
     def continue_daemon(self) -> None:
         self.daemon.send_signal(signal.SIGCONT)
+
+    @property
+    def flags(self) -> list[str]:
+        """What the daemon was started with, for starting another one like it."""
+        return list(self._flags)
 
     def keeper_pid(self) -> int:
         """The keeper of the shm GPUs, found among all processes by its arguments."""
@@ -176,7 +195,7 @@ class Node:
             return subprocess.Popen(
                 [sys.executable, "-m", "aqua_daemon", *words],
                 cwd=self.directory,
-                env=environment(),
+                env=environment(**self._variables),
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
@@ -208,7 +227,7 @@ class Node:
         return [(pid, words) for pid, words in _all_processes() if any(mine in w for w in words)]
 
 
-def flag_words(flags: dict[str, str | float | bool]) -> list[str]:
+def flag_words(flags: Mapping[str, str | float | bool]) -> list[str]:
     """`{"state_dir": "x", "lend_to_own_gpu": True}` as command-line words."""
     words = []
     for name, value in flags.items():
