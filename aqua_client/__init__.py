@@ -1,3 +1,91 @@
-"""Page tensors into leased memory of neighbouring GPUs."""
+"""Page tensors into leased memory of neighbouring GPUs.
+
+    handle = aqua_client.offload(tensor)
+    tensor = handle.fetch()
+
+Public names resolve at their first use, so that importing this costs nothing: no torch, no gRPC.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aqua_client.client import Client, connect, offload, stats
+    from aqua_client.errors import (
+        AquaError,
+        BrokerUnreachable,
+        ForkedChild,
+        HandleReleased,
+        InsufficientMemory,
+        InvalidRequest,
+        InvalidSetting,
+        LeaseLost,
+        NotAnOwner,
+        Refused,
+        UnsupportedTensor,
+    )
+    from aqua_client.fallback import AquaWarning
+    from aqua_client.producing import Producer, producer
+    from aqua_client.tensors import OffloadedTensor
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "client": ("Client", "connect", "offload", "stats"),
+    "errors": (
+        "AquaError",
+        "BrokerUnreachable",
+        "ForkedChild",
+        "HandleReleased",
+        "InsufficientMemory",
+        "InvalidRequest",
+        "InvalidSetting",
+        "LeaseLost",
+        "NotAnOwner",
+        "Refused",
+        "UnsupportedTensor",
+    ),
+    "fallback": ("AquaWarning",),
+    "producing": ("Producer", "producer"),
+    "tensors": ("OffloadedTensor",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "AquaError",
+    "AquaWarning",
+    "BrokerUnreachable",
+    "Client",
+    "ForkedChild",
+    "HandleReleased",
+    "InsufficientMemory",
+    "InvalidRequest",
+    "InvalidSetting",
+    "LeaseLost",
+    "NotAnOwner",
+    "OffloadedTensor",
+    "Producer",
+    "Refused",
+    "UnsupportedTensor",
+    "connect",
+    "offload",
+    "producer",
+    "stats",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        return importlib.import_module(f"{__name__}.{name}")
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

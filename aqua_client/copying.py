@@ -15,7 +15,7 @@ import torch
 from aqua_client.errors import AquaError
 from aqua_client.layouts import Layout
 from aqua_client.mapping import Mapping
-from aqua_client.wire import Grant
+from aqua_client.records import Grant
 
 # Between two chunks other threads get their turn at the memory, and a closing client is noticed.
 CHUNK_BYTES = 16 * 2**20

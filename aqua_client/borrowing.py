@@ -1,0 +1,214 @@
+"""Asks the daemon: for slabs, for host room, and to take slabs back. Never under the lock.
+
+Story of a borrowed slab: nothing held has room; one thread at a time asks (others wait, then look
+again); the daemon's answer is mapped; and only under the lock, where a revoke that overtook the
+answer is noticed, does it become a slab.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from aqua_client.copying import Memory, UnusableSlab
+from aqua_client.errors import BrokerUnreachable, InsufficientMemory, Refused
+from aqua_client.fallback import BackOff, Shortage
+from aqua_client.lender import Lender
+from aqua_client.records import Grant, SafetyClass
+from aqua_client.slabs import Place, Slab, Stored
+from aqua_client.tiers import Tiers
+
+# Ids that were acknowledged although nothing was known of them; calls in flight are far fewer.
+REMEMBERED_DISOWNED = 1024
+SMALLER_MAY_DO = frozenset({"no_room", "no_host_room", "quota"})
+
+logger = logging.getLogger("aqua")
+
+
+class Borrowing:
+    """The way to the daemon for everybody who needs memory."""
+
+    def __init__(self, tiers: Tiers, lender: Lender) -> None:
+        self._tiers = tiers
+        self._lender = lender
+        self._answered = threading.Condition(tiers.lock)
+        self._asking: set[SafetyClass] = set()
+        self._back_off = BackOff()
+        self._disowned: OrderedDict[str, None] = OrderedDict()
+
+    def put(self, nbytes: int, stored: Stored, *, seconds: float, avoid_gpu: str = "") -> Place:
+        """A place in a slab, for all of *nbytes* or for the first part of them.
+
+        Raises:
+            Shortage: no slab is held or to be had that has room; its reason says why.
+        """
+        end = time.monotonic() + seconds
+        tiers = self._tiers
+        with tiers.lock:
+            while True:
+                # A tensor of several slabs fills whole ones first.
+                part = min(nbytes, self._lender.largest_slab_bytes or nbytes)
+                place = tiers.put(part, stored, avoid_gpu=avoid_gpu)
+                if place is not None:
+                    return place
+                self._check_worth_asking(stored.safety)
+                if stored.safety not in self._asking:
+                    break
+                if not self._answered.wait(end - time.monotonic()):
+                    raise Shortage("busy")
+            size = self._next_slab_bytes(nbytes, stored.safety)
+            self._asking.add(stored.safety)
+        try:
+            return self._borrow(size, nbytes, stored, end=end, avoid_gpu=avoid_gpu)
+        finally:
+            with tiers.lock:
+                self._asking.discard(stored.safety)
+                self._answered.notify_all()
+
+    def reserve_host(self, nbytes: int) -> None:
+        """Claim host memory; the caller gives it up.
+
+        Raises:
+            InsufficientMemory: the daemon's ledger, or this process's own limit, has no room.
+        """
+        host = self._tiers.host
+        with self._tiers.lock:
+            host.claim(nbytes)
+            if not self._lender.reason and host.is_reserved:
+                return
+        try:
+            self._reserve_claimed(nbytes)
+        except BaseException:
+            with self._tiers.lock:
+                host.give_up(nbytes)
+            raise
+
+    def give_back(self, slabs: Sequence[Slab], *, seconds: float | None = None) -> None:
+        """Tell the daemon of slabs that are unmapped. Failing is no harm: it takes them back."""
+        acknowledged = [slab.lease_id for slab in slabs if slab.is_revoked]
+        released = [slab.lease_id for slab in slabs if not slab.is_revoked]
+        with self._tiers.lock:
+            for slab in slabs:
+                self._tiers.host.uncover(slab.lease_id)
+            room = self._tiers.host.statement()
+        try:
+            if acknowledged:
+                self._lender.acknowledge(acknowledged, room, seconds=seconds)
+            if released:
+                self._lender.release(released, room, seconds=seconds)
+        except (BrokerUnreachable, Refused) as error:
+            # A revoke is sent again at the next contact; what is not named is taken back.
+            logger.info("the daemon was not told of %d returned slabs: %s", len(slabs), error)
+
+    def disown(self, lease_ids: Sequence[str]) -> None:
+        """Acknowledge leases that are not known: given back before, or granted this moment."""
+        with self._tiers.lock:
+            for lease_id in lease_ids:
+                self._disowned[lease_id] = None
+            while len(self._disowned) > REMEMBERED_DISOWNED:
+                self._disowned.popitem(last=False)
+            room = self._tiers.host.statement()
+        try:
+            self._lender.acknowledge(lease_ids, room)
+        except (BrokerUnreachable, Refused) as error:
+            logger.info("unknown leases were not acknowledged, they are asked for again: %s", error)
+
+    def _check_worth_asking(self, safety: SafetyClass) -> None:
+        reason = self._lender.reason or self._back_off.reason(safety)
+        if reason:
+            raise Shortage(reason)
+
+    def _next_slab_bytes(self, nbytes: int, safety: SafetyClass) -> int:
+        """Twice as large for each slab held, and large enough for *nbytes* if slabs can be."""
+        held = sum(slab.safety is safety for slab in self._tiers.slabs.values())
+        size = smallest = max(1, self._lender.smallest_slab_bytes)
+        largest = max(smallest, self._lender.largest_slab_bytes)
+        while size < largest and (held > 0 or size < nbytes):
+            size, held = size * 2, held - 1
+        return min(size, largest)
+
+    def _borrow(
+        self, size: int, nbytes: int, stored: Stored, *, end: float, avoid_gpu: str
+    ) -> Place:
+        """Ask for a slab; for smaller ones while there is no room, until the smallest."""
+        smallest = self._lender.smallest_slab_bytes
+        while True:
+            try:
+                seconds = max(0.001, end - time.monotonic())
+                grant = self._lender.acquire(size, stored.safety, seconds=seconds)
+                slab = Slab(grant, Memory.of_grant(grant), now=time.monotonic())
+            except (Refused, BrokerUnreachable, UnusableSlab) as error:
+                if error.reason in SMALLER_MAY_DO and size > smallest and time.monotonic() < end:
+                    size = max(smallest, size // 2)
+                    continue
+                self._note_failure(stored.safety, error)
+                if isinstance(error, UnusableSlab):
+                    self._return_unused(grant)
+                raise Shortage(error.reason) from error
+            return self._take_in(slab, nbytes, stored, avoid_gpu)
+
+    def _note_failure(
+        self, safety: SafetyClass, error: Refused | BrokerUnreachable | UnusableSlab
+    ) -> None:
+        if isinstance(error, UnusableSlab):
+            logger.warning("a granted slab can't be used: %s", error)
+        with self._tiers.lock:
+            self._back_off.note(safety, error.reason)
+
+    def _take_in(self, slab: Slab, nbytes: int, stored: Stored, avoid_gpu: str) -> Place:
+        with self._tiers.lock:
+            if slab.lease_id not in self._disowned:
+                self._tiers.add_slab(slab)
+                self._tiers.counters.leases_granted += 1
+                if slab.lender_gpu != avoid_gpu:
+                    return slab.put(min(nbytes, slab.nbytes), stored, now=time.monotonic())
+                raise Shortage("same_gpu")
+        slab.memory.close()  # revoked, and acknowledged as unknown, before the grant came in
+        raise Shortage("revoked")
+
+    def _return_unused(self, grant: Grant) -> None:
+        with self._tiers.lock:
+            room = self._tiers.host.statement()
+        try:
+            self._lender.release([grant.lease_id], room)
+        except (BrokerUnreachable, Refused) as error:
+            logger.info("lease %s is left to lapse: %s", grant.lease_id, error)
+
+    def _reserve_claimed(self, nbytes: int) -> None:
+        host = self._tiers.host
+        reason = self._lender.reason
+        for rounded in (True, False):
+            if reason:
+                break
+            with self._tiers.lock:
+                wish = host.wish(rounded=rounded)
+            try:
+                granted = self._lender.reserve_host(wish)
+            except Refused as error:
+                if rounded:
+                    continue  # perhaps there is room for what is needed, not for a whole step
+                raise self._no_room(nbytes, error.reason, has_daemon=True) from error
+            except BrokerUnreachable as error:
+                reason = error.reason
+            else:
+                with self._tiers.lock:
+                    host.granted(granted)
+                return
+        with self._tiers.lock:
+            is_allowed = host.free_bytes(has_daemon=False) >= 0
+        if not is_allowed:
+            raise self._no_room(nbytes, reason, has_daemon=False)
+
+    def _no_room(self, nbytes: int, reason: str, *, has_daemon: bool) -> InsufficientMemory:
+        """What to raise while *nbytes* that there is no room for are claimed."""
+        with self._tiers.lock:
+            free = self._tiers.host.free_bytes(has_daemon=has_daemon) + nbytes
+            return InsufficientMemory(
+                asked_bytes=nbytes,
+                peer_free_bytes=self._tiers.free_slab_bytes,
+                host_free_bytes=max(0, free),
+                reason=reason,
+            )

@@ -1,0 +1,162 @@
+"""The client: what a program talks to, and the one that the module's own functions use.
+
+    with aqua_client.connect() as client:
+        handle = client.offload(tensor)
+
+Covers making, closing and forking. What is done with tensors is `tensors`'.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import warnings
+from dataclasses import replace
+from types import TracebackType
+from typing import Self
+
+import torch
+
+from aqua_client import tensors
+from aqua_client.errors import InvalidSetting
+from aqua_client.pager import Pager
+from aqua_client.session import Session
+from aqua_client.settings import ClientSettings, Fallback
+from aqua_client.tensors import OffloadedTensor
+
+
+class Client:
+    """One link to the node's memory. Threads may share it. Close it, or use `with`."""
+
+    def __init__(self, settings: ClientSettings | None = None) -> None:
+        """Connect; without a daemon it works on host memory, and goes on trying.
+
+        Raises:
+            InvalidSetting: the environment has a value that is not allowed.
+        """
+        self._pager = Pager(settings or ClientSettings.from_environment(), Session)
+        _open_pagers.add(self._pager)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def offload(self, tensor: torch.Tensor, *, keep: str = "store") -> OffloadedTensor:
+        """Copy *tensor* into memory leased from other GPUs, or the host's where there is none.
+
+        *keep*: "store" survives when a lease is taken back, "cache" may be dropped then.
+
+        Raises:
+            UnsupportedTensor: it is not a dense tensor with bytes of its own.
+            InsufficientMemory: nowhere is room; the tensor is as it was.
+            BrokerUnreachable: there is no leased memory, and `fallback="error"`.
+            ForkedChild: connect anew in this process.
+        """
+        return tensors.offload(self._pager, tensor, keep)
+
+    def stats(self) -> dict[str, object]:
+        """What went where and why: the link's state, bytes by tier, leases by GPU, counters."""
+        return self._pager.stats()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was closed."""
+        return self._pager.is_closed
+
+    def close(self) -> None:
+        """Give everything back; handles hold nothing afterwards. Idempotent, and quick."""
+        if self._pager in _open_pagers:
+            _open_pagers.discard(self._pager)
+            self._pager.close()
+
+    def __del__(self) -> None:
+        # Only warns: the handles that it made may live on, and closing is not a finalizer's work.
+        if getattr(self, "_pager", None) in _open_pagers and self is not _default.client:
+            warnings.warn("a Client was never closed", ResourceWarning, stacklevel=2)
+
+
+class _Default:
+    """The client of the module's own functions, made at its first use."""
+
+    def __init__(self) -> None:
+        self.client: Client | None = None
+        self.lock = threading.Lock()
+
+
+def connect(
+    *, socket: str | None = None, home_gpu: str | None = None, fallback: str | None = None
+) -> Client:
+    """A new client, which `aqua_client.offload` uses too from now on.
+
+    What is not given comes from the environment. In a forked child this is how to begin anew.
+
+    Raises:
+        InvalidSetting: a value is not allowed.
+    """
+    settings = ClientSettings.from_environment()
+    if socket is not None:
+        settings = replace(settings, socket_path=socket)
+    if home_gpu is not None:
+        settings = replace(settings, home_gpu=home_gpu)
+    if fallback is not None:
+        settings = replace(settings, fallback=_fallback(fallback))
+    client = Client(settings)
+    with _default.lock:
+        _default.client = client
+    return client
+
+
+def offload(tensor: torch.Tensor, *, keep: str = "store") -> OffloadedTensor:
+    """`Client.offload` of the process's own client, which needs no set-up."""
+    return _own_client().offload(tensor, keep=keep)
+
+
+def stats() -> dict[str, object]:
+    """`Client.stats` of the process's own client."""
+    return _own_client().stats()
+
+
+def _own_client() -> Client:
+    client = _default.client
+    if client is None or client.is_closed:
+        with _default.lock:
+            client = _default.client
+            if client is None or client.is_closed:
+                client = _default.client = Client()
+    return client
+
+
+def _fallback(value: str) -> Fallback:
+    try:
+        return Fallback(value)
+    except ValueError:
+        allowed = " or ".join(repr(one.value) for one in Fallback)
+        raise InvalidSetting.of("fallback", value, allowed) from None
+
+
+def _close_all() -> None:
+    for pager in tuple(_open_pagers):
+        _open_pagers.discard(pager)
+        pager.close()
+
+
+def _abandon_all() -> None:
+    """In a forked child: everything raises ForkedChild, until it connects anew."""
+    for pager in _open_pagers:
+        pager.abandon_in_child()
+    _open_pagers.clear()
+    _default.lock = threading.Lock()
+
+
+_default = _Default()
+_open_pagers: set[Pager] = set()
+atexit.register(_close_all)
+os.register_at_fork(after_in_child=_abandon_all)

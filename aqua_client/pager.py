@@ -1,0 +1,248 @@
+"""Keeps tensors' bytes in leased memory or the host's.
+
+Covers finding places, and pins for whoever copies; the copies themselves are the caller's
+(`tensors`) or the worker's, what the daemon says is `news`'. No lock is held across a copy or a
+call. In a forked child everything raises and no memory is touched: slabs are not mapped there.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+
+from aqua_client.borrowing import Borrowing
+from aqua_client.copying import Memory
+from aqua_client.counters import Counters
+from aqua_client.errors import ForkedChild, HandleReleased
+from aqua_client.fallback import FallbackRule, Shortage
+from aqua_client.lender import LenderMaker
+from aqua_client.news import News
+from aqua_client.records import SafetyClass
+from aqua_client.settings import ClientSettings
+from aqua_client.slabs import Place, Reservation, Slab, Stored
+from aqua_client.tiers import Tiers
+from aqua_client.worker import Worker
+
+# A session notices silence after two thirds of a term; a lease must not be written to after one.
+WRITABLE_TERMS = 1 / 3
+
+logger = logging.getLogger("aqua")
+
+
+class Pager:
+    """One a client. Threads may share it."""
+
+    def __init__(self, settings: ClientSettings, make_lender: LenderMaker) -> None:
+        """Connect as far as that goes at once, and start the worker's thread."""
+        self._settings = settings
+        self._counters = Counters()
+        self._tiers = Tiers(host_limit_bytes=settings.host_limit_bytes, counters=self._counters)
+        self._news = News(self._tiers)
+        self._rule = FallbackRule(settings)
+        self._is_forked = False
+        self._is_closed = False
+        self._lender = make_lender(settings, self._news, self._counters)
+        self._borrowing = Borrowing(self._tiers, self._lender)
+        self._worker = Worker(self._tiers, self._borrowing)
+        self._worker.start()
+        self._lender.start()
+
+    def reserve(self, nbytes: int, safety: SafetyClass) -> Reservation:
+        """Places for so many bytes, pinned for their writer: then comes `written` or `discard`.
+
+        Raises:
+            InsufficientMemory: no tier has room.
+            BrokerUnreachable: no leased memory, and `fallback="error"`.
+        """
+        self.check_not_forked()
+        reservation = Reservation(Stored(nbytes, safety))
+        with self._tiers.lock:
+            self._check_open()
+            if self._tiers.garbage:
+                self._tiers.collect_garbage()
+            if not nbytes:
+                return reservation
+            if self._news.is_in_contact:
+                place = self._tiers.put(nbytes, reservation.stored)
+                if place is not None:
+                    reservation.places.append(place)
+                    return reservation
+        try:
+            self._reserve_slowly(reservation)
+        except BaseException:
+            self.discard(reservation)
+            raise
+        return reservation
+
+    def written(self, reservation: Reservation) -> Stored:
+        """The bytes are all there: they may be fetched, and moved."""
+        counters = self._counters
+        with self._tiers.lock:
+            for place in reservation.places:
+                if place.slab is not None:
+                    counters.peer_out_bytes += place.nbytes
+                else:
+                    counters.host_out_bytes += place.nbytes
+            self._tiers.written(reservation)
+            counters.offloads += 1
+        return reservation.stored
+
+    def discard(self, reservation: Reservation) -> None:
+        """It could not be written, and is of no use."""
+        with self._tiers.lock:
+            self._tiers.discard(reservation.places)
+
+    def pin(self, stored: Stored) -> Sequence[Place]:
+        """Where to read; stays so until `unpin`.
+
+        Raises:
+            HandleReleased: it was released, or the client closed.
+            LeaseLost: its bytes are gone.
+        """
+        self.check_not_forked()
+        with self._tiers.lock:
+            self._check_open()
+            return self._tiers.pin(stored)
+
+    def unpin(self, places: Iterable[Place], *, is_read: bool) -> None:
+        """The copy is over; *is_read*: it worked."""
+        counters = self._counters
+        with self._tiers.lock:
+            if is_read:
+                counters.fetches += 1
+                for place in places:
+                    if place.slab is not None:
+                        counters.peer_in_bytes += place.nbytes
+                    else:
+                        counters.host_in_bytes += place.nbytes
+            self._tiers.unpin(places)
+
+    def release(self, stored: Stored) -> None:
+        """Give its places back. Idempotent."""
+        self.check_not_forked()
+        with self._tiers.lock:
+            if not self._is_closed:
+                self._counters.releases += self._tiers.release(stored)
+
+    def release_later(self, stored: Stored) -> None:
+        """For finalizers, which may run anywhere, also inside the lock."""
+        self._tiers.garbage.append(stored)
+
+    def check_not_forked(self) -> None:
+        """Raise ForkedChild in a child of the process that connected."""
+        if self._is_forked:
+            raise ForkedChild("this process was forked from the one that connected: connect anew")
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._is_closed
+
+    def stats(self) -> dict[str, object]:
+        """How things stand, and every counter, by name."""
+        self.check_not_forked()
+        with self._tiers.lock:
+            self._tiers.collect_garbage()
+            slabs = tuple(self._tiers.slabs.values())
+            leases = {slab.lender_gpu: {"slabs": 0, "bytes": 0, "used_bytes": 0} for slab in slabs}
+            for slab in slabs:
+                lease = leases[slab.lender_gpu]
+                lease["slabs"] += 1
+                lease["bytes"] += slab.nbytes
+                lease["used_bytes"] += slab.extents.used_bytes
+            return {
+                "attached": self._lender.attached,
+                "reason": self._lender.reason,
+                "tenant": self._lender.tenant,
+                "peer_bytes": sum(place.nbytes for slab in slabs for place in slab.places),
+                "host_bytes": self._tiers.host.used_bytes,
+                "host_reserved_bytes": self._tiers.host.reserved_bytes,
+                "leases": leases,
+                **self._counters.snapshot(),
+            }
+
+    def close(self) -> None:
+        """Unmap and give back everything. Handles hold nothing afterwards. Idempotent.
+
+        Copies that other threads have under way get `close_seconds` to end; slabs that are still
+        in use then stay mapped, and borrowed, as long as this process lives.
+        """
+        with self._tiers.lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+        seconds = self._settings.close_seconds
+        self._worker.stop(seconds=seconds)
+        with self._tiers.lock:
+            for slab in self._tiers.slabs.values():
+                self._tiers.fence(slab, "closed")
+            self._tiers.changed.wait_for(self._is_idle, seconds)
+            slabs = [slab for slab in self._tiers.slabs.values() if not _is_pinned(slab)]
+        if self._unmap(slabs):
+            self._lender.close(seconds=seconds)  # with goodbye, which says that all is unmapped
+
+    def abandon_in_child(self) -> None:
+        """After a fork, in the child: raise from now on. Whoever held a lock is not here."""
+        self._is_forked = True
+
+    def _reserve_slowly(self, reservation: Reservation) -> None:
+        """Slab by slab, asking for more of them; what finds no room there goes to the host."""
+        stored = reservation.stored
+        missing = stored.nbytes
+        reason = ""
+        while missing and not reason:
+            try:
+                self._check_writable()
+                seconds = self._settings.acquire_seconds
+                place = self._borrowing.put(missing, stored, seconds=seconds)
+            except Shortage as shortage:
+                reason = shortage.reason
+            else:
+                reservation.places.append(place)
+                missing -= place.nbytes
+        if missing:
+            reservation.places.append(self._reserve_in_host(stored, missing, reason))
+
+    def _reserve_in_host(self, stored: Stored, nbytes: int, reason: str) -> Place:
+        with self._tiers.lock:
+            free = self._tiers.free_slab_bytes
+        self._rule.enter(reason, nbytes=nbytes, peer_free_bytes=free)
+        self._borrowing.reserve_host(nbytes)
+        try:
+            memory = Memory.of_host(nbytes)
+        except BaseException:
+            with self._tiers.lock:
+                self._tiers.host.give_up(nbytes)
+            raise
+        with self._tiers.lock:
+            stored.reason = reason
+            self._counters.count_fallback(reason)
+            return self._tiers.put_in_host(memory, nbytes, stored)
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise HandleReleased("the client is closed: nothing is stored in it any more")
+
+    def _check_writable(self) -> None:
+        """After a term without contact a lease may have lapsed: nothing new goes there."""
+        if self._news.silent_seconds > WRITABLE_TERMS * self._lender.term_seconds:
+            raise Shortage(self._lender.reason or "detached")
+
+    def _is_idle(self) -> bool:
+        return not any(_is_pinned(slab) for slab in self._tiers.slabs.values())
+
+    def _unmap(self, slabs: Iterable[Slab]) -> bool:
+        """Unmap these; whether no slab is mapped any more."""
+        for slab in slabs:
+            try:
+                slab.memory.close()
+            except BufferError as error:
+                logger.warning("lease %s stays mapped: %s", slab.lease_id, error)
+            else:
+                with self._tiers.lock:
+                    self._tiers.forget_slab(slab)
+        return not self._tiers.slabs
+
+
+def _is_pinned(slab: Slab) -> bool:
+    return any(place.pins for place in slab.places)

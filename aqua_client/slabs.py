@@ -1,0 +1,133 @@
+"""What the pager keeps: stored tensors, the places of their bytes, and the slabs these lie in.
+
+Records without a lock of their own: all of it changes only under the pager's lock. What changes
+when is `tiers`' to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from aqua_client.copying import Memory
+from aqua_client.extents import ExtentMap
+from aqua_client.records import Grant, SafetyClass
+
+
+class Stored:
+    """One tensor's bytes, piece by piece, wherever they are now."""
+
+    __slots__ = ("is_released", "lost_reason", "nbytes", "places", "reason", "safety")
+
+    def __init__(self, nbytes: int, safety: SafetyClass) -> None:
+        self.nbytes = nbytes
+        self.safety = safety
+        self.places: list[Place] = []  # in the order of the bytes, once they are written
+        self.reason = ""  # why some of it is not in leased memory, or not anywhere
+        self.lost_reason = ""
+        self.is_released = False
+
+    @property
+    def tier(self) -> str:
+        """`peer`, `host` or `mixed`; `lost` when the bytes are gone."""
+        if self.lost_reason:
+            return "lost"
+        on_peers = {place.slab is not None for place in tuple(self.places)}
+        if len(on_peers) == 2:
+            return "mixed"
+        return "peer" if True in on_peers else "host"
+
+
+class Place:
+    """Where one piece is: a range of a slab, or a buffer of the host.
+
+    It is in use while a piece lies there (not retired) or somebody copies (pins).
+    """
+
+    __slots__ = (
+        "is_retired",
+        "is_writing",
+        "memory",
+        "moved_at",
+        "nbytes",
+        "offset",
+        "pins",
+        "slab",
+        "stored",
+    )
+
+    def __init__(
+        self, memory: Memory, offset: int, nbytes: int, stored: Stored, slab: Slab | None
+    ) -> None:
+        """Pinned by its writer."""
+        self.memory = memory
+        self.offset = offset
+        self.nbytes = nbytes
+        self.stored = stored
+        self.slab = slab
+        self.moved_at = float("-inf")  # when a revoke moved the piece here
+        self.pins = 1
+        self.is_writing = True
+        self.is_retired = False
+
+
+class Reservation:
+    """Places for a tensor that is still being written. Only its writer knows them as places."""
+
+    __slots__ = ("places", "stored")
+
+    def __init__(self, stored: Stored) -> None:
+        self.stored = stored
+        self.places: list[Place] = []
+
+
+class Slab:
+    """A leased slab, mapped."""
+
+    __slots__ = (
+        "extents",
+        "fence_reason",
+        "idle_since",
+        "is_ended",
+        "is_fenced",
+        "is_revoked",
+        "lease_id",
+        "lender_gpu",
+        "memory",
+        "nbytes",
+        "places",
+        "safety",
+        "used_at",
+    )
+
+    def __init__(self, grant: Grant, memory: Memory, *, now: float) -> None:
+        self.lease_id = grant.lease_id
+        self.lender_gpu = grant.lender_gpu
+        self.nbytes = grant.nbytes
+        self.safety = grant.safety_class
+        self.memory = memory
+        self.extents = ExtentMap(grant.nbytes)
+        self.places: set[Place] = set()
+        self.is_fenced = False  # nothing new may be put there
+        self.is_revoked = False  # the daemon waits for an acknowledgement
+        self.is_ended = False  # the daemon knows nothing of it: there is nobody to tell
+        self.fence_reason = ""
+        self.used_at = now
+        self.idle_since = now  # meaningful while it holds nothing
+
+    def put(self, nbytes: int, stored: Stored, *, now: float) -> Place:
+        """A place for so many bytes, for which there is room."""
+        place = Place(self.memory, self.extents.take(nbytes), nbytes, stored, self)
+        self.places.add(place)
+        self.used_at = now
+        return place
+
+    def remove(self, place: Place, *, now: float) -> None:
+        """The place is free again."""
+        self.places.remove(place)
+        self.extents.give_back(place.offset)
+        if not self.places:
+            self.idle_since = now
+
+    def movable(self) -> Sequence[Place]:
+        """The places whose bytes are all there and still wanted."""
+        return [one for one in self.places if not (one.is_writing or one.is_retired)]

@@ -1,0 +1,135 @@
+"""A parked tensor, as the program that parked it sees it: fetch, look at, release.
+
+    handle = client.offload(tensor)
+    again = handle.fetch()
+    handle.release()
+
+Does not cover where the bytes are (`pager`) and what a layout is (`layouts`).
+"""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import torch
+
+from aqua_client import copying
+from aqua_client.errors import HandleReleased, InvalidRequest
+from aqua_client.layouts import Layout, check_out, layout_of
+from aqua_client.pager import Pager
+from aqua_client.records import SafetyClass
+from aqua_client.slabs import Stored
+
+_CLASSES = {one.value: one for one in SafetyClass}
+
+
+def offload(pager: Pager, tensor: torch.Tensor, keep: str) -> OffloadedTensor:
+    """Copy *tensor* into leased memory or the host's; its own memory is then the caller's to free.
+
+    Raises:
+        UnsupportedTensor: it is not a dense tensor with bytes of its own.
+        InvalidRequest: *keep* is neither "store" nor "cache".
+        InsufficientMemory: nowhere is room; the tensor is as it was.
+    """
+    layout = layout_of(tensor)
+    safety = _CLASSES.get(keep)
+    if safety is None:
+        raise InvalidRequest(f'keep={keep!r} is not allowed: "store" or "cache"')
+    reservation = pager.reserve(layout.nbytes, safety)
+    try:
+        copying.write(tensor, layout, reservation.places)
+    except BaseException:
+        pager.discard(reservation)
+        raise
+    return OffloadedTensor(pager, pager.written(reservation), layout)
+
+
+class OffloadedTensor:
+    """A tensor that is parked. Fetch it as often as you like, until it is released.
+
+    When the last reference goes, it is released too.
+    """
+
+    __slots__ = ("__weakref__", "_layout", "_pager", "_stored")
+
+    def __init__(self, pager: Pager, stored: Stored, layout: Layout) -> None:
+        """Made by `offload`."""
+        self._pager = pager
+        self._stored = stored
+        self._layout = layout
+
+    def fetch(self, out: torch.Tensor | None = None) -> torch.Tensor:
+        """A tensor of the same bytes, on the device that it came from; *out*, when it is given.
+
+        A new tensor is a leaf that requires a gradient if the parked one did.
+
+        Raises:
+            HandleReleased: it was released, or the client closed.
+            LeaseLost: the bytes are gone.
+            InvalidRequest: *out* has another shape or dtype.
+        """
+        layout = self._layout
+        pager = self._pager
+        pager.check_not_forked()
+        target = copying.new_tensor(layout) if out is None else check_out(out, layout)
+        places = pager.pin(self._stored)
+        is_read = False
+        try:
+            copying.read(places, layout, target)
+            is_read = True
+        finally:
+            pager.unpin(places, is_read=is_read)
+        if out is None and layout.requires_grad:
+            target.requires_grad_()
+        return target
+
+    def release(self) -> None:
+        """Give the memory back. May be called twice; fetching is over."""
+        self._pager.release(self._stored)
+
+    @property
+    def tier(self) -> str:
+        """Where the bytes are now: `peer`, `host` or `mixed`; `lost` when they are gone."""
+        if self._stored.is_released:
+            raise HandleReleased("the handle was released: it is in no tier")
+        return self._stored.tier
+
+    @property
+    def reason(self) -> str:
+        """Why some of it is not in leased memory, or lost: no_daemon, no_room, ...; else empty."""
+        return self._stored.reason
+
+    @property
+    def nbytes(self) -> int:
+        """Its size."""
+        return self._layout.nbytes
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of the tensor."""
+        return self._layout.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the tensor."""
+        return self._layout.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensor was, and where `fetch` puts it."""
+        return self._layout.device
+
+    def __repr__(self) -> str:
+        state = "released" if self._stored.is_released else self._stored.tier
+        shape, dtype = tuple(self.shape), self.dtype
+        return f"<OffloadedTensor {shape} {dtype}, {self.nbytes} bytes, {state}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise InvalidRequest(
+            "a parked tensor can't be copied or sent to another process: its bytes are this "
+            "process's leases; send handle.fetch() instead"
+        )
+
+    def __del__(self) -> None:
+        # Garbage collection may run anywhere, also inside the pager's lock.
+        self._pager.release_later(self._stored)

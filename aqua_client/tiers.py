@@ -1,0 +1,213 @@
+"""The books of both tiers: which slabs are held, what lies where, who is copying.
+
+Everything here is short and runs under `Tiers.lock`; nothing copies, calls the daemon or waits.
+A place that is retired is freed when its last pin goes, so whoever copies need not look back.
+Does not cover where slabs come from (`borrowing`) and go (`evacuation`).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+
+from aqua_client.copying import Memory
+from aqua_client.counters import Counters
+from aqua_client.errors import HandleReleased, LeaseLost
+from aqua_client.host_tier import HostTier
+from aqua_client.records import LeaseUse, SafetyClass
+from aqua_client.slabs import Place, Reservation, Slab, Stored
+
+
+class Tiers:
+    """What this process has stored, and where."""
+
+    def __init__(self, *, host_limit_bytes: int, counters: Counters) -> None:
+        self.lock = threading.Lock()
+        # For the worker: there is news, or a fenced slab has come closer to being empty.
+        self.changed = threading.Condition(self.lock)
+        self.has_changed = False
+        self.counters = counters
+        self.host = HostTier(host_limit_bytes)
+        self.slabs: dict[str, Slab] = {}
+        # Handles that were garbage collected. Finalizers may run inside the lock, so they only
+        # append here.
+        self.garbage: deque[Stored] = deque()
+        # Asked back although nothing is known of them; the worker acknowledges them.
+        self.unknown_leases: list[str] = []
+        self._current: dict[SafetyClass, Slab] = {}
+
+    def wake_worker(self) -> None:
+        """Let the worker look."""
+        self.has_changed = True
+        self.changed.notify_all()
+
+    def put(self, nbytes: int, stored: Stored, *, avoid_gpu: str = "") -> Place | None:
+        """A place in a slab that is held; None where none has room."""
+        slab = self._current.get(stored.safety)
+        if slab is None or not _has_room(slab, nbytes, avoid_gpu):
+            slab = self._slab_with_room(nbytes, stored.safety, avoid_gpu)
+            if slab is None:
+                return None
+            self._current[stored.safety] = slab
+        return slab.put(nbytes, stored, now=time.monotonic())
+
+    @property
+    def free_slab_bytes(self) -> int:
+        """What is free in the slabs that are held."""
+        return sum(slab.extents.free_bytes for slab in self.slabs.values() if not slab.is_fenced)
+
+    def add_slab(self, slab: Slab) -> None:
+        """A slab has been borrowed."""
+        self.slabs[slab.lease_id] = slab
+        self._current[slab.safety] = slab
+
+    def fence(self, slab: Slab, reason: str) -> None:
+        """Put nothing more into a slab: it is to be emptied."""
+        slab.is_fenced = True
+        slab.fence_reason = reason
+        self.wake_worker()
+
+    def forget_slab(self, slab: Slab) -> None:
+        """A slab has been unmapped."""
+        self.slabs.pop(slab.lease_id, None)
+        if self._current.get(slab.safety) is slab:
+            del self._current[slab.safety]
+
+    def put_in_host(self, memory: Memory, nbytes: int, stored: Stored) -> Place:
+        """A place in host memory that has been claimed."""
+        return Place(memory, 0, nbytes, stored, None)
+
+    def written(self, reservation: Reservation) -> None:
+        """The first copy is done: the bytes are stored, unless their slab was lost meanwhile."""
+        stored = reservation.stored
+        if not stored.lost_reason:
+            stored.places = reservation.places
+        for place in reservation.places:
+            place.is_writing = False
+            place.is_retired = bool(stored.lost_reason)
+            self._unpin(place)
+
+    def discard(self, places: Iterable[Place]) -> None:
+        """Nothing is to be stored there after all; the caller's pins go too."""
+        for place in places:
+            place.is_retired = True
+            self._unpin(place)
+
+    def pin(self, stored: Stored) -> Sequence[Place]:
+        """Where to read from; nothing there changes until `unpin`.
+
+        Raises:
+            HandleReleased: it is not stored any more.
+            LeaseLost: its bytes are gone.
+        """
+        if stored.is_released:
+            raise HandleReleased("the handle was released: its bytes are gone")
+        if stored.lost_reason:
+            raise LeaseLost(_loss(stored))
+        places = tuple(stored.places)
+        now = time.monotonic()
+        for place in places:
+            place.pins += 1
+            if place.slab is not None:
+                place.slab.used_at = now
+        return places
+
+    def unpin(self, places: Iterable[Place]) -> None:
+        """The copy is over, also when it failed."""
+        for place in places:
+            self._unpin(place)
+
+    def release(self, stored: Stored) -> bool:
+        """Free a stored tensor's places; whether it was stored at all. Idempotent."""
+        if stored.is_released:
+            return False
+        stored.is_released = True
+        self._retire_all(stored)
+        return True
+
+    def collect_garbage(self) -> None:
+        """Release what handles that no longer exist held."""
+        while self.garbage:
+            self.counters.releases += self.release(self.garbage.popleft())
+
+    def lose(self, stored: Stored, reason: str) -> None:
+        """Its bytes are gone: `cache` that had to go, or the slab itself."""
+        stored.lost_reason = stored.reason = reason
+        self._retire_all(stored)
+
+    def replace(self, old: Place, new: Place, reason: str) -> None:
+        """A piece has been copied from *old*, which the caller pinned, to *new*."""
+        new.is_writing = False
+        if old.is_retired:
+            new.is_retired = True  # released meanwhile: both places go
+        else:
+            places = old.stored.places
+            places[places.index(old)] = new
+            old.is_retired = True
+            new.moved_at = time.monotonic()
+            if new.slab is None:
+                old.stored.reason = reason
+        self._unpin(new)
+        self._unpin(old)
+
+    def uses(self) -> list[LeaseUse]:
+        """What the daemon is told of each lease."""
+        now = time.monotonic()
+        return [
+            LeaseUse(
+                lease_id=slab.lease_id,
+                used_bytes=slab.extents.used_bytes,
+                copy_bytes=slab.extents.used_bytes if slab.safety is SafetyClass.STORE else 0,
+                idle_seconds=max(0.0, now - slab.used_at),
+            )
+            for slab in self.slabs.values()
+        ]
+
+    def _slab_with_room(self, nbytes: int, safety: SafetyClass, avoid_gpu: str) -> Slab | None:
+        """The fullest, so that others become empty and can be given back."""
+        found = [
+            slab
+            for slab in self.slabs.values()
+            if slab.safety is safety and _has_room(slab, nbytes, avoid_gpu)
+        ]
+        return min(found, key=lambda slab: slab.extents.free_bytes, default=None)
+
+    def _retire_all(self, stored: Stored) -> None:
+        places, stored.places = stored.places, []
+        for place in places:
+            place.is_retired = True
+            if place.pins == 0:
+                self._free(place)
+
+    def _unpin(self, place: Place) -> None:
+        place.pins -= 1
+        if place.pins == 0:
+            if place.is_retired:
+                self._free(place)
+            elif place.slab is not None and place.slab.is_fenced:
+                self.wake_worker()
+
+    def _free(self, place: Place) -> None:
+        if place.slab is None:
+            self.host.give_up(place.nbytes)
+            place.memory.close()
+            return
+        place.slab.remove(place, now=time.monotonic())
+        if place.slab.is_fenced and not place.slab.places:
+            self.wake_worker()
+
+
+def _has_room(slab: Slab, nbytes: int, avoid_gpu: str) -> bool:
+    return (
+        not slab.is_fenced
+        and slab.extents.largest_free_bytes >= nbytes
+        and slab.lender_gpu != avoid_gpu
+    )
+
+
+def _loss(stored: Stored) -> str:
+    if stored.safety is SafetyClass.CACHE:
+        return f"{stored.nbytes} bytes of `cache` had to go ({stored.lost_reason}): make them anew"
+    return f"{stored.nbytes} bytes were in memory that failed ({stored.lost_reason})"

@@ -1,0 +1,115 @@
+"""The library's thread `aqua-pager`: serves revokes and losses, and gives back what lies idle.
+
+Story of a revoke: the session's thread fences the slabs and wakes this one; it empties each slab;
+what other threads write or read there at that moment keeps the slab in use, and the end of each
+such copy wakes this thread again; an empty slab is unmapped, then acknowledged. So a long fetch
+delays one slab, never the others.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+
+from aqua_client.borrowing import Borrowing
+from aqua_client.evacuation import Evacuation
+from aqua_client.slabs import Slab
+from aqua_client.tiers import Tiers
+
+THREAD_NAME = "aqua-pager"
+
+# How long handles that were garbage collected, and idle slabs, may wait for this thread's look.
+TICK_SECONDS = 0.5
+
+# An empty slab goes back so soon; the one used last stays a while for the next burst.
+IDLE_SECONDS = 3.0
+WARM_SECONDS = 30.0
+
+# Nobody holds a view for so long: from here on it is a fault worth a line in the log.
+STUCK_SECONDS = 5.0
+
+logger = logging.getLogger("aqua")
+
+
+class Worker:
+    """One a pager. A daemon thread: it never keeps the interpreter alive."""
+
+    def __init__(self, tiers: Tiers, borrowing: Borrowing) -> None:
+        self._tiers = tiers
+        self._borrowing = borrowing
+        self._evacuation = Evacuation(tiers, borrowing)
+        self._stuck_since: dict[str, float] = {}
+        self._is_stopping = False
+        self._thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
+
+    def start(self) -> None:
+        """Once."""
+        self._thread.start()
+
+    def stop(self, *, seconds: float) -> None:
+        """Let the thread end, and wait so long for it."""
+        with self._tiers.lock:
+            self._is_stopping = True
+            self._tiers.wake_worker()
+        if self._thread is not threading.current_thread():
+            self._thread.join(seconds)
+
+    def _run(self) -> None:
+        while True:
+            with self._tiers.lock:
+                self._tiers.changed.wait_for(lambda: self._tiers.has_changed, TICK_SECONDS)
+                self._tiers.has_changed = False
+                if self._is_stopping:
+                    return
+                self._tiers.collect_garbage()
+                unknown, self._tiers.unknown_leases = self._tiers.unknown_leases, []
+                self._fence_idle()
+                fenced = [slab for slab in self._tiers.slabs.values() if slab.is_fenced]
+            try:
+                self._serve(unknown, fenced)
+            except Exception:
+                # Leases would be quarantined one by one if this thread ended.
+                logger.exception("the pager's thread failed; it goes on")
+
+    def _serve(self, unknown: Sequence[str], fenced: Sequence[Slab]) -> None:
+        if unknown:
+            self._borrowing.disown(unknown)
+        for slab in fenced:
+            try:
+                self._evacuation.empty(slab)
+            except MemoryError as error:
+                logger.warning("lease %s can't be emptied yet: %s", slab.lease_id, error)
+                continue
+            if not slab.places:
+                self._close(slab)
+
+    def _fence_idle(self) -> None:
+        """Empty slabs that nobody has used lately are to be given back. Under the lock."""
+        now = time.monotonic()
+        empty = [one for one in self._tiers.slabs.values() if not (one.places or one.is_fenced)]
+        warm = max(empty, key=lambda slab: slab.idle_since, default=None)
+        for slab in empty:
+            if now - slab.idle_since > (WARM_SECONDS if slab is warm else IDLE_SECONDS):
+                self._tiers.fence(slab, "idle")
+
+    def _close(self, slab: Slab) -> None:
+        """Unmap an empty slab, and tell the daemon if it waits for that."""
+        try:
+            slab.memory.close()
+        except BufferError as error:
+            # For an instant this can be: an exception's traceback still shows a view.
+            since = self._stuck_since.setdefault(slab.lease_id, time.monotonic())
+            if time.monotonic() - since > STUCK_SECONDS:
+                logger.error("lease %s can't be given back: %s", slab.lease_id, error)  # noqa: TRY400 - the traceback says nothing
+            return
+        self._stuck_since.pop(slab.lease_id, None)
+        with self._tiers.lock:
+            # A revoke that arrives from here on finds the id unknown, and the slab unmapped.
+            self._tiers.forget_slab(slab)
+            self._tiers.counters.revokes_served += slab.is_revoked
+            if slab.is_ended:
+                self._tiers.host.uncover(slab.lease_id)
+        if not slab.is_ended:
+            self._borrowing.give_back([slab])
