@@ -91,6 +91,7 @@ class Node:
         variables: Mapping[str, str],
         flags: Mapping[str, str | float | bool],
     ) -> None:
+        directory.mkdir(exist_ok=True)
         self.directory = directory
         self._variables = variables
         self.socket = str(directory / "aqua.sock")

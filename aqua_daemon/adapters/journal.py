@@ -21,7 +21,7 @@ from aqua_daemon.core import events, instructions
 from aqua_daemon.core.errors import BrokerError
 from aqua_daemon.core.events import Event
 from aqua_daemon.core.instructions import Instruction
-from aqua_daemon.core.model import LeaseState
+from aqua_daemon.core.model import Lease, LeaseState
 from aqua_daemon.ports import Clock, Journal
 
 REMEMBERED_LINES = 50  # two screens of `status`
@@ -33,6 +33,7 @@ _ROUTINE = (
     instructions.AnswerKeepalive,
 )
 _LOGGED_FIELDS = "fields"
+_LEASE_FIELDS = ("lease_id", "session_id", "tenant", "lender", "nbytes", "safety_class", "state")
 
 Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
 
@@ -161,6 +162,8 @@ def _plain(value: object) -> Json:
     if isinstance(value, BaseException):
         reason = value.reason if isinstance(value, BrokerError) else "fault"
         return {"type": type(value).__name__, "reason": reason, "message": str(value)}
+    if isinstance(value, Lease):  # the rest of it is in the lines before
+        return {name: _plain(getattr(value, name)) for name in _LEASE_FIELDS}
     if isinstance(value, tuple | list | frozenset):
         return [_plain(item) for item in value]
     if isinstance(value, Mapping):

@@ -12,20 +12,22 @@ from __future__ import annotations
 
 import asyncio
 import platform
+import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
-from wsgiref.simple_server import WSGIServer
+from wsgiref.simple_server import WSGIRequestHandler, make_server
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
     Metric,
 )
+from prometheus_client.exposition import ThreadingWSGIServer
 from prometheus_client.registry import Collector
 
 from aqua_daemon import __version__
@@ -33,6 +35,7 @@ from aqua_daemon.adapters.tally import Counts, Durations, cumulative
 from aqua_daemon.core.model import GpuSnapshot, LeaseState, NodeSnapshot
 
 ANSWER_SECONDS = 1.0
+_END_SECONDS = 0.05  # how often the thread looks whether it is to end: a stop waits for it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,17 +109,33 @@ class MetricsServer:
         """
         registry = CollectorRegistry()
         registry.register(collector)
-        self._server: WSGIServer
-        self._thread: threading.Thread
-        self._server, self._thread = start_http_server(port, addr=host, registry=registry)
+        kind = _Ipv6Server if ":" in host else ThreadingWSGIServer
+        answer = make_wsgi_app(registry)
+        self._server = make_server(host, port, answer, kind, handler_class=_SilentHandler)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever,
+            kwargs={"poll_interval": _END_SECONDS},
+            name="metrics",
+            daemon=True,
+        )
+        self._thread.start()
         shown = f"[{host}]" if ":" in host else host
         self.url = f"http://{shown}:{self._server.server_port}/metrics"
 
     def close(self) -> None:
-        """Stop serving; takes up to half a second. May be called twice."""
+        """Stop serving. May be called twice."""
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+
+
+class _Ipv6Server(ThreadingWSGIServer):
+    address_family = socket.AF_INET6
+
+
+class _SilentHandler(WSGIRequestHandler):
+    def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - its name there
+        """Say nothing: a scrape each few seconds is no news."""
 
 
 def _gpu_metrics(gpus: Iterable[GpuSnapshot]) -> Iterator[Metric]:
@@ -124,6 +143,7 @@ def _gpu_metrics(gpus: Iterable[GpuSnapshot]) -> Iterator[Metric]:
         "pool_bytes", "Memory of a GPU by what it is; sums to its capacity.", "gpu", "state"
     )
     quarantined = _gauge("quarantined_bytes", "Lent memory that did not come back.", "gpu")
+    lendable = _gauge("lendable_bytes", "What may be granted now; 0 without its keeper.", "gpu")
     for gpu in gpus:
         parts = {
             "used_by_others": gpu.used_by_others_bytes,
@@ -135,7 +155,8 @@ def _gpu_metrics(gpus: Iterable[GpuSnapshot]) -> Iterator[Metric]:
         for state, nbytes in parts.items():
             pool.add_metric([gpu.gpu, state], nbytes)
         quarantined.add_metric([gpu.gpu], gpu.quarantined_bytes)
-    yield from (pool, quarantined)
+        lendable.add_metric([gpu.gpu], gpu.lendable_bytes)
+    yield from (pool, quarantined, lendable)
 
 
 def _state_metrics(snapshot: NodeSnapshot) -> Iterator[Metric]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import subprocess
 import threading
 import urllib.request
@@ -32,6 +33,7 @@ NAMES = {
     "aqua_lease_denials",
     "aqua_lease_grants",
     "aqua_leases",
+    "aqua_lendable_bytes",
     "aqua_pool_bytes",
     "aqua_quarantined_bytes",
     "aqua_reclaim_duration_seconds",
@@ -91,6 +93,7 @@ def test_the_metrics_equal_the_state() -> None:
     }
     assert sum(pool.values()) == SNAPSHOT.gpus[0].total_bytes
     assert values(text, "aqua_quarantined_bytes") == {(GPU,): 8 * MIB}
+    assert values(text, "aqua_lendable_bytes") == {(GPU,): 30 * MIB}
     assert values(text, "aqua_sessions") == {(): 1}
     assert values(text, "aqua_tenant_leased_bytes") == {(TENANT,): 4 * MIB}
     assert values(text, "aqua_host_reserved_bytes") == {(): 12 * MIB}
@@ -219,6 +222,23 @@ def test_a_closed_loop_is_stale_and_nothing_was_ever_known() -> None:
     loop.close()
     with served(on_loop(loop, reading)) as url:
         assert set(families(scrape(url))) == {"aqua_scrape_stale", "aqua_build_info"}
+
+
+def has_ipv6_loopback() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not has_ipv6_loopback(), reason="not run here: an IPv6 loopback is missing")
+def test_an_ipv6_loopback_is_served_too() -> None:
+    """The printed address is one that a scraper can use."""
+    with closing(MetricsServer(NodeCollector(reading), host="::1", port=0)) as server:
+        assert server.url.startswith("http://[::1]:")
+        assert "aqua_build_info" in scrape(server.url)
 
 
 def test_closing_frees_the_port() -> None:
