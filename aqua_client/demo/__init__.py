@@ -1,0 +1,17 @@
+"""The main job in small: a model server that holds more conversations than its KV budget.
+
+`python -m aqua_client.demo` starts a node of eight shm GPUs (keeper and daemon, as processes), then
+serves conversations with a Llama-architecture model: at each turn a conversation reads more of a
+text and answers. Only a few conversations' KV caches fit the budget; those of the waiting ones are
+parked by `aqua_client` in leases on other GPUs and fetched back at their turn. In the middle an
+owner's process takes the memory of one GPU back. At the end every answer is compared, token for
+token, with a run that never parked, and every parked byte with what came back.
+
+The text, `text.txt`, is the Declaration of Independence and two addresses by Abraham Lincoln, all
+in the public domain. Weights are random and seeded: the model says nothing, exactly.
+
+Order of the modules, each may use those after it:
+
+    __main__ -> running -> screen | lines -> taking_back | watching -> serving -> parking
+             -> node | gauges | owner -> summary -> happenings -> model -> text -> plan
+"""

@@ -1,0 +1,88 @@
+"""What happens in a run, as records: screens show them, the summary counts them.
+
+Whoever shows them is a `Teller`; telling never fails a run and is told from several threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """A new part of the run has begun."""
+
+    title: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnEnded:
+    """A conversation has answered once more."""
+
+    run: str  # "reference" or "parking"
+    conversation: int
+    turns_done: int
+    tokens_done: int
+    tokens_per_second: float
+    resident_bytes: int
+    differing: int  # answers that differ from the reference so far
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parked:
+    """A waiting conversation's KV left the budget."""
+
+    conversation: int
+    tier_bytes: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetched:
+    """A conversation's KV is back for its turn."""
+
+    conversation: int
+    tier_bytes: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevokesServed:
+    """The client moved what revoked leases held, and gave the slabs back."""
+
+    revokes: int  # more than when this was told last
+    evacuated_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnerSaid:
+    """A line of the owner that takes memory back."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuBytes:
+    """One GPU's memory, as the daemon's metrics say."""
+
+    gpu: str
+    own: int
+    lent: int
+    quarantined: int
+    returning: int
+    free: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.own + self.lent + self.quarantined + self.returning + self.free
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSeen:
+    """The node's GPUs as they are now."""
+
+    gpus: tuple[GpuBytes, ...]
+
+
+Happening = Stage | TurnEnded | Parked | Fetched | RevokesServed | OwnerSaid | NodeSeen
+Teller = Callable[[Happening], None]

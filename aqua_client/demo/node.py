@@ -1,0 +1,136 @@
+"""The node that the demo runs on: a daemon and its keeper as processes, and their end.
+
+Nothing here knows the daemon but its command line, its ready line and its sockets.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+READY_SECONDS = 60.0  # two slow cores that are busy with other things
+END_SECONDS = 10.0
+
+GPUS = 8
+GPU_BYTES = "256MiB"
+
+
+class NodeFailed(Exception):
+    """The daemon did not come up; the message says what it wrote."""
+
+
+def daemon_command(socket: str) -> list[str]:
+    """What to start for a node of eight shm GPUs."""
+    return [
+        *(sys.executable, "-m", "aqua_daemon"),
+        *("--shm-gpus", str(GPUS), "--shm-gpu-bytes", GPU_BYTES),
+        *("--socket", socket, "--metrics", "127.0.0.1:0"),
+    ]
+
+
+class Node:
+    """A daemon in a folder of its own. Starting it does not wait: `ready` does."""
+
+    def __init__(self, command: Callable[[str], Sequence[str]] = daemon_command) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="aqua-demo-"))
+        self._log = self._folder / "daemon.log"
+        self.socket = str(self._folder / "aqua.sock")
+        self.keeper_socket = f"{self.socket}.keeper-shm"
+        self.metrics = ""
+        self.started_at = time.monotonic()
+        with self._log.open("wb") as log:
+            self._daemon = subprocess.Popen(  # its own session: Ctrl-C is for us to deal with
+                command(self.socket), stdout=subprocess.PIPE, stderr=log, start_new_session=True
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def ready(self) -> None:
+        """Wait until the daemon serves.
+
+        Raises:
+            NodeFailed: it ended, or said nothing in time.
+        """
+        out = self._daemon.stdout
+        line = b""
+        if out is not None and select.select([out], [], [], READY_SECONDS)[0]:
+            line = out.readline()
+        try:
+            self.metrics = metrics_address(line)
+        except ValueError as error:
+            self._daemon.poll()
+            raise NodeFailed(
+                f"the daemon did not come up (exit status {self._daemon.returncode}, ready line "
+                f"{line!r}); it wrote:\n{self._log.read_text(errors='replace')[-2000:]}"
+            ) from error
+
+    def close(self) -> None:
+        """End the daemon, then its keeper, which outlives it. Idempotent."""
+        if self._daemon.poll() is None:
+            self._daemon.terminate()
+            try:
+                self._daemon.wait(END_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._daemon.kill()
+                self._daemon.wait()
+        if self._daemon.stdout is not None:
+            self._daemon.stdout.close()
+        _end_listener(self.keeper_socket)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def metrics_address(ready_line: bytes) -> str:
+    """Where the daemon that wrote this line serves its metrics.
+
+    Raises:
+        ValueError: it is no ready line.
+    """
+    ready = json.loads(ready_line)
+    if not isinstance(ready, dict) or ready.get("event") != "ready":
+        raise ValueError(f"not a ready line: {ready_line!r}")
+    return str(ready["metrics"]).removeprefix("http://").removesuffix("/metrics").rstrip("/")
+
+
+def _end_listener(path: str) -> None:
+    """End the process that listens on a socket, as the kernel names it."""
+    try:
+        with socket.socket(socket.AF_UNIX) as peer:
+            peer.settimeout(END_SECONDS)
+            peer.connect(path)
+            peer_size = struct.calcsize("3i")
+            credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, peer_size)
+            pid, _, _ = struct.unpack("3i", credentials)
+            process = os.pidfd_open(pid)
+    except OSError:
+        return  # it has ended already
+    try:
+        signal.pidfd_send_signal(process, signal.SIGTERM)
+        if not select.select([process], [], [], END_SECONDS)[0]:
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+            select.select([process], [], [], END_SECONDS)
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(process)

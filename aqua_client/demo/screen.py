@@ -1,0 +1,181 @@
+"""The live screen: progress, the KV budget, the GPUs' memory and the last events."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from aqua_client.demo.board import Board, Line, in_tiers
+from aqua_client.demo.happenings import GpuBytes, Happening, TurnEnded
+from aqua_client.demo.plan import MIB, mib
+
+FRAMES_PER_SECOND = 5
+WIDTH = 112
+NAME_WIDTH = 11
+BAR_WIDTH = 38
+EVENT_STYLES = {
+    "stage": "bold",
+    "parked": "cyan",
+    "fetched": "green",
+    "revoked": "yellow",
+    "owner": "magenta",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Use:
+    """What a part of a GPU's memory is used for, and how it is drawn."""
+
+    name: str
+    sign: str
+    style: str
+    of: Callable[[GpuBytes], int]
+
+
+USES = (
+    Use(name="own", sign="█", style="magenta", of=lambda gpu: gpu.own),
+    Use(name="lent", sign="█", style="cyan", of=lambda gpu: gpu.lent),
+    Use(name="returning", sign="▒", style="yellow", of=lambda gpu: gpu.returning),
+    Use(name="quarantined", sign="▓", style="red", of=lambda gpu: gpu.quarantined),
+    Use(name="free", sign="·", style="bright_black", of=lambda gpu: gpu.free),
+)
+
+
+class Screen:
+    """A board, drawn again and again."""
+
+    def __init__(self, board: Board, console: Console, *, home_gpu: str) -> None:
+        self._board = board
+        self._console = console
+        self._home_gpu = home_gpu
+        self._live = Live(
+            self, console=console, refresh_per_second=FRAMES_PER_SECOND, transient=True
+        )
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def tell(self, happening: Happening) -> None:
+        """Take in what has happened; the next frame shows it."""
+        self._board.tell(happening)
+
+    def __rich__(self) -> Panel:
+        with self._board.lock:
+            parts = (
+                _progress(self._board),
+                _gpus(self._board.gpus, self._home_gpu),
+                _events(self._board.news),
+                _events(self._board.moves),
+            )
+            spaced = [row for part in parts for row in (part, Text())]
+            return Panel(
+                Group(*spaced[:-1]),
+                title="[bold]AQUA[/]  more conversations than the KV budget holds",
+                subtitle=f"{self._board.stage}  [bold]{self._board.seconds():.0f} s[/]",
+                border_style="blue",
+                padding=(1, 2),
+                width=min(WIDTH, self._console.width),
+            )
+
+
+def _progress(board: Board) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", width=NAME_WIDTH)
+    grid.add_column(width=BAR_WIDTH)
+    grid.add_column(no_wrap=True)
+    for run in ("reference", "parking"):
+        grid.add_row(*_run_row(board, run))
+    parking = board.runs.get("parking")
+    budget = board.plan.kv_budget_bytes
+    resident = parking.resident_bytes if parking else 0
+    bar = ProgressBar(
+        total=budget, completed=resident, width=BAR_WIDTH, complete_style="cyan", style="grey23"
+    )
+    needed = f"all need {mib(board.plan.final_kv_bytes)} at the end"
+    grid.add_row("KV resident", bar, f"{mib(resident)} of {mib(budget)}, {needed}")
+    grid.add_row("KV parked", in_tiers(board.parked_bytes), _fetched(board))
+    grid.add_row("answers", _equal(parking), _served(board))
+    return grid
+
+
+def _run_row(board: Board, run: str) -> tuple[str, ProgressBar, str]:
+    total = board.plan.total_turns
+    last = board.runs.get(run)
+    bar = ProgressBar(
+        total=total, completed=last.turns_done if last else 0, width=BAR_WIDTH, style="grey23"
+    )
+    if last is None:
+        return run, bar, f"{total} turns to come"
+    speed = f"{last.tokens_done} tokens, {last.tokens_per_second:.0f} tokens/s"
+    return run, bar, f"{last.turns_done} of {total} turns, {speed}"
+
+
+def _fetched(board: Board) -> str:
+    return f"fetched {in_tiers(board.fetched_bytes)}"
+
+
+def _served(board: Board) -> str:
+    if not board.revokes:
+        return "no revokes yet"
+    return f"[yellow]{board.revokes} revokes served, {mib(board.evacuated_bytes)} evacuated[/]"
+
+
+def _equal(parking: TurnEnded | None) -> str:
+    if parking is None:
+        return "-"
+    if parking.differing:
+        return f"[bold red]{parking.differing} differ from the reference[/]"
+    return f"[green]{parking.turns_done} of {parking.turns_done} as in the reference[/]"
+
+
+def _gpus(gpus: tuple[GpuBytes, ...], home_gpu: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    table.add_column("GPU", width=NAME_WIDTH)
+    table.add_column("MiB", width=BAR_WIDTH)
+    for use in USES:
+        table.add_column(Text(use.name, style=use.style), justify="right", min_width=len(use.name))
+    for gpu in gpus:
+        named = f"{gpu.gpu} [bright_black]home[/]" if gpu.gpu == home_gpu else gpu.gpu
+        table.add_row(named, _bar(gpu), *(_mib_or_nothing(use.of(gpu)) for use in USES))
+    return table
+
+
+def _bar(gpu: GpuBytes) -> Text:
+    """The uses in proportion; what is free fills the rest."""
+    *held, free = USES
+    bar = Text()
+    for use in held:
+        share = use.of(gpu) / gpu.total if gpu.total else 0.0
+        bar.append(use.sign * round(share * BAR_WIDTH), style=use.style)
+    bar.truncate(BAR_WIDTH)
+    return bar.append(free.sign * (BAR_WIDTH - len(bar)), style=free.style)
+
+
+def _mib_or_nothing(nbytes: int) -> str:
+    return f"{nbytes / MIB:.0f}" if nbytes else "[bright_black]-[/]"
+
+
+def _events(lines: deque[Line]) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(justify="right", style="bright_black", width=7)
+    grid.add_column(width=8)
+    grid.add_column(no_wrap=True, overflow="ellipsis")
+    for line in lines:
+        style = EVENT_STYLES[line.kind]
+        grid.add_row(f"{line.seconds:.1f} s", Text(line.kind, style=style), Text(line.text))
+    for _ in range((lines.maxlen or 0) - len(lines)):
+        grid.add_row("", "", "")  # so that the screen keeps its height
+    return grid

@@ -1,0 +1,118 @@
+"""What a run came to, as one record, and what about it is wrong, as sentences. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakenBack:
+    """What the owner got when it asked for its GPU's memory."""
+
+    gpu: str
+    own_bytes: int  # what it grew by before it asked
+    asked_bytes: int
+    revoked_bytes: int
+    freed_bytes: int
+    quarantined_bytes: int
+    seconds: float
+    lent_again_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """One run, whole. Bytes by tier are by the tier that a tensor was in as it went or came."""
+
+    conversations: int
+    turns: int
+    tokens: int
+    threads: int
+    kv_budget_bytes: int
+    peak_resident_kv_bytes: int
+    all_kv_bytes: int  # of all conversations at the end
+    parks: int
+    fetches: int
+    parked_bytes: dict[str, int]
+    fetched_bytes: dict[str, int]
+    lenders: dict[str, int]  # by GPU, the most that was lent at once
+    revokes_served: int
+    evacuated_bytes: int
+    fallbacks: dict[str, int]  # of the client to host memory, by reason
+    taken_back: TakenBack | None
+    differing_outputs: list[int]  # conversations
+    tensors_compared: int
+    tensors_differing: int
+    reference_seconds: float
+    parking_seconds: float
+    seconds: float
+
+    @property
+    def peer_bytes(self) -> int:
+        """What went to other GPUs; a tensor in both tiers counts."""
+        return self.parked_bytes.get("peer", 0) + self.parked_bytes.get("mixed", 0)
+
+    def faults(self) -> list[str]:
+        """Each thing that the demo promises and that did not come true."""
+        return [
+            *self._outputs_fault(),
+            *self._bytes_fault(),
+            *self._peer_fault(),
+            *self._revokes_fault(),
+            *self._budget_fault(),
+        ]
+
+    def document(self) -> dict[str, object]:
+        """For machines."""
+        faults = self.faults()
+        return {
+            "schema": SCHEMA,
+            "passed": not faults,
+            "faults": faults,
+            "outputs_equal": not self.differing_outputs,
+            "parked_bytes_equal": self.tensors_compared > 0 and self.tensors_differing == 0,
+            **asdict(self),
+        }
+
+    def _outputs_fault(self) -> list[str]:
+        if not self.differing_outputs:
+            return []
+        named = ", ".join(str(number) for number in self.differing_outputs)
+        return [f"The answers of conversations {named} differ from the run that never parked."]
+
+    def _bytes_fault(self) -> list[str]:
+        if self.tensors_differing:
+            return [
+                (
+                    f"{self.tensors_differing} of {self.tensors_compared} parked tensors came back "
+                    "with other bytes than they went with."
+                )
+            ]
+        if not self.tensors_compared:
+            return ["Nothing was parked and fetched, so nothing was compared."]
+        return []
+
+    def _peer_fault(self) -> list[str]:
+        if self.peer_bytes:
+            return []
+        reasons = ", ".join(f"{reason} {count}x" for reason, count in self.fallbacks.items())
+        because = f" The client fell back to host memory because of: {reasons}." if reasons else ""
+        return [f"Nothing was parked on another GPU.{because}"]
+
+    def _revokes_fault(self) -> list[str]:
+        if not self.revokes_served:
+            return ["No revoke was served: the model server gave nothing back."]
+        if self.taken_back is None:
+            return ["The owner that asked for its GPU's memory got no answer."]
+        return []
+
+    def _budget_fault(self) -> list[str]:
+        if self.peak_resident_kv_bytes <= self.kv_budget_bytes:
+            return []
+        return [
+            (
+                f"Resident KV reached {self.peak_resident_kv_bytes} bytes, "
+                f"more than the budget of {self.kv_budget_bytes}."
+            )
+        ]
