@@ -22,6 +22,7 @@ import grpc
 from aqua_client.breaker import Breaker
 from aqua_client.counters import Counters
 from aqua_client.errors import AquaError, BrokerUnreachable, NotAnOwner, Refused
+from aqua_client.forking import GATE
 from aqua_client.wire import Call, Malformed
 
 TOKEN_KEY = "aqua-token-bin"  # noqa: S105 - the name of the metadata, not a token
@@ -106,7 +107,8 @@ class Calls:
         channel, token, breaker = self._pass()
         try:
             ask = channel.unary_unary(call.path, _as_it_is, _as_it_is)
-            answer = ask(call.payload, timeout=seconds, metadata=((TOKEN_KEY, token),))
+            with GATE.call_out():
+                answer = ask(call.payload, timeout=seconds, metadata=((TOKEN_KEY, token),))
         except grpc.RpcError as error:
             raise self._failure(error, breaker) from None
         except ValueError as error:  # the channel was closed before the call went out

@@ -68,6 +68,7 @@ class Session:
         self._check_not_forked()
         if is_lost_to_fork():
             self._presence.standing = Standing(reason="forked")
+            self._calls.shut("forked")
             return
         _STARTED.add(self)
         self._presence.start(seconds=self._settings.connect_seconds)

@@ -1,0 +1,256 @@
+"""A session outlives daemons: lost links, restarts, daemons that forgot, daemons that hang."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+
+from aqua_client.errors import AquaError, BrokerUnreachable
+from aqua_client.records import HostRoom
+from aqua_client.settings import ClientSettings
+from tests.client.conftest import Linked
+from tests.client.test_session import STORE, borrow
+from tests.fakes.broker_server import MIB, FakeDaemon
+from tests.nodes import REPOSITORY, environment, read_line, wait_until
+
+Link = Callable[..., Linked]
+
+
+@pytest.fixture
+def process(settings: ClientSettings) -> Iterator[subprocess.Popen[str]]:
+    """A fake daemon that is a process of its own, to be stopped and killed."""
+    started = subprocess.Popen(
+        [sys.executable, "-m", "tests.fakes.broker_server", settings.socket_path],
+        cwd=REPOSITORY,
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert started.stdin is not None
+    assert started.stdout is not None
+    assert read_line(started.stdout, seconds=20.0) == "ready\n"
+    yield started
+    started.kill()
+    started.wait(10.0)
+    started.stdin.close()
+    started.stdout.close()
+
+
+def test_a_lost_link_is_attached_again(daemon: FakeDaemon, link: Link) -> None:
+    """The same session, its leases and host room, a new token that works."""
+    session = link()
+    lease = borrow(session)
+    session.listener.room = HostRoom(revision=4, nbytes=6)
+    name = daemon.session.session_id
+    daemon.drop_links()
+    wait_until(lambda: session.counters.session_reattaches == 1, what="attached again")
+    hello = daemon.hellos[-1]
+    assert hello.session_id == name
+    assert [use.lease_id for use in hello.leases] == [lease]
+    assert (hello.host_room.revision, hello.host_room.nbytes) == (4, 6)
+    wait_until(lambda: session.listener.story == ["attached", "lost", "attached"])
+    borrow(session)
+    assert session.listener.ended == []
+    assert len(daemon.books.sessions) == 1
+
+
+def test_the_next_daemon_is_found_and_keeps_the_leases(
+    settings: ClientSettings, link: Link
+) -> None:
+    """Between two daemons calls fail at once; afterwards everything goes on."""
+    with FakeDaemon(settings.socket_path) as first:
+        session = link()
+        lease = borrow(session)
+        first.die()
+        wait_until(lambda: not session.attached, what="the end of the first is seen")
+        before = time.monotonic()
+        with pytest.raises(BrokerUnreachable):
+            session.acquire(4 * MIB, STORE, seconds=5.0)
+        assert time.monotonic() - before < 2.0
+        assert not first.session.sentinel_has_ended()
+        with FakeDaemon(settings.socket_path, first.books) as second:
+            wait_until(lambda: session.attached, what="the second is found")
+            assert session.release([lease], session.listener.room) == {lease}
+            assert second.hellos[-1].session_id == second.session.session_id
+            session.close(seconds=5.0)
+
+
+def test_a_daemon_that_knows_no_such_session_gets_a_new_one(
+    settings: ClientSettings, link: Link
+) -> None:
+    """The leases of the old one have ended, and the old sentinel stays: slabs may be mapped yet."""
+    with FakeDaemon(settings.socket_path) as first:
+        session = link()
+        lease = borrow(session)
+        first.die()
+        with FakeDaemon(settings.socket_path) as second:
+            wait_until(lambda: session.attached, what="the second is found")
+            assert session.listener.ended == [lease]
+            assert session.counters.session_opens == 2
+            assert second.hellos[-1].session_id == ""
+            assert not list(second.hellos[-1].leases)
+            assert not first.session.sentinel_has_ended()
+            borrow(session)
+            session.close(seconds=5.0)
+        wait_until(first.session.sentinel_has_ended, what="closing ends both sentinels")
+
+
+def test_a_daemon_that_says_it_restarts_is_left_at_once(daemon: FakeDaemon, link: Link) -> None:
+    """The reason is shown, and another try follows soon."""
+    session = link()
+    daemon.push_restarting()
+    wait_until(lambda: session.counters.session_reattaches == 1, what="attached again")
+    assert session.listener.story == ["attached", "restarting", "attached"]
+
+
+def test_leases_that_a_welcome_calls_ended_are_told(settings: ClientSettings, link: Link) -> None:
+    """Also those that the next keepalive would have told."""
+    with FakeDaemon(settings.socket_path) as daemon:
+        session = link()
+        lease = borrow(session)
+        daemon.ended_leases.add(lease)
+        daemon.drop_links()
+        wait_until(lambda: session.listener.ended == [lease] or session.listener.ended, what="told")
+        assert set(session.listener.ended) == {lease}
+
+
+def test_a_daemon_that_answers_no_keepalives_is_left(daemon: FakeDaemon, link: Link) -> None:
+    """After two of them unanswered the link is given up and made anew."""
+    session = link()
+    daemon.is_silent = True
+    wait_until(lambda: "silent" in session.listener.story, what="the silence is noticed")
+    daemon.is_silent = False
+    wait_until(lambda: session.attached, what="attached again")
+    assert session.counters.session_detaches == session.counters.session_reattaches >= 1
+
+
+def test_a_call_that_is_out_when_the_link_ends_is_given_up(daemon: FakeDaemon, link: Link) -> None:
+    """Nobody waits for a reply that belongs to a dead connection."""
+    session, failures = link(), []
+
+    def acquire() -> None:
+        try:
+            session.acquire(4 * MIB, STORE, seconds=30.0)
+        except AquaError as error:
+            failures.append(error)
+
+    daemon.hangs = True
+    caller = threading.Thread(target=acquire)
+    caller.start()
+    wait_until(lambda: daemon.calls, what="the call is out")
+    daemon.drop_links()
+    caller.join(10.0)
+    assert [type(one) for one in failures] == [BrokerUnreachable]
+    daemon.hangs = False
+    wait_until(lambda: session.attached, what="attached again")
+    borrow(session)
+
+
+def test_a_stuck_daemon_costs_one_deadline(daemon: FakeDaemon, link: Link) -> None:
+    """Then calls fail at once, until a probe is answered."""
+    daemon.term_seconds = 60.0  # so that only the breaker is at work
+    session = link()
+    daemon.hangs = True
+    before = time.monotonic()
+    with pytest.raises(BrokerUnreachable) as caught:
+        session.acquire(4 * MIB, STORE, seconds=0.3)
+    assert caught.value.reason == "timeout"
+    assert session.reason == "breaker"
+    assert session.attached
+    for _ in range(100):
+        with pytest.raises(BrokerUnreachable) as caught:
+            session.acquire(4 * MIB, STORE, seconds=0.3)
+        assert caught.value.reason == "breaker"
+    assert time.monotonic() - before < 1.0
+    assert session.counters.breaker_openings == 1
+    daemon.hangs = False
+    wait_until(lambda: can_borrow(session), what="a probe goes through")
+    assert session.reason == ""
+
+
+def can_borrow(session: Linked) -> bool:
+    try:
+        borrow(session)
+    except BrokerUnreachable:
+        return False
+    return True
+
+
+def test_a_reattach_closes_the_breaker(daemon: FakeDaemon, link: Link) -> None:
+    """A daemon that welcomes works: no pause is waited for."""
+    session = link()
+    daemon.hangs = True
+    with pytest.raises(BrokerUnreachable):
+        session.acquire(4 * MIB, STORE, seconds=0.1)
+    daemon.hangs = False
+    daemon.drop_links()
+    wait_until(lambda: session.counters.session_reattaches, what="attached again")
+    borrow(session)
+
+
+def test_no_time_left_is_no_call(daemon: FakeDaemon, link: Link) -> None:
+    """A deadline that has passed already says nothing of the daemon."""
+    session = link()
+    with pytest.raises(BrokerUnreachable):
+        session.acquire(4 * MIB, STORE, seconds=0.0)
+    assert daemon.calls == []
+    assert session.reason == ""
+
+
+def test_a_stopped_daemon_process_costs_one_deadline(
+    process: subprocess.Popen[str], link: Link
+) -> None:
+    """SIGSTOP: one call waits, the others fail at once; SIGCONT: leases are to be had again."""
+    session = link()
+    borrow(session)
+    process.send_signal(signal.SIGSTOP)
+    seconds: list[float] = []
+    for _ in range(20):
+        before = time.monotonic()
+        with pytest.raises(BrokerUnreachable):
+            session.acquire(4 * MIB, STORE, seconds=0.4)
+        seconds.append(time.monotonic() - before)
+    assert max(seconds) < 4.0
+    assert sum(1 for one in seconds if one > 0.2) <= 3, "a deadline, and now and then a probe"
+    process.send_signal(signal.SIGCONT)
+    wait_until(lambda: can_borrow(session), what="the daemon answers again")
+
+
+def test_a_daemon_process_killed_while_a_call_is_out(
+    process: subprocess.Popen[str], link: Link
+) -> None:
+    """The call ends long before its deadline."""
+    session = link()
+    borrow(session)
+    process.send_signal(signal.SIGSTOP)
+    killer = threading.Timer(0.2, process.kill)
+    killer.start()
+    before = time.monotonic()
+    with pytest.raises(BrokerUnreachable):
+        session.acquire(4 * MIB, STORE, seconds=50.0)
+    assert time.monotonic() - before < 10.0
+    killer.join()
+    wait_until(lambda: session.reason == "no_daemon", what="nobody is there")
+
+
+def test_a_stopped_daemon_does_not_hold_up_a_start(
+    process: subprocess.Popen[str], link: Link, settings: ClientSettings
+) -> None:
+    """A new process waits for connect_seconds, and goes on without."""
+    process.send_signal(signal.SIGSTOP)
+    before = time.monotonic()
+    session = link(replace(settings, connect_seconds=0.2))
+    assert time.monotonic() - before < 2.0
+    assert not session.attached
+    process.send_signal(signal.SIGCONT)
+    wait_until(lambda: session.attached, what="attached once it goes on")
+    os.sched_yield()
