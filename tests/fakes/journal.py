@@ -1,0 +1,28 @@
+"""A journal that remembers everything, in order."""
+
+from __future__ import annotations
+
+from aqua_daemon.core.events import Event
+from aqua_daemon.core.instructions import Instruction
+
+
+class FakeJournal:
+    """Implements ports.Journal."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.instructions: list[Instruction] = []
+        self.refusals: list[tuple[Event, Exception]] = []
+        self.story: list[str] = []  # the records' names, in the order in which they came
+
+    def event(self, event: Event) -> None:
+        self.events.append(event)
+        self.story.append(type(event).__name__)
+
+    def instruction(self, instruction: Instruction) -> None:
+        self.instructions.append(instruction)
+        self.story.append(type(instruction).__name__)
+
+    def refused(self, event: Event, error: Exception) -> None:
+        self.refusals.append((event, error))
+        self.story.append(f"{type(error).__name__} for {type(event).__name__}")
