@@ -13,6 +13,7 @@ import secrets
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -245,6 +246,22 @@ async def greeted(node: Node, **hello: object) -> AsyncIterator[Client]:
     async with Client(node) as client:
         frame = await client.hello(**hello)
         assert frame.HasField("welcome"), frame
+        yield client
+
+
+@contextlib.asynccontextmanager
+async def greeted_as(node: Node, *, uid: int, unit: str) -> AsyncIterator[Client]:
+    """A welcomed client that counts as another user's."""
+
+    def identify(connection: socket.socket) -> Peer:
+        peer = peer_of(connection)
+        process = replace(peer.process, uid=uid)
+        return Peer(process=process, pidfd=peer.pidfd, cgroup=f"0::/system.slice/{unit}\n")
+
+    node.identify = identify
+    async with Client(node) as client:
+        await client.hello()
+        node.identify = peer_of
         yield client
 
 
