@@ -76,6 +76,8 @@ SETTINGS = BrokerSettings(
     tenant_host_bytes=120 * MIB,
     tenant_quota_bytes=96 * MIB,
 )
+MOST_CLIENTS = 5
+OWNED = tuple(nbytes * MIB for nbytes in (0, 4, 16, 40, 80))  # by the processes of a GPU
 PICK = st.integers(0, 10_000)  # which of what there is
 
 
@@ -115,11 +117,17 @@ class Histories(RuleBasedStateMachine):
         self.broker = Broker(SETTINGS, now=self.now, strict=True)
         for keeper in self.keepers:
             self.attach(keeper)
+        for home in GPUS:
+            self.come(TENANTS[0], home)
 
     # Clients
 
+    @precondition(lambda self: len(self.alive) < MOST_CLIENTS)
     @rule(tenant=st.sampled_from(TENANTS), home=st.sampled_from(GPUS))
     def a_process_comes(self, tenant: TenantName, home: GpuUuid) -> None:
+        self.come(tenant, home)
+
+    def come(self, tenant: TenantName, home: GpuUuid) -> None:
         session_id = SessionId(self.new("session"))
         client = Client(
             session_id=session_id, tenant=tenant, process=process(self.count), home=home
@@ -140,9 +148,17 @@ class Histories(RuleBasedStateMachine):
         pick=PICK,
         nbytes=st.sampled_from((4 * MIB, 16 * MIB, 32 * MIB)),
         safety_class=st.sampled_from(SafetyClass),
-        times=st.integers(1, 3),
+        times=st.integers(1, 5),
+        answered=st.sampled_from((True, True, False)),
     )
-    def a_client_asks(self, pick: int, nbytes: int, safety_class: SafetyClass, times: int) -> None:
+    def a_client_asks(
+        self,
+        pick: int,
+        nbytes: int,
+        safety_class: SafetyClass,
+        times: int,
+        answered: bool,  # noqa: FBT001 - drawn
+    ) -> None:
         client = self.pick(self.attached, pick)
         for _ in range(times):
             try:
@@ -158,6 +174,9 @@ class Histories(RuleBasedStateMachine):
             except RefusedForNow:
                 continue
             self.check_grant(client)
+        if answered:
+            for keeper in self.keepers:
+                self.answer(keeper, len(keeper.orders), fails=False)
 
     @precondition(lambda self: self.attached)
     @rule(pick=PICK, lease=PICK)
@@ -236,9 +255,15 @@ class Histories(RuleBasedStateMachine):
         client.is_attached = True
 
     @precondition(lambda self: self.alive)
-    @rule(pick=PICK, leaves_heir=st.booleans())
-    def a_process_dies(self, pick: int, leaves_heir: bool) -> None:  # noqa: FBT001 - drawn
+    @rule(pick=PICK, how=st.sampled_from(("alone", "heir", "heir", "goodbye")))
+    def a_process_ends(self, pick: int, how: str) -> None:
         client = self.pick(self.alive, pick)
+        if how == "goodbye" and client.is_attached:
+            client.maps.clear()
+            client.is_alive = client.is_attached = client.has_heir = False
+            self.handle(SessionClosed(session_id=client.session_id))
+            return
+        leaves_heir = how == "heir"
         client.is_alive = client.is_attached = False
         client.has_heir = leaves_heir
         self.handle(ProcessEnded(session_id=client.session_id))
@@ -256,17 +281,9 @@ class Histories(RuleBasedStateMachine):
         client.has_heir = False
         self.handle(SentinelEnded(session_id=client.session_id))
 
-    @precondition(lambda self: self.attached)
-    @rule(pick=PICK)
-    def a_client_says_goodbye(self, pick: int) -> None:
-        client = self.pick(self.attached, pick)
-        client.maps.clear()
-        client.is_alive = client.is_attached = client.has_heir = False
-        self.handle(SessionClosed(session_id=client.session_id))
-
     # Owners
 
-    @rule(gpu=st.sampled_from(GPUS), nbytes=st.integers(0, TOTAL), pick=PICK)
+    @rule(gpu=st.sampled_from(GPUS), nbytes=st.sampled_from(OWNED), pick=PICK)
     def an_owner_uses(self, gpu: GpuUuid, nbytes: int, pick: int) -> None:
         pid = self.pick(list(self.clients.values()), pick).process.pid if self.clients else 1
         self.owners[gpu] = {pid: nbytes // 2, 1: nbytes - nbytes // 2}
@@ -295,7 +312,7 @@ class Histories(RuleBasedStateMachine):
         assert more <= max(0, nbytes - coming_before) + SETTINGS.largest_slab_bytes
 
     @precondition(lambda self: self.attached)
-    @rule(pick=PICK, gpu=st.sampled_from(GPUS), nbytes=st.integers(0, TOTAL))
+    @rule(pick=PICK, gpu=st.sampled_from(GPUS), nbytes=st.sampled_from((0, 20 * MIB, TOTAL)))
     def an_owner_offers(self, pick: int, gpu: GpuUuid, nbytes: int) -> None:
         client = self.pick(self.attached, pick)
         offer = OfferMade(
@@ -312,7 +329,9 @@ class Histories(RuleBasedStateMachine):
 
     @rule(keeper=st.integers(0, 1), fails=st.booleans(), orders=st.integers(1, 6))
     def a_keeper_answers(self, keeper: int, fails: bool, orders: int) -> None:  # noqa: FBT001 - drawn
-        there = self.keepers[keeper]
+        self.answer(self.keepers[keeper], orders, fails=fails)
+
+    def answer(self, there: Keeper, orders: int, *, fails: bool) -> None:
         for _ in range(orders):
             if not (there.is_linked and there.orders):
                 return
@@ -328,22 +347,30 @@ class Histories(RuleBasedStateMachine):
                 self.handle(SlabFreed(lease_id=order.lease_id))
                 self.handle(SlabFreed(lease_id=order.lease_id))  # an answer that comes twice
 
-    @rule(keeper=st.integers(0, 1), carried_out=st.integers(0, 3))
-    def a_link_breaks(self, keeper: int, carried_out: int) -> None:
+    @rule(
+        disaster=st.sampled_from(("link", "link", "keeper", "daemon")),
+        keeper=st.integers(0, 1),
+        carried_out=st.integers(0, 3),
+    )
+    def a_disaster(self, disaster: str, keeper: int, carried_out: int) -> None:
         there = self.keepers[keeper]
-        if there.is_linked:
+        if disaster == "keeper":
+            self.end_keeper(there)
+        elif disaster == "daemon":
+            self.restart_daemon(carried_out)
+        elif there.is_linked:
             there.is_linked = False
             self.handle(KeeperDetached(gpus=there.gpus))
             self.lose_orders(there, carried_out)
 
-    @rule(keeper=st.integers(0, 1))
-    def a_link_is_back(self, keeper: int) -> None:
-        if not self.keepers[keeper].is_linked:
-            self.attach(self.keepers[keeper])
+    @precondition(lambda self: not all(keeper.is_linked for keeper in self.keepers))
+    @rule()
+    def links_are_back(self) -> None:
+        for keeper in self.keepers:
+            if not keeper.is_linked:
+                self.attach(keeper)
 
-    @rule(keeper=st.integers(0, 1))
-    def a_keeper_dies(self, keeper: int) -> None:
-        there = self.keepers[keeper]
+    def end_keeper(self, there: Keeper) -> None:
         for client in self.clients.values():
             client.maps.difference_update(there.slabs)
         there.slabs.clear()
@@ -351,8 +378,7 @@ class Histories(RuleBasedStateMachine):
         there.is_linked = False
         self.handle(KeeperEnded(gpus=there.gpus))
 
-    @rule(carried_out=st.integers(0, 3))
-    def the_daemon_restarts(self, carried_out: int) -> None:
+    def restart_daemon(self, carried_out: int) -> None:
         self.broker = Broker(SETTINGS, now=self.now, strict=True)
         for client in self.clients.values():
             client.is_attached = False
@@ -505,8 +531,8 @@ class Histories(RuleBasedStateMachine):
 
 TestHistories = Histories.TestCase
 TestHistories.settings = settings(
-    max_examples=60,
-    stateful_step_count=60,
+    max_examples=300,
+    stateful_step_count=80,
     deadline=None,
     derandomize=True,
     database=None,
