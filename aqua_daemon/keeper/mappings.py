@@ -14,23 +14,21 @@ class Mapped(Enum):
 
     NO = "no"
     YES = "yes"
-    UNKNOWN = "unknown"  # there are processes that may not be looked at
+    UNKNOWN = "unknown"  # the process that is most likely to may not be looked at
 
 
 def who_maps(file: os.stat_result, *, likely_pid: int, proc: Path = _PROC) -> Mapped:
-    """Look through the mappings of every process for *file*, those of *likely_pid* first."""
+    """Look through the mappings of every process for *file*, those of *likely_pid* first.
+
+    Other processes that may not be looked at (every node has some) are taken not to have it: to be
+    sure of them is the caller's.
+    """
     found = _maps(proc / str(likely_pid), file)
     if found is Mapped.YES:
         return found
-    for process in proc.iterdir():
-        if process.name.isdigit() and process.name != str(likely_pid):
-            match _maps(process, file):
-                case Mapped.YES:
-                    return Mapped.YES
-                case Mapped.UNKNOWN:
-                    found = Mapped.UNKNOWN
-                case Mapped.NO:
-                    pass
+    others = (process for process in proc.iterdir() if process.name.isdigit())
+    if any(_maps(process, file) is Mapped.YES for process in others):
+        return Mapped.YES
     return found
 
 

@@ -11,19 +11,22 @@ it is. Three kernel rules make that cheap:
    lease on ours says "no descriptor and no mapping of it is left, of whatever kind": 2 us, and
    given back at once.
 2. Where that says no, somebody has a mapping or just a descriptor: /proc/PID/maps tells which. A
-   kept descriptor does not hold up a free.
-3. Then the whole range is punched out, and F_SEAL_WRITE set, in this order (a sealed file can't be
-   punched): it fails with EBUSY if somebody has mapped the slab meanwhile, and after it nobody can
-   bring back bytes that are not counted. A kept descriptor shows zeros, for good.
+   kept descriptor does not hold up a free. So the whole range is punched out, and F_SEAL_WRITE set,
+   in this order, for a sealed file can't be punched. Setting it fails with EBUSY if a process that
+   could not be looked at maps the slab after all: then it stays counted. Once it is set, nobody
+   can bring back bytes that are not counted, and a kept descriptor shows zeros for good.
+3. Where not even the holder's mappings may be looked at, F_SEAL_WRITE is asked first: EBUSY says
+   "mapped", and else nobody ever maps it again. A kept descriptor then shows its holder's own bytes.
 
-A holder can set seals that forbid the punch. It only keeps its own bytes by that, for as long as it
-lives, and they stay counted.
+A holder can set seals of its own that forbid all this. It only keeps its own bytes by that, for as
+long as it lives, and they stay counted.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import os
 import secrets
@@ -49,6 +52,7 @@ class SlabMemory:
     descriptor: int  # an open file that nobody else has
     nbytes: int
     canary: bytes
+    _is_unscrubbable: bool = False  # sealed by us before it was scrubbed: rule 3
 
     def open_for_holder(self) -> int:
         """A descriptor of an open file of its own; the caller closes it.
@@ -60,16 +64,26 @@ class SlabMemory:
 
     def mapped(self, *, likely_pid: int) -> Mapped:
         """Whether any process maps it; *likely_pid* is looked at first."""
-        if self._is_alone():
+        if self._is_unscrubbable or self._is_alone():
             return Mapped.NO
-        return who_maps(os.fstat(self.descriptor), likely_pid=likely_pid)
+        try:
+            found = who_maps(os.fstat(self.descriptor), likely_pid=likely_pid)
+        except OSError:
+            return Mapped.UNKNOWN  # out of descriptors: it can be asked again
+        if found is not Mapped.UNKNOWN:
+            return found
+        refusal = self._seal()
+        if refusal is None:
+            self._is_unscrubbable = True
+            return Mapped.NO
+        return Mapped.YES if refusal.errno == errno.EBUSY else Mapped.UNKNOWN
 
     def scrub(self) -> int:
         """Remove every byte of a slab that nobody maps; how many.
 
         Returns:
-            0 where its last holder's seals forbid it but nobody has it any more: the kernel zeroes
-            what `close` gives back to it.
+            0 where seals forbid it but nobody can reach it, or nobody but its holder can read it.
+            The kernel zeroes what `close` gives back to it.
 
         Raises:
             ScrubFailed: somebody could still see or change bytes in it. Nothing is lost by trying
@@ -78,12 +92,14 @@ class SlabMemory:
         was_alone = self._is_alone()
         mode = _FALLOC_FL_KEEP_SIZE | _FALLOC_FL_PUNCH_HOLE
         if _libc.fallocate(self.descriptor, mode, ctypes.c_long(0), ctypes.c_long(self.nbytes)):
-            if was_alone:
+            if was_alone or self._is_unscrubbable:
                 return 0
             msg = f"the holder keeps it from being scrubbed: {os.strerror(ctypes.get_errno())}"
             raise ScrubFailed(msg)
-        if not was_alone:
-            self._keep_from_being_written()
+        refusal = None if was_alone else self._seal()
+        if refusal is not None:
+            msg = f"somebody maps or seals it meanwhile: {refusal.strerror}"
+            raise ScrubFailed(msg)
         if os.fstat(self.descriptor).st_blocks:
             msg = "there are bytes in it after the scrub"
             raise ScrubFailed(msg)
@@ -104,13 +120,14 @@ class SlabMemory:
         fcntl.fcntl(self.descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
         return True
 
-    def _keep_from_being_written(self) -> None:
+    def _seal(self) -> OSError | None:
+        """Keep it from being mapped or written ever again; why not, if that is refused."""
         try:
             seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
             fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, seals)
         except OSError as error:
-            msg = f"somebody has changed it during the scrub: {error.strerror}"
-            raise ScrubFailed(msg) from error
+            return error
+        return None
 
 
 def make_slab_memory(name: str, nbytes: int) -> SlabMemory:

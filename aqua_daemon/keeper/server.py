@@ -263,5 +263,5 @@ def _check_proof_came(descriptors: list[int]) -> None:
     if len(descriptors) < _PROOF_DESCRIPTORS:
         raise invalid(
             f"Allocate carries {_PROOF_DESCRIPTORS} descriptors, the holder's pidfd and sentinel; "
-            f"{len(descriptors)} came"
+            f"{len(descriptors)} came (the kernel drops them where a keeper may have no more)"
         )
