@@ -93,7 +93,7 @@ class _Node:
 async def _serve(config: DaemonConfig) -> None:
     manager = ServiceManager(config.notify_socket)
     async with contextlib.AsyncExitStack() as stack:
-        stopped = asyncio.create_task(_stop_signal())
+        stopped = asyncio.create_task(_told_to_stop(_stop_signals()))  # before anything can be seen
         node = _assembled(config, stack)
         ticking = asyncio.create_task(node.service.run())
         pinging = asyncio.create_task(manager.ping(period_seconds=config.watchdog_seconds))
@@ -101,7 +101,7 @@ async def _serve(config: DaemonConfig) -> None:
         await node.api.start()
         heard = asyncio.create_task(_keepers_heard(node.service))
         await _first_of(stopped, ticking, heard)
-        if heard.done():
+        if heard.done() and not stopped.done():
             node.health.is_serving = True
             manager.tell("READY=1")
             _say_ready(config, node)
@@ -204,11 +204,15 @@ async def _detach(node: _Node) -> None:
     await asyncio.gather(node.api.stop(_CALLS_END_SECONDS), asyncio.to_thread(node.metrics.close))
 
 
-async def _stop_signal() -> None:
-    """Return at the first SIGTERM or SIGINT; later ones change nothing."""
+def _stop_signals() -> asyncio.Event:
+    """Set by the first SIGTERM or SIGINT from now on; later ones change nothing."""
     loop, came = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, came.set)
+    return came
+
+
+async def _told_to_stop(came: asyncio.Event) -> None:
     await came.wait()
     _log.info("stopping: leases live on in the keepers")
 

@@ -20,12 +20,13 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 REPOSITORY = Path(__file__).parents[1]
+PROGRAM = (sys.executable, "-m", "aqua_daemon")
 MIB = 2**20
 READY_SECONDS = 20.0  # two cores that others use too; a start takes well under a second alone
 END_SECONDS = 10.0
@@ -61,15 +62,21 @@ def running_node(
     gpus: int = 4,
     gpu_bytes: int = 64 * MIB,
     variables: Mapping[str, str] | None = None,
+    program: Sequence[str] = PROGRAM,
     **flags: str | float | bool,
 ) -> Iterator[Node]:
-    """A ready node; *flags* go to the daemon (`lend_to_own_gpu=True`), *variables* to its world."""
+    """A ready node.
+
+    *flags* go to the daemon (`lend_to_own_gpu=True`), *variables* into its environment; *program*
+    is run in its place, with its arguments.
+    """
     with short_directory() as made:
         node = Node(
             made if directory is None else directory,
             gpus=gpus,
             gpu_bytes=gpu_bytes,
             variables=variables or {},
+            program=program,
             flags=flags,
         )
         try:
@@ -89,11 +96,13 @@ class Node:
         gpus: int,
         gpu_bytes: int,
         variables: Mapping[str, str],
+        program: Sequence[str],
         flags: Mapping[str, str | float | bool],
     ) -> None:
         directory.mkdir(exist_ok=True)
         self.directory = directory
         self._variables = variables
+        self._program = program
         self.socket = str(directory / "aqua.sock")
         self.keeper_socket = f"{self.socket}.keeper-shm"
         self.metrics_url = ""
@@ -115,7 +124,7 @@ class Node:
 
     def start_daemon(self) -> None:
         """Start the daemon and wait until it says that it is ready."""
-        self._daemon = self._start([*self._flags], self._log)
+        self._daemon = self._start([*self._program, *self._flags], self._log)
         ready = self._read_line(self._daemon)
         assert ready["event"] == "ready", ready
         self.metrics_url = str(ready["metrics"])
@@ -160,13 +169,22 @@ class Node:
 
     def load(self, gpu: str, nbytes: int, *command: str) -> subprocess.Popen[str]:
         """An owner's process on *gpu*, registered with the keeper when this returns."""
-        words = ["load", "--gpu", gpu, "--bytes", str(nbytes), "--keeper-socket"]
+        owner = self.start_load(gpu, nbytes, *command)
+        self.await_loaded(owner)
+        return owner
+
+    def start_load(self, gpu: str, nbytes: int, *command: str) -> subprocess.Popen[str]:
+        """The same, returning at once: it takes what fits, and the rest as it becomes free."""
+        words = [*PROGRAM, "load", "--gpu", gpu, "--bytes", str(nbytes), "--keeper-socket"]
         words += [self.keeper_socket, *(("--", *command) if command else ())]
         owner = self._start(words, self.directory / "owners.log")
         self._owners.append(owner)
+        return owner
+
+    def await_loaded(self, owner: subprocess.Popen[str]) -> None:
+        """Return when an owner has all of its bytes."""
         loaded = self._read_line(owner)
         assert loaded["event"] == "loaded", loaded
-        return owner
 
     def scrape(self) -> dict[str, float]:
         """The daemon's metrics now, by `name{labels}` as the exposition writes it."""
@@ -194,7 +212,7 @@ class Node:
     def _start(self, words: list[str], log: Path) -> subprocess.Popen[str]:
         with log.open("a") as errors:
             return subprocess.Popen(
-                [sys.executable, "-m", "aqua_daemon", *words],
+                words,
                 cwd=self.directory,
                 env=environment(**self._variables),
                 stdout=subprocess.PIPE,

@@ -63,6 +63,14 @@ class Borrower:
         returned = self.session.release([slab.grant.lease_id], self.host_room())
         assert returned == {slab.grant.lease_id}
 
+    def acknowledge(self, slab: Slab) -> None:
+        """Unmap what was revoked and say so."""
+        with self._lock:
+            self.slabs.remove(slab)
+        slab.bytes.close()
+        returned = self.session.acknowledge([slab.grant.lease_id], self.host_room())
+        assert returned == {slab.grant.lease_id}
+
     def close(self) -> None:
         for slab in self.slabs:
             slab.bytes.close()

@@ -221,3 +221,29 @@ def test_nobody_reading_stdout_is_no_reason_to_stop() -> None:
         finally:
             daemon.kill()
         assert daemon.returncode == 0
+
+
+def descriptors_of(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def test_clients_that_come_and_go_leave_no_descriptors_behind() -> None:
+    """Daemon and keeper hold as many after thirty sessions with a lease each as after one."""
+    with running_node(gpus=2) as node:
+
+        def come_and_go() -> None:
+            with borrowing(node) as borrower:
+                borrower.give_back(borrower.borrow(4 * MIB))
+
+        def held() -> tuple[int, int]:
+            return descriptors_of(node.pid), descriptors_of(node.keeper_pid())
+
+        come_and_go()
+        wait_until(lambda: node.scrape()["aqua_sessions"] == 0, what="the first one is forgotten")
+        after_one = held()
+        for _ in range(30):
+            come_and_go()
+        wait_until(
+            lambda: all(now <= then for now, then in zip(held(), after_one, strict=True)),
+            what=f"as few descriptors as after one: {held()}, {after_one}",
+        )
