@@ -70,6 +70,7 @@ class PresenceLink:
             connection,
             on_frame=self._frame_came,
             on_end=self._ended,
+            last_words=_last_words,
             accepts_descriptors=False,
             most_queued_bytes=limits.most_queued_bytes,
         )
@@ -123,11 +124,7 @@ class PresenceLink:
         self._credited_at = now
         self._credits -= 1 + len(payload) / _BYTES_PER_CREDIT
         if self._credits < 0:
-            msg = (
-                "frames come too fast: send a keepalive each third of a term and wait for its "
-                "reply; connect again"
-            )
-            self.refuse(TooMany(msg))
+            msg = "frames come too fast: send a keepalive each third of a term, wait for its reply"
             raise BadFrame(msg)
         self._on_frame(self, payload)
 
@@ -143,6 +140,12 @@ class PresenceLink:
     def _ended(self, reason: str) -> None:
         self._hello_timer.cancel()
         self._on_end(self, reason)
+
+
+def _last_words(reason: str) -> bytes:
+    # Both ways to lose the link by one's own frames are asking for too much.
+    error = TooMany(f"{reason}; the connection ends here, re-attach on another")
+    return frames.refusal(status_of(error).name, str(error))
 
 
 def refuse_connection(connection: socket.socket, error: BrokerError) -> None:

@@ -44,6 +44,7 @@ class FrameLink:
 
     *on_frame* gets each whole frame and may raise `BadFrame`, which ends the link. *on_end* is
     called once with the reason when the link ends by anything but `close`, never from inside `send`.
+    A peer whose fault ends the link is told so by the frame that *last_words* makes of the reason.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class FrameLink:
         *,
         on_frame: Callable[[bytes], None],
         on_end: Callable[[str], None],
+        last_words: Callable[[str], bytes] | None = None,
         accepts_descriptors: bool = True,
         most_queued_bytes: int = MOST_QUEUED_BYTES,
     ) -> None:
@@ -60,6 +62,7 @@ class FrameLink:
         self._loop = asyncio.get_running_loop()
         self._on_frame = on_frame
         self._on_end = on_end
+        self._last_words = last_words
         self._reader = FrameReader(accepts_descriptors=accepts_descriptors)
         self._queue: deque[_Outgoing] = deque()
         self._queued_bytes = 0
@@ -127,6 +130,8 @@ class FrameLink:
                 if self.is_closed:
                     return
         except (FrameTooLarge, BadFrame) as error:
+            if self._last_words is not None:
+                self.send(self._last_words(str(error)))
             self._end(str(error))
             return
         if self._reader.waiting_descriptors > MOST_DESCRIPTORS:

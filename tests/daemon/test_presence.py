@@ -323,6 +323,7 @@ def test_a_flood_of_frames_is_refused_with_what_to_do() -> None:
                 frame = await client.receive()
             assert frame.refusal.code == "RESOURCE_EXHAUSTED"
             assert "wait for its reply" in frame.refusal.message
+            assert "re-attach" in frame.refusal.message
             with pytest.raises(Disconnected):
                 await client.receive()
             await node.wait_for(lambda: node.events(PresenceEnded), "no PresenceEnded")

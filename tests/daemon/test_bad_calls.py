@@ -1,0 +1,266 @@
+"""Bad calls: the right status, a message that helps, and books as they were.
+
+Each row is sent to a node that holds a live lease, over its real sockets. The books are compared
+whole, before and after. Bad frames of the presence socket are in test_bad_frames.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from dataclasses import dataclass
+
+import pytest
+from aqua_protos import broker_pb2
+from google.protobuf.message import Message
+from grpc import aio
+
+from aqua_daemon.adapters.grpc_health import HEALTH_SERVICE
+from aqua_daemon.adapters.grpc_servicer import LARGEST_REQUEST_BYTES, SERVICE
+from tests.daemon.in_process import MIB, Client, greeted, lease_of, new_id, running
+
+ID = "0a" * 16
+CACHE = broker_pb2.SAFETY_CLASS_CACHE
+HUGE = 2**63 - 1
+TRUNCATED = b"\x0a\x20abc"  # field 1 says 32 bytes and has 3
+NOT_UTF8 = b"\x0a\x01\xff"
+METHODS = ("Acquire", "Release", "Acknowledge", "ReserveHost", "Offer", "Reclaim")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BadCall:
+    """A call, and what must come of it."""
+
+    name: str
+    payload: bytes | Message
+    status: str = "INVALID_ARGUMENT"
+    says: str  # a part of the message
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}: {self.says}"
+
+
+def acquire(**fields: object) -> broker_pb2.AcquireRequest:
+    good = {"request_id": ID, "nbytes": 4 * MIB, "safety_class": CACHE}
+    return broker_pb2.AcquireRequest(**{**good, **fields})  # type: ignore[arg-type]  # a bad one
+
+
+def returning(*lease_ids: str, request_id: str = ID, **room: int) -> broker_pb2.ReturnRequest:
+    request = broker_pb2.ReturnRequest(request_id=request_id, lease_ids=lease_ids)
+    if room:
+        request.host_room.CopyFrom(broker_pb2.HostRoom(**room))
+    return request
+
+
+def reserving(revision: int, nbytes: int, *, request_id: str = ID) -> broker_pb2.ReserveHostRequest:
+    room = broker_pb2.HostRoom(revision=revision, nbytes=nbytes)
+    return broker_pb2.ReserveHostRequest(request_id=request_id, host_room=room)
+
+
+def reclaiming(**fields: object) -> broker_pb2.ReclaimRequest:
+    good = {"request_id": ID, "gpu": "SHM-1", "nbytes": MIB}
+    return broker_pb2.ReclaimRequest(**{**good, **fields})  # type: ignore[arg-type]  # a bad one
+
+
+def offering(**fields: object) -> broker_pb2.OfferRequest:
+    good = {"request_id": ID, "gpu": "SHM-1", "nbytes": MIB}
+    return broker_pb2.OfferRequest(**{**good, **fields})  # type: ignore[arg-type]  # a bad one
+
+
+BAD_CALLS = [
+    # Empty, truncated, not text, over the limit: for each method.
+    BadCall(name="Acquire", payload=b"", says="say SAFETY_CLASS_STORE"),
+    BadCall(name="Release", payload=b"", says="name the leases"),
+    BadCall(name="Acknowledge", payload=b"", says="name the leases"),
+    BadCall(name="ReserveHost", payload=b"", says="host_room is missing"),
+    BadCall(name="Offer", payload=b"", says="request_id '' is no id"),
+    BadCall(name="Reclaim", payload=b"", says="request_id '' is no id"),
+    *(BadCall(name=name, payload=TRUNCATED, says="send a whole message") for name in METHODS),
+    *(BadCall(name=name, payload=NOT_UTF8, says="do not parse as") for name in METHODS),
+    BadCall(name="GetState", payload=TRUNCATED, says="send a whole message"),
+    *(
+        BadCall(
+            name=name,
+            payload=bytes(LARGEST_REQUEST_BYTES + 1),
+            status="RESOURCE_EXHAUSTED",
+            says="name fewer leases",
+        )
+        for name in (*METHODS, "GetState")
+    ),
+    *(
+        BadCall(
+            name=name,
+            payload=bytes(4 * LARGEST_REQUEST_BYTES + 1),
+            status="RESOURCE_EXHAUSTED",
+            says="larger than max",
+        )
+        for name in (*METHODS, "GetState")
+    ),
+    BadCall(name="Nothing", payload=b"", status="UNIMPLEMENTED", says=""),
+    # Ids.
+    BadCall(name="Acquire", payload=acquire(request_id=""), says="32 lower-case hexadecimal"),
+    BadCall(name="Acquire", payload=acquire(request_id="A" * 32), says="request_id 'AAA"),
+    BadCall(name="Acquire", payload=acquire(request_id="\n" * 32), says="32 lower-case"),
+    BadCall(name="Acquire", payload=acquire(request_id="0" * 5000), says="request_id '000"),
+    BadCall(name="Release", payload=returning("x"), says="lease id 'x' is no id"),
+    BadCall(name="Release", payload=returning(""), says="lease id '' is no id"),
+    BadCall(name="Release", payload=returning(ID, ID), says="names a lease twice"),
+    BadCall(name="Acknowledge", payload=returning(*[ID] * 10_001), says="at most 10000"),
+    # Sizes.
+    *(
+        BadCall(name="Acquire", payload=acquire(nbytes=nbytes), says=f"nbytes is {nbytes}: ask")
+        for nbytes in (0, -1, 1, 4 * MIB + 1, 2 * MIB, 64 * MIB, HUGE, -HUGE - 1)
+    ),
+    *(
+        BadCall(name="Offer", payload=offering(nbytes=nbytes), says=f"nbytes is {nbytes}: it must")
+        for nbytes in (-1, HUGE)
+    ),
+    *(
+        BadCall(name="Reclaim", payload=reclaiming(nbytes=n), says=f"nbytes is {n}: it must")
+        for n in (0, -1, HUGE)
+    ),
+    *(
+        BadCall(name="ReserveHost", payload=reserving(1, nbytes), says=f"nbytes is {nbytes}")
+        for nbytes in (-1, HUGE)
+    ),
+    *(
+        BadCall(name="ReserveHost", payload=reserving(n, 0), says=f"revision is {n}")
+        for n in (-1, HUGE)
+    ),
+    BadCall(
+        name="ReserveHost",
+        payload=reserving(1, 2**40),
+        status="RESOURCE_EXHAUSTED",
+        says="Release `store` data",
+    ),
+    BadCall(name="Release", payload=returning(ID, nbytes=-1), says="host_room.nbytes is -1"),
+    BadCall(name="Acknowledge", payload=returning(ID, revision=-1), says="revision is -1"),
+    # Enums.
+    BadCall(name="Acquire", payload=acquire(safety_class=0), says="safety_class is 0"),
+    BadCall(name="Acquire", payload=acquire(safety_class=7), says="safety_class is 7"),
+    BadCall(name="Acquire", payload=acquire(safety_class=-1), says="safety_class is -1"),
+    # GPUs.
+    BadCall(name="Offer", payload=offering(gpu=""), says="aquactl status"),
+    BadCall(name="Offer", payload=offering(gpu="x" * 1000), says="names no GPU"),
+    BadCall(name="Reclaim", payload=reclaiming(gpu="GPU 0; rm"), says="names no GPU"),
+    # Deadlines.
+    *(
+        BadCall(
+            name="Reclaim",
+            payload=reclaiming(deadline_seconds=seconds),
+            says=f"deadline_seconds is {seconds}: it must be a finite",
+        )
+        for seconds in (math.nan, math.inf, -math.inf, -1.0, 1e300)
+    ),
+    # Who may not.
+    BadCall(name="Offer", payload=offering(), status="PERMISSION_DENIED", says="SHM-1"),
+    BadCall(name="Reclaim", payload=reclaiming(), status="PERMISSION_DENIED", says="SHM-1"),
+]
+
+
+@pytest.mark.parametrize("bad", BAD_CALLS, ids=lambda bad: bad.label)
+def test_a_bad_call_gets_its_status_and_changes_nothing(bad: BadCall) -> None:
+    """The status says whose fault it was, the message what to do; the books are as before."""
+
+    async def story() -> None:
+        async with running() as node, greeted(node) as client:
+            await client.acquire()
+            before = node.service.snapshot()
+            with pytest.raises(aio.AioRpcError) as caught:
+                await client.call(bad.name, bad.payload)
+            assert caught.value.code().name == bad.status
+            assert bad.says in (caught.value.details() or "")
+            assert node.service.snapshot() == before
+            assert not node.service.faults
+            node.broker.check_integrity()
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("token", [b"", b"short", bytes(32), bytes(4096)], ids=len)
+@pytest.mark.parametrize("name", [*METHODS, "GetState"])
+def test_a_call_without_a_live_token_changes_nothing(name: str, token: bytes) -> None:
+    """A missing, short, foreign or oversized token is UNAUTHENTICATED, before anything is read."""
+
+    async def story() -> None:
+        async with running() as node, greeted(node) as client:
+            await client.acquire()
+            before = node.service.snapshot()
+            with pytest.raises(aio.AioRpcError, match="say hello on the presence socket") as caught:
+                await client.call(name, TRUNCATED, token=token)
+            assert caught.value.code().name == "UNAUTHENTICATED"
+            assert node.service.snapshot() == before
+
+    asyncio.run(story())
+
+
+def test_the_token_of_a_displaced_connection_is_dead() -> None:
+    """After a re-attach only the new token is good; the calls of the old one have no effect."""
+
+    async def story() -> None:
+        async with (
+            running() as node,
+            greeted(node) as first,
+            greeted(node, session_id=first.session_id) as second,
+        ):
+            before = node.service.snapshot()
+            with pytest.raises(aio.AioRpcError) as caught:
+                await first.call("Acquire", acquire())
+            assert caught.value.code().name == "UNAUTHENTICATED"
+            assert node.service.snapshot() == before
+            assert (await second.acquire()).lease.nbytes == 4 * MIB
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("name", ["Release", "Acknowledge"])
+def test_leases_that_ended_are_unknown_and_nothing_changes(name: str) -> None:
+    """A call with an ended or a made-up lease id says so and has no effect."""
+
+    async def story() -> None:
+        async with running() as node, greeted(node) as client:
+            kept = lease_of(await client.acquire())
+            ended = lease_of(await client.acquire())
+            await client.call("Release", returning(ended, request_id=new_id()))
+            before = node.service.snapshot()
+            request = returning(ended, ID, request_id=new_id())
+            reply = broker_pb2.ReturnReply.FromString(await client.call(name, request))
+            assert list(reply.unknown_lease_ids) == [ended, ID]
+            assert not reply.returned_lease_ids
+            assert node.service.snapshot() == before
+            assert [lease.lease_id for lease in before.leases] == [kept]
+
+    asyncio.run(story())
+
+
+def test_an_id_that_was_used_for_another_call_is_refused() -> None:
+    """One request id names one call; the second of another kind has no effect."""
+
+    async def story() -> None:
+        async with running() as node, greeted(node) as client:
+            await client.call("Acquire", acquire())
+            before = node.service.snapshot()
+            with pytest.raises(aio.AioRpcError, match="new id") as caught:
+                await client.call("ReserveHost", reserving(1, MIB))
+            assert caught.value.code().name == "INVALID_ARGUMENT"
+            await client.call("Release", returning(ID, request_id="0b" * 16))
+            with pytest.raises(aio.AioRpcError, match="new id"):
+                await client.call("ReserveHost", reserving(1, 0, request_id="0b" * 16))
+            assert node.service.snapshot() == before
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("payload", [TRUNCATED, NOT_UTF8], ids=["truncated", "not text"])
+def test_a_bad_health_check_is_refused(payload: bytes) -> None:
+    """Health needs no token, but a message."""
+
+    async def story() -> None:
+        async with running() as node, Client(node) as client:
+            with pytest.raises(aio.AioRpcError, match="HealthCheckRequest") as caught:
+                await client.call("Check", payload, service=HEALTH_SERVICE)
+            assert caught.value.code().name == "INVALID_ARGUMENT"
+            assert SERVICE not in (caught.value.details() or "")
+
+    asyncio.run(story())
