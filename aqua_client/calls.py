@@ -40,10 +40,8 @@ _OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
-_UNANSWERED = {
-    grpc.StatusCode.UNAVAILABLE: "unavailable",
-    grpc.StatusCode.DEADLINE_EXCEEDED: "timeout",
-}
+_LATE = grpc.StatusCode.DEADLINE_EXCEEDED
+_UNANSWERED = {grpc.StatusCode.UNAVAILABLE: "unavailable", _LATE: "timeout"}
 
 AnswerT = TypeVar("AnswerT")
 
@@ -141,7 +139,8 @@ class Calls:
         if code is grpc.StatusCode.CANCELLED:  # shut while the call was out
             return BrokerUnreachable(details, reason=self.reason or "lost")
         with self._lock:
-            if not reasons and code in _UNANSWERED:
+            # The daemon's own DEADLINE_EXCEEDED (a keeper is stuck) costs as much as its silence.
+            if code is _LATE or (code in _UNANSWERED and not reasons):
                 was_open = breaker.is_open
                 breaker.failed(now=time.monotonic())
                 self._counters.breaker_openings += not was_open

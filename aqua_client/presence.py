@@ -122,7 +122,7 @@ class Presence:
         self._waker = Waker()
         self._link: Link | None = None
         self._session_id: str | None = None
-        # One for each session opened. Open until this process stops the session, and never closed
+        # One for each session opened, and one from each daemon that had none. Open until this process stops the session, and never closed
         # by a forked child: while a child lives that may still map the slabs, they must not end.
         self._sentinels: list[int] = []
         self._pause_seconds = FIRST_PAUSE_SECONDS
@@ -227,8 +227,9 @@ class Presence:
             self._listener.leases_ended(ended)
 
     def _enter(self, welcome: Welcome, link: Link) -> None:
-        if self._session_id is None:
+        if welcome.has_sentinel:
             self._sentinels.append(link.take_descriptor())
+        if self._session_id is None:
             self._session_id = welcome.session_id
             self._counters.session_opens += 1
         elif welcome.session_id != self._session_id:

@@ -95,6 +95,7 @@ class Welcome:
     largest_slab_bytes: int
     daemon_version: str
     ended_lease_ids: tuple[str, ...]
+    has_sentinel: bool  # one came with it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,9 +33,10 @@ from aqua_client.wire import (
 
 __all__ = ["Session", "SessionListener"]
 
-# What the daemon takes when no deadline is given, and how much later it answers at the latest.
-STANDARD_RECLAIM_SECONDS = 10.0
-RECLAIM_GRACE_SECONDS = 2.0
+# What the daemon takes at most, and how much later it answers. A daemon that dies or falls silent
+# meanwhile ends the call much earlier.
+LONGEST_RECLAIM_SECONDS = 60.0
+RECLAIM_GRACE_SECONDS = 3.0
 
 AnswerT = TypeVar("AnswerT")
 
@@ -158,7 +159,7 @@ class Session:
 
         NotAnOwner, else raises as `acquire`.
         """
-        waiting = deadline_seconds or STANDARD_RECLAIM_SECONDS
+        waiting = deadline_seconds or LONGEST_RECLAIM_SECONDS
         call = reclaim_call(uuid4().hex, gpu, nbytes, deadline_seconds)
         return self._make(call, waiting + RECLAIM_GRACE_SECONDS + self._settings.call_seconds)
 

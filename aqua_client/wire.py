@@ -202,6 +202,7 @@ def _welcome(welcome: presence_pb2.Welcome) -> Welcome:
         largest_slab_bytes=sizes[1],
         daemon_version=welcome.daemon_version,
         ended_lease_ids=tuple(welcome.ended_lease_ids),
+        has_sentinel=welcome.has_sentinel,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+import grpc
 import pytest
 
 from aqua_client.errors import AquaError, BrokerUnreachable
@@ -119,7 +119,7 @@ def test_leases_that_a_welcome_calls_ended_are_told(settings: ClientSettings, li
         lease = borrow(session)
         daemon.ended_leases.add(lease)
         daemon.drop_links()
-        wait_until(lambda: session.listener.ended == [lease] or session.listener.ended, what="told")
+        wait_until(lambda: session.listener.ended, what="told")
         assert set(session.listener.ended) == {lease}
 
 
@@ -175,6 +175,29 @@ def test_a_stuck_daemon_costs_one_deadline(daemon: FakeDaemon, link: Link) -> No
     daemon.hangs = False
     wait_until(lambda: can_borrow(session), what="a probe goes through")
     assert session.reason == ""
+
+
+def test_a_stuck_keeper_costs_one_deadline_too(daemon: FakeDaemon, link: Link) -> None:
+    """The daemon itself says that there was no answer in time: that counts like its silence."""
+    daemon.refuse["Acquire"] = (grpc.StatusCode.DEADLINE_EXCEEDED, "deadline")
+    session = link()
+    for reason in ("timeout", "breaker"):
+        with pytest.raises(BrokerUnreachable) as caught:
+            session.acquire(4 * MIB, STORE, seconds=5.0)
+        assert caught.value.reason == reason
+
+
+def test_a_daemon_without_a_sentinel_gives_another(settings: ClientSettings, link: Link) -> None:
+    """A new daemon that adopted nothing of the session has lost its end; both are kept."""
+    with FakeDaemon(settings.socket_path) as first:
+        session = link()
+        first.die()
+        with FakeDaemon(settings.socket_path, first.books) as second:
+            second.sends_sentinels_again = True
+            wait_until(lambda: session.attached, what="the second is found")
+            assert not second.session.sentinel_has_ended()
+            session.close(seconds=5.0)
+            wait_until(second.session.sentinel_has_ended, what="closing ends it")
 
 
 def can_borrow(session: Linked) -> bool:
@@ -253,4 +276,3 @@ def test_a_stopped_daemon_does_not_hold_up_a_start(
     assert not session.attached
     process.send_signal(signal.SIGCONT)
     wait_until(lambda: session.attached, what="attached once it goes on")
-    os.sched_yield()

@@ -177,7 +177,6 @@ def test_host_room_is_set(daemon: FakeDaemon, link: Link) -> None:
     [
         (grpc.StatusCode.RESOURCE_EXHAUSTED, "no_room", Refused, "no_room"),
         (grpc.StatusCode.UNAVAILABLE, "restarting", Refused, "restarting"),
-        (grpc.StatusCode.DEADLINE_EXCEEDED, "slow_keeper", Refused, "slow_keeper"),
         (grpc.StatusCode.INVALID_ARGUMENT, "", Refused, "invalid_argument"),
         (grpc.StatusCode.PERMISSION_DENIED, "not_permitted", NotAnOwner, "not_permitted"),
         (grpc.StatusCode.UNAUTHENTICATED, "", BrokerUnreachable, "lost"),

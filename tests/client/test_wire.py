@@ -56,6 +56,7 @@ def welcome(**changed: object) -> presence_pb2.Welcome:
         largest_slab_bytes=32 * MIB,
         daemon_version="1",
         ended_lease_ids=["b"],
+        has_sentinel=True,
     )
     for name, value in changed.items():
         setattr(message, name, value)
@@ -115,6 +116,7 @@ def test_a_welcome_is_read_whole() -> None:
         largest_slab_bytes=32 * MIB,
         daemon_version="1",
         ended_lease_ids=("b",),
+        has_sentinel=True,
     )
 
 

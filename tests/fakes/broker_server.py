@@ -94,6 +94,7 @@ class FakeDaemon:
         self.is_silent = False  # frames get no answer
         self.descriptor_comes = "before"  # the reply; or "after", or "never"
         self.grants_cuda = False
+        self.sends_sentinels_again = False
         self.ended_leases: set[str] = set()  # named in keepalives, they are not known
         self.hellos: list[presence_pb2.Hello] = []
         self.keepalives: list[presence_pb2.Keepalive] = []
@@ -235,14 +236,21 @@ class FakeDaemon:
             largest_slab_bytes=32 * MIB,
             daemon_version="fake",
         )
+        welcome.has_sentinel = known is None or self.sends_sentinels_again
         payload = presence_pb2.DaemonFrame(welcome=welcome).SerializeToString()
-        if known is not None:
+        if known is not None and not welcome.has_sentinel:
             known.connection, known.token = connection, welcome.token
             send_frame(connection, payload)
             return
         ours, theirs = socket.socketpair()
+        if known is not None:
+            known.sentinel.close()
         self.books.sessions[welcome.session_id] = Session(
-            welcome.session_id, welcome.token, connection, ours
+            welcome.session_id,
+            welcome.token,
+            connection,
+            ours,
+            known.leases if known else set(),
         )
         send_frame(connection, payload, [theirs.fileno()])
         theirs.close()
