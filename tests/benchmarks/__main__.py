@@ -1,0 +1,34 @@
+"""`make bench`: starts a node, measures, prints the tables and keeps the figures as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from tests.benchmarks import leases, machine, paging
+from tests.nodes import MIB, running_node
+
+
+def main() -> None:
+    """Measure everything."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("--json", type=Path, help="where the figures are kept")
+    chosen = parser.parse_args()
+    document = machine.description()
+    with running_node(gpus=8, gpu_bytes=256 * MIB) as node:
+        lease_figures = leases.measure(node)
+        paging_figures = paging.measure(node.socket)
+    document |= {
+        "leases": leases.document(lease_figures),
+        "paging": paging.document(paging_figures),
+    }
+    print(json.dumps({key: document[key] for key in ("date", "processor", "cores", "packages")}))
+    print(*leases.table(lease_figures), "", *paging.table(paging_figures), sep="\n")
+    if chosen.json:
+        chosen.json.parent.mkdir(parents=True, exist_ok=True)
+        chosen.json.write_text(json.dumps(document, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
