@@ -74,7 +74,8 @@ class FallbackRule:
             f"{self._settings.socket_path}): using this process's host memory; told once, "
             "counted in aqua_client.stats()"
         )
-        logger.warning(message)
+        if logger.hasHandlers():  # without one it would be on stderr twice
+            logger.warning(message)
         warnings.warn(message, AquaWarning, stacklevel=_callers_level())
 
     def _refusal(self, reason: str, nbytes: int, peer_free_bytes: int) -> AquaError:
