@@ -40,12 +40,17 @@ class Holders:
         """Whether there are proofs for this session."""
         return session_id in self._holders
 
+    def are_of(self, session_id: SessionId, pidfd: int) -> bool:
+        """Whether the proofs, if there are any, are those of the process of *pidfd*."""
+        holder = self._holders.get(session_id)
+        return holder is None or _pid_of(holder.pidfd) == _pid_of(pidfd)
+
     def add(self, session_id: SessionId, *, pidfd: int, sentinel: int) -> None:
         """Take ownership of both descriptors and watch them; what is already known is closed."""
         holder = self._holders.get(session_id)
         if holder is None:
             self._begin(session_id, pidfd=pidfd, sentinel=sentinel)
-        elif _pid_of(pidfd) != _pid_of(holder.pidfd):
+        elif not self.are_of(session_id, pidfd):
             self._close_rival(session_id)
             self._rivals[session_id] = (pidfd, sentinel)
         else:

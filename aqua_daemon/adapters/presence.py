@@ -35,7 +35,7 @@ from aqua_daemon.adapters.presence_link import PresenceLimits, PresenceLink, ref
 from aqua_daemon.adapters.processes import peer_of, peer_uid
 from aqua_daemon.adapters.statuses import TooMany
 from aqua_daemon.adapters.wire import frames
-from aqua_daemon.core.errors import BrokerBug, BrokerError, InvalidRequest
+from aqua_daemon.core.errors import BrokerBug, BrokerError, InvalidRequest, NotPermitted
 from aqua_daemon.core.events import (
     KeepaliveReceived,
     LossTold,
@@ -84,6 +84,7 @@ class PresenceServer:
         self._per_uid: Counter[int] = Counter()
         self._links: dict[SessionId, PresenceLink] = {}
         self._tokens: dict[bytes, PresenceLink] = {}
+        self._is_leaving = False
         self._is_closed = False
 
     def start(self) -> None:
@@ -103,6 +104,7 @@ class PresenceServer:
 
     def announce_restart(self) -> None:
         """Tell every client that this daemon leaves and another comes; accept nobody new."""
+        self._is_leaving = True
         asyncio.get_running_loop().remove_reader(self._listener)
         for link in self._links.values():
             link.push(frames.restarting())
@@ -159,7 +161,7 @@ class PresenceServer:
             self._admit(connection)
 
     def _accept_again(self) -> None:
-        if not self._is_closed:
+        if not (self._is_leaving or self._is_closed):
             self.start()
 
     def _admit(self, connection: socket.socket) -> None:
@@ -216,6 +218,9 @@ class PresenceServer:
         with contextlib.ExitStack() as undo:
             peer = identified(link.connection, self._identify)
             undo.callback(os.close, peer.pidfd)
+            if not self._holders.are_of(session_id, peer.pidfd):
+                msg = f"session {session_id} is another process's: open a session of your own"
+                raise NotPermitted(msg)
             sentinel = None if self._holders.knows(session_id) else new_sentinel()
             for end in sentinel or ():
                 undo.callback(end.close)

@@ -109,11 +109,14 @@ class Node:
 
 
 @contextlib.asynccontextmanager
-async def running(limits: PresenceLimits | None = None) -> AsyncIterator[Node]:
-    """A node that serves and has heard its keepers."""
+async def running(
+    limits: PresenceLimits | None = None, *, has_heard_keepers: bool = True
+) -> AsyncIterator[Node]:
+    """A node that serves."""
     with tempfile.TemporaryDirectory(prefix="aqua-") as directory:
         node = Node(Path(directory), limits=limits)
-        node.keepers.attach()
+        if has_heard_keepers:
+            node.keepers.attach()
         node.presence.start()
         node.server.add_insecure_port(f"unix:{node.path}")
         await node.server.start()

@@ -94,6 +94,11 @@ def test_descriptors_stay_the_holders_own(process: subprocess.Popen[bytes]) -> N
             assert os.fstat(pidfd)
             assert os.fstat(sentinel)
             assert watch.holders.knows(SESSION)
+            assert watch.holders.are_of(SESSION, pidfd)
+            ours = os.pidfd_open(os.getpid())
+            assert not watch.holders.are_of(SESSION, ours)
+            assert watch.holders.are_of(SessionId("00" * 16), ours)
+            os.close(ours)
             with pytest.raises(KeyError):
                 watch.holders.descriptors(SessionId("00" * 16))
         watch.holders.close()
