@@ -279,6 +279,9 @@ class Bench:
     def snapshot(self) -> NodeSnapshot:
         return self.broker.snapshot(self.now)
 
+    def is_restarting(self) -> bool:
+        return self.snapshot.restarting
+
     def lease(self, lease_id: LeaseId) -> Lease:
         return next(lease for lease in self.snapshot.leases if lease.lease_id == lease_id)
 
