@@ -229,14 +229,11 @@ class Presence:
     def _enter(self, welcome: Welcome, link: Link) -> None:
         if welcome.has_sentinel:
             self._sentinels.append(link.take_descriptor())
-        if self._session_id is None:
-            self._session_id = welcome.session_id
-            self._counters.session_opens += 1
-        elif welcome.session_id != self._session_id:
+        is_new = self._session_id is None
+        if not is_new and welcome.session_id != self._session_id:
             msg = f"asked for session {self._session_id}, welcomed as {welcome.session_id}"
             raise Malformed(msg)
-        else:
-            self._counters.session_reattaches += 1
+        self._session_id = welcome.session_id
         self._pause_seconds = FIRST_PAUSE_SECONDS
         self.standing = Standing(attached=True, reason="", welcome=welcome)
         self._gate.open(welcome.token)
@@ -244,6 +241,8 @@ class Presence:
         self._listener.attached()
         if welcome.ended_lease_ids:
             self._listener.leases_ended(welcome.ended_lease_ids)
+        self._counters.session_opens += is_new
+        self._counters.session_reattaches += not is_new
         self._tried.set()
 
     def _leave(self, reason: str, message: str) -> None:

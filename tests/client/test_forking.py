@@ -18,7 +18,8 @@ from aqua_client.settings import ClientSettings
 from tests.client.conftest import Linked
 from tests.client.test_reattaching import process as process  # noqa: PLC0414 - a fixture
 from tests.client.test_session import borrow
-from tests.fakes.broker_server import MIB, FakeDaemon
+from tests.fakes.broker_books import MIB
+from tests.fakes.broker_server import FakeDaemon
 from tests.nodes import REPOSITORY, environment, wait_until
 
 Link = Callable[..., Linked]
@@ -202,7 +203,7 @@ def test_a_session_that_closes_in_the_parent_is_unmoved_by_old_children(
     session = link()
     lease = borrow(session)
     assert in_child(lambda: True) == CLEAN
-    daemon.push_revoke([lease])
+    daemon.session.push_revoke([lease])
     count = len(daemon.keepalives)
     wait_until(lambda: session.listener.revokes, what="a push")
     wait_until(lambda: len(daemon.keepalives) > count, what="a keepalive")

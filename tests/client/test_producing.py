@@ -13,7 +13,8 @@ from aqua_protos import broker_pb2
 from aqua_client.errors import BrokerUnreachable, InvalidRequest, NotAnOwner, Refused
 from aqua_client.producing import Producer, producer, uuid_of
 from aqua_client.settings import ClientSettings
-from tests.fakes.broker_server import MIB, FakeDaemon
+from tests.fakes.broker_books import MIB
+from tests.fakes.broker_server import FakeDaemon
 from tests.nodes import wait_until
 
 

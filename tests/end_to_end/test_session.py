@@ -146,7 +146,7 @@ def test_a_daemon_that_stops_in_order_says_so(node: Node) -> None:
     with borrowing(node) as session:
         grant = session.borrow()
         node.restart_daemon(graceful=True)
-        wait_until(lambda: session.listener.story[-1] == "attached", what="re-attached")
+        wait_until(lambda: session.counters.session_reattaches, what="re-attached")
         assert session.listener.story[1] == "restarting"
         assert leases(node, session) == {grant.lease_id: broker_pb2.LEASE_STATE_LEASED}
         session.give_back(grant)

@@ -18,7 +18,6 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -28,11 +27,9 @@ from aqua_protos import broker_pb2, presence_pb2
 from aqua_protos.framing import Disconnected, FrameReader, send_frame
 from google.protobuf.message import Message
 
-from tests.nodes import wait_until
+from tests.fakes.broker_books import CANARY, MIB, Books, Session
 
-MIB = 2**20
 TERM_SECONDS = 0.6
-CANARY = bytes(range(64))
 
 _REQUESTS: dict[str, type[Message]] = {
     "Acquire": broker_pb2.AcquireRequest,
@@ -42,41 +39,6 @@ _REQUESTS: dict[str, type[Message]] = {
     "Offer": broker_pb2.OfferRequest,
     "Reclaim": broker_pb2.ReclaimRequest,
 }
-
-
-@dataclass
-class Session:
-    """What the fake knows of one client."""
-
-    session_id: str
-    token: bytes
-    connection: socket.socket
-    sentinel: socket.socket
-    leases: set[str] = field(default_factory=set)
-
-    def sentinel_has_ended(self) -> bool:
-        """Whether no process holds the client's end any more."""
-        self.sentinel.settimeout(0.0)
-        try:
-            return self.sentinel.recv(1) == b""
-        except BlockingIOError:
-            return False
-
-    def push(self, frame: presence_pb2.DaemonFrame, *descriptors: int) -> None:
-        with suppress(OSError):
-            send_frame(self.connection, frame.SerializeToString(), descriptors)
-
-
-@dataclass
-class Books:
-    """What a daemon's end does not take along."""
-
-    sessions: dict[str, Session] = field(default_factory=dict)
-
-    def close(self) -> None:
-        for session in self.sessions.values():
-            session.connection.close()
-            session.sentinel.close()
 
 
 class FakeDaemon:
@@ -147,38 +109,6 @@ class FakeDaemon:
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
-    def push_revoke(self, lease_ids: list[str], *, deadline_seconds: float = 2.0) -> None:
-        revoke = presence_pb2.Revoke(
-            lender_gpu="SHM-1",
-            nbytes=4 * MIB * len(lease_ids),
-            reason="reclaimed",
-            deadline_seconds=deadline_seconds,
-            lease_ids=lease_ids,
-        )
-        self.session.push(presence_pb2.DaemonFrame(revoke=revoke))
-
-    def push_lost(self, lease_ids: list[str], reason: str) -> None:
-        lost = presence_pb2.LeasesLost(lease_ids=lease_ids, reason=reason)
-        self.session.push(presence_pb2.DaemonFrame(leases_lost=lost))
-
-    def push_restarting(self) -> None:
-        frame = presence_pb2.DaemonFrame(restarting=presence_pb2.Restarting())
-        self.session.push(frame)
-
-    def push_descriptor(self, lease_id: str) -> None:
-        """A descriptor of a new memfd, for that lease; the fake's own copy is closed."""
-        memory = os.memfd_create("slab")
-        os.ftruncate(memory, 4 * MIB)
-        os.pwrite(memory, CANARY, 0)
-        frame = presence_pb2.DaemonFrame()
-        frame.slab_descriptor.lease_id = lease_id
-        self.session.push(frame, memory)
-        os.close(memory)
-
-    def wait_for(self, condition: Callable[[], object], what: str) -> None:
-        """Wait until it holds, or fail."""
-        wait_until(condition, what=what)
-
     # The presence socket
 
     def _accept(self) -> None:
@@ -189,8 +119,8 @@ class FakeDaemon:
                 return
             self._connections.append(connection)
             thread = threading.Thread(target=self._converse, args=(connection,))
-            self._threads.append(thread)
             thread.start()
+            self._threads.append(thread)
 
     def _converse(self, connection: socket.socket) -> None:
         reader = FrameReader()
@@ -340,11 +270,11 @@ class FakeDaemon:
             return reply
         reply.handle.descriptor.SetInParent()
         if self.descriptor_comes == "before":
-            self.push_descriptor(lease_id)
+            self.session.push_descriptor(lease_id)
         elif self.descriptor_comes == "after":
-            timer = threading.Timer(0.1, self.push_descriptor, (lease_id,))
-            self._threads.append(timer)
+            timer = threading.Timer(0.1, self.session.push_descriptor, (lease_id,))
             timer.start()
+            self._threads.append(timer)
         return reply
 
 
