@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aqua_daemon.core.errors import InvalidRequest, NotPermitted
-from aqua_daemon.core.model import ProcessIdentity, TenantName
+from aqua_daemon.core.model import SUB_TENANT_MARK, ProcessIdentity, TenantName
 
 _SO_PEERPIDFD = 77  # Linux 6.5; Python has no name for it
 _UCRED = struct.Struct("iII")
@@ -121,7 +121,7 @@ def tenant_of(*, uid: int, cgroup: str, sub_tenant: str = "") -> TenantName:
         parts.append(unit)
     if sub_tenant:
         _check_sub_tenant(sub_tenant)
-        parts.append(sub_tenant)
+        parts[-1] += SUB_TENANT_MARK + sub_tenant
     return TenantName("/".join(parts))
 
 

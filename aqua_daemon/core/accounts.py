@@ -105,7 +105,7 @@ class GpuAccount:
 
 @dataclass(slots=True, kw_only=True)
 class TenantAccount:
-    """One tenant's sums over all GPUs and sessions."""
+    """The sums of one tenant, or of a tenant with all its sub-tenants, over GPUs and sessions."""
 
     held_bytes: int = 0
     host_bytes: int = 0

@@ -25,6 +25,7 @@ from aqua_daemon.core.model import (
     Session,
     SessionState,
     SlabTag,
+    owner_of,
 )
 from aqua_daemon.core.placement import Lender, place
 from aqua_daemon.core.returning import RETURNABLE, forget_if_over, take_back
@@ -160,11 +161,11 @@ def _check_request(turn: Turn, event: LeaseRequested) -> None:
 
 
 def _check_quota(turn: Turn, session: Session, nbytes: int) -> None:
-    held_bytes = turn.ledger.tenant(session.tenant).held_bytes
+    held_bytes = turn.ledger.owner(session.tenant).held_bytes
     quota_bytes = turn.books.settings.tenant_quota_bytes
     if held_bytes + nbytes > quota_bytes:
         msg = (
-            f"{session.tenant} holds {held_bytes / MIB:g} of its {quota_bytes / MIB:g} MiB, "
+            f"{owner_of(session.tenant)} holds {held_bytes / MIB:g} of its {quota_bytes / MIB:g} MiB, "
             f"{nbytes / MIB:g} MiB more do not fit: release leases, or use host memory"
         )
         raise QuotaExceeded(msg)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from aqua_daemon.core.errors import InsufficientHostRoom, InvalidRequest
-from aqua_daemon.core.model import BrokerSettings, HostRoom, Session, TenantName
+from aqua_daemon.core.model import BrokerSettings, HostRoom, Session, TenantName, owner_of
 from aqua_daemon.core.sizes import MIB
 from aqua_daemon.core.turn import Turn
 
@@ -25,11 +25,11 @@ def check_room(turn: Turn, tenant: TenantName, nbytes: int) -> None:
     settings = turn.books.settings
     if nbytes <= _pool_room(turn, settings) and nbytes <= _share_room(turn, settings, tenant):
         return
-    tenant_bytes = turn.ledger.tenant(tenant).host_bytes
+    tenant_bytes = turn.ledger.owner(tenant).host_bytes
     msg = (
         f"{nbytes / MIB:g} MiB of host room for `store` data do not fit: the node has reserved "
         f"{turn.ledger.host_bytes / MIB:g} of {settings.host_pool_bytes / MIB:g} MiB, "
-        f"{tenant} {tenant_bytes / MIB:g} of {settings.tenant_host_bytes / MIB:g} MiB. "
+        f"{owner_of(tenant)} {tenant_bytes / MIB:g} of {settings.tenant_host_bytes / MIB:g} MiB. "
         "Release `store` data, use `cache`, or raise host_pool_bytes"
     )
     raise InsufficientHostRoom(msg)
@@ -83,4 +83,4 @@ def _pool_room(turn: Turn, settings: BrokerSettings) -> int:
 
 
 def _share_room(turn: Turn, settings: BrokerSettings, tenant: TenantName) -> int:
-    return settings.tenant_host_bytes - turn.ledger.tenant(tenant).host_bytes
+    return settings.tenant_host_bytes - turn.ledger.owner(tenant).host_bytes

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from aqua_daemon.core.accounts import GpuAccount, has_host_room, is_coming
+from aqua_daemon.core.accounts import GpuAccount, TenantAccount, has_host_room, is_coming
 from aqua_daemon.core.model import (
     GpuUuid,
     Lease,
@@ -19,6 +19,7 @@ from aqua_daemon.core.model import (
     SessionId,
     SessionState,
     TenantName,
+    owner_of,
 )
 from aqua_daemon.core.turn import Books
 
@@ -79,7 +80,7 @@ def violations_of_gpu(account: GpuAccount) -> Iterator[Violation]:
 
 def violations_of_tenant(books: Books, tenant: TenantName) -> Iterator[Violation]:
     """Whether a tenant holds more than it may; what it held before a restart, it may keep."""
-    account = books.ledger.tenant(tenant)
+    account = books.ledger.owner(tenant)
     allowed_bytes = max(books.settings.tenant_quota_bytes, account.adopted_bytes)
     if not 0 <= account.held_bytes <= allowed_bytes or account.host_bytes < 0:
         message = (
@@ -101,12 +102,14 @@ def all_violations(books: Books) -> Iterator[Violation]:
         on_gpu[lease.lender].append(lease)
         of_tenant[lease.tenant].append(lease)
         of_session.get(lease.session_id, []).append(lease)
-    for gpu, account in ledger.gpus.items():
-        yield from violations_of_gpu(account)
-        yield from _recounted_gpu(books, account, on_gpu[gpu])
+    for gpu, gpu_account in ledger.gpus.items():
+        yield from violations_of_gpu(gpu_account)
+        yield from _recounted_gpu(books, gpu_account, on_gpu[gpu])
     for tenant in ledger.tenants:
         yield from violations_of_tenant(books, tenant)
         yield from _recounted_tenant(books, tenant, of_tenant[tenant])
+    for owner, account in ledger.owners.items():
+        yield from _recounted_owner(books, owner, account)
     for session_id, leases in of_session.items():
         yield from _recounted_session(books, session_id, leases)
     host_bytes = sum(account.host_bytes for account in ledger.tenants.values())
@@ -157,6 +160,19 @@ def _recounted_tenant(books: Books, tenant: TenantName, leases: list[Lease]) -> 
         message = (
             f"{tenant}'s records make {held} bytes, {host} of host room, {len(sessions)} sessions; "
             f"its account says {account.held_bytes}, {account.host_bytes}, {account.sessions}"
+        )
+        yield Violation(rule="recount", gpu=None, lease_id=None, message=message)
+
+
+def _recounted_owner(
+    books: Books, owner: TenantName, account: TenantAccount
+) -> Iterator[Violation]:
+    parts = [part for name, part in books.ledger.tenants.items() if owner_of(name) == owner]
+    held, host = sum(part.held_bytes for part in parts), sum(part.host_bytes for part in parts)
+    if (held, host) != (account.held_bytes, account.host_bytes):
+        message = (
+            f"{owner} and its sub-tenants have {held} bytes and {host} of host room, their "
+            f"account says {account.held_bytes} and {account.host_bytes}"
         )
         yield Violation(rule="recount", gpu=None, lease_id=None, message=message)
 

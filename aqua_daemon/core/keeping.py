@@ -147,8 +147,8 @@ def _adopt(turn: Turn, tag: SlabTag) -> None:
         named_at=turn.now,
     )
     turn.enter(lease, Move.UNWANTED if is_unseen else Move.ADOPTED)
-    tenant = turn.ledger.tenants[tag.tenant]
-    tenant.adopted_bytes = tenant.held_bytes
+    owner = turn.ledger.owner(tag.tenant)
+    owner.adopted_bytes = owner.held_bytes
     if is_unseen:
         send_free(turn, lease)
         return

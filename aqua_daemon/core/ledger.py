@@ -25,6 +25,7 @@ from aqua_daemon.core.model import (
     SessionId,
     SessionState,
     TenantName,
+    owner_of,
 )
 
 _RECALLED = frozenset({LeaseState.REVOKING, LeaseState.QUARANTINED})
@@ -39,6 +40,7 @@ class Ledger:
         self.sessions: dict[SessionId, Session] = {}
         self.session_accounts: dict[SessionId, SessionAccount] = {}
         self.tenants: dict[TenantName, TenantAccount] = {}
+        self.owners: dict[TenantName, TenantAccount] = {}  # each with all its sub-tenants
         self.host_bytes = 0  # reserved for `store` data of all sessions
 
     def living_session(self, session_id: SessionId) -> Session:
@@ -49,9 +51,9 @@ class Ledger:
             raise UnknownSession(msg)
         return session
 
-    def tenant(self, tenant: TenantName) -> TenantAccount:
-        """The tenant's account; a new one for a tenant that holds nothing."""
-        return self.tenants.get(tenant) or TenantAccount()
+    def owner(self, tenant: TenantName) -> TenantAccount:
+        """What *tenant* and all that share its quota hold together; empty when that is nothing."""
+        return self.owners.get(owner_of(tenant)) or TenantAccount()
 
     def add_gpu(self, gpu: GpuUuid) -> GpuAccount:
         """The GPU's account, made when it is new."""
@@ -64,8 +66,8 @@ class Ledger:
         account = SessionAccount()
         self.sessions[session.session_id] = session
         self.session_accounts[session.session_id] = account
-        tenant = self.tenants.setdefault(session.tenant, TenantAccount())
-        tenant.sessions += 1
+        for tenant in self._accounts(session.tenant):
+            tenant.sessions += 1
         self._count_host(session.tenant, session.host_room.nbytes)
         return account
 
@@ -81,7 +83,8 @@ class Ledger:
         session = self.sessions.pop(session_id)
         del self.session_accounts[session_id]
         self._count_host(session.tenant, -session.host_room.nbytes)
-        self.tenants[session.tenant].sessions -= 1
+        for tenant in self._accounts(session.tenant):
+            tenant.sessions -= 1
         self._drop_idle_tenant(session.tenant)
         for gpu in self.gpus.values():
             gpu.limits.pop(session_id, None)
@@ -126,18 +129,18 @@ class Ledger:
         state = lease.state
         gpu = self.gpus[lease.lender]
         gpu.bytes_in[state] += signed_bytes
-        tenant = self.tenants.get(lease.tenant)
-        if tenant is None:
-            tenant = self.tenants[lease.tenant] = TenantAccount()
+        tenant, owner = self._accounts(lease.tenant)
         if state is not LeaseState.LOST:
             gpu.held_bytes += signed_bytes
             tenant.held_bytes += signed_bytes
+            owner.held_bytes += signed_bytes
         if is_coming(lease):
             gpu.coming_bytes += signed_bytes
         account = self.session_accounts[lease.session_id]
         if has_host_room(lease):
             account.backed_bytes += signed_bytes
             tenant.host_bytes += signed_bytes
+            owner.host_bytes += signed_bytes
             self.host_bytes += signed_bytes
         if state in _RECALLED:
             if sign > 0:
@@ -146,10 +149,22 @@ class Ledger:
                 del account.recalled[lease.lease_id]
 
     def _count_host(self, tenant: TenantName, nbytes: int) -> None:
-        self.tenants[tenant].host_bytes += nbytes
+        for account in self._accounts(tenant):
+            account.host_bytes += nbytes
         self.host_bytes += nbytes
 
+    def _accounts(self, tenant: TenantName) -> tuple[TenantAccount, TenantAccount]:
+        account = self.tenants.get(tenant)
+        if account is None:
+            account = self.tenants[tenant] = TenantAccount()
+        name = owner_of(tenant)
+        owner = self.owners.get(name)
+        if owner is None:
+            owner = self.owners[name] = TenantAccount()
+        return account, owner
+
     def _drop_idle_tenant(self, tenant: TenantName) -> None:
-        account = self.tenants[tenant]
-        if not (account.sessions or account.held_bytes or account.host_bytes):
-            del self.tenants[tenant]
+        for name, accounts in ((tenant, self.tenants), (owner_of(tenant), self.owners)):
+            account = accounts[name]
+            if not (account.sessions or account.held_bytes or account.host_bytes):
+                del accounts[name]

@@ -17,6 +17,13 @@ SessionId = NewType("SessionId", str)
 TenantName = NewType("TenantName", str)
 RequestId = NewType("RequestId", str)
 
+SUB_TENANT_MARK = "+"  # "uid-1000/llm.service+blue"; in no name of a unit or a container
+
+
+def owner_of(tenant: TenantName) -> TenantName:
+    """The tenant whose quota and share this one divides: its own, unless it is a sub-tenant."""
+    return TenantName(tenant.partition(SUB_TENANT_MARK)[0])
+
 
 class SafetyClass(Enum):
     """What may happen to the bytes: `store` survives revokes, `cache` may be dropped at one."""

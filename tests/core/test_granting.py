@@ -26,7 +26,7 @@ from aqua_daemon.core.instructions import (
     ForgetSession,
     FreeSlab,
 )
-from aqua_daemon.core.model import LeaseId, LeaseState, RequestId, SessionId
+from aqua_daemon.core.model import LeaseId, LeaseState, RequestId, SessionId, TenantName
 from aqua_daemon.core.sizes import MIB
 from tests.core.bench import ALICE, BOB, CACHE, HOME, NEAR, SLAB, STORE, Bench, process
 
@@ -127,6 +127,21 @@ def test_a_tenant_never_gets_more_than_its_quota() -> None:
         bench.ask(first)
     assert bench.state(bench.grant(other)) is LeaseState.LEASED
     assert bench.tenant(ALICE).leased_bytes == 2 * SLAB
+
+
+def test_sub_tenants_divide_the_quota_of_their_tenant_and_never_leave_it() -> None:
+    """Naming oneself anew buys nothing: tenant and sub-tenants have one quota together."""
+    bench = Bench(tenant_quota_bytes=2 * SLAB, tenant_host_bytes=2 * SLAB)
+    plain = bench.open("s1", pid=1)
+    blue = bench.open("s2", pid=2, tenant=TenantName("alice+blue"))
+    red = bench.open("s3", pid=3, tenant=TenantName("alice+red"))
+    bench.grant(blue)
+    bench.grant(red)
+    for session in (plain, blue, red):
+        with pytest.raises(QuotaExceeded, match="alice holds 64 of its 64 MiB"):
+            bench.ask(session, safety_class=CACHE)
+    assert bench.tenant(TenantName("alice+blue")).leased_bytes == SLAB
+    bench.grant(bench.open("s4", pid=4, tenant=BOB))
 
 
 def test_what_is_on_its_way_back_counts_against_the_quota_until_it_is_free() -> None:

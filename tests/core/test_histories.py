@@ -66,7 +66,7 @@ from tests.core.bench import process, room, use
 
 GPUS = tuple(GpuUuid(f"SHM-{number}") for number in range(3))
 KEEPERS = (GPUS[:2], GPUS[2:])  # the first keeps two GPUs
-TENANTS = (TenantName("alice"), TenantName("bob"))
+TENANTS = (TenantName("alice"), TenantName("alice+blue"), TenantName("bob"))
 TOTAL = 96 * MIB
 SETTINGS = BrokerSettings(
     gpus=GPUS,

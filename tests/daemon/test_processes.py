@@ -91,8 +91,8 @@ def test_a_tenant_is_uid_and_unit_and_sub_tenant() -> None:
     service = "0::/system.slice/vllm.service\n"
     assert tenant_of(uid=1000, cgroup="0::/\n") == "uid-1000"
     assert tenant_of(uid=1000, cgroup=service) == "uid-1000/vllm.service"
-    assert tenant_of(uid=0, cgroup=service, sub_tenant="team-a") == "uid-0/vllm.service/team-a"
-    assert tenant_of(uid=0, cgroup="", sub_tenant="team.a_1") == "uid-0/team.a_1"
+    assert tenant_of(uid=0, cgroup=service, sub_tenant="team-a") == "uid-0/vllm.service+team-a"
+    assert tenant_of(uid=0, cgroup="", sub_tenant="team.a_1") == "uid-0+team.a_1"
 
 
 @pytest.mark.parametrize("name", ["A", "a/b", "a b", "ä", "x" * 65, "vllm.service", "container-1"])
