@@ -48,7 +48,7 @@ def test_a_new_session_gets_who_it_is_a_token_and_a_sentinel() -> None:
             assert client.sentinel is not None
             assert len(welcome.token) == 32
             assert welcome.tenant.startswith(f"uid-{os.getuid()}")
-            assert welcome.tenant.endswith("/blue")
+            assert welcome.tenant.endswith("blue")
             assert (welcome.smallest_slab_bytes, welcome.largest_slab_bytes) == (4 * MIB, 32 * MIB)
             assert welcome.term_seconds == 10.0
             (session,) = node.service.snapshot().sessions
