@@ -10,8 +10,11 @@ token, with a run that never parked, and every parked byte with what came back.
 The text, `text.txt`, is the Declaration of Independence and two addresses by Abraham Lincoln, all
 in the public domain. Weights are random and seeded: the model says nothing, exactly.
 
-Order of the modules, each may use those after it:
+The order of the modules; each may use those after it:
 
-    __main__ -> running -> screen | lines -> taking_back | watching -> serving -> parking
-             -> node | gauges | owner -> summary -> happenings -> model -> text -> plan
+    __main__ -> screen | lines | report -> board
+    __main__ -> running -> middle -> taking_back | watching | serving -> parking -> model
+    all      -> node | gauges | summary | text -> happenings -> plan
+
+`owner` is a program of its own, which `taking_back` starts.
 """

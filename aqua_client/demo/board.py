@@ -21,8 +21,8 @@ from aqua_client.demo.happenings import (
 )
 from aqua_client.demo.plan import Plan, mib
 
-NEWS_KEPT = 7
-MOVES_KEPT = 5
+NEWS_KEPT = 9
+MOVES_KEPT = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ import select
 import sys
 from dataclasses import asdict, replace
 
-from aqua_client.producing import producer
+import aqua_client
 from aqua_client.settings import ClientSettings
 
 # Should nobody ever close its input.
@@ -24,7 +24,7 @@ def main() -> int:
     """Ask, hold, lend again."""
     arguments = _arguments()
     settings = replace(ClientSettings.from_environment(), socket_path=arguments.socket)
-    with producer(arguments.gpu, settings=settings) as mine:
+    with aqua_client.producer(arguments.gpu, settings=settings) as mine:
         _say("reclaimed", asdict(mine.reclaim(arguments.reclaim, arguments.deadline)))
         select.select([sys.stdin], [], [], HOLD_SECONDS)
         _say("lends again", asdict(mine.lend(arguments.lend)))

@@ -10,7 +10,7 @@ import time
 from contextlib import ExitStack, closing
 from functools import partial
 
-from aqua_client.client import connect
+import aqua_client
 from aqua_client.demo.gauges import read_gpus
 from aqua_client.demo.happenings import GpuBytes, Stage, Teller
 from aqua_client.demo.middle import Middle
@@ -33,7 +33,7 @@ def run(plan: Plan, node: Node, *, tell: Teller) -> Summary:
     with ExitStack() as undo:
         model = Model(plan.shape, threads=plan.threads)
         node.ready()
-        client = connect(socket=node.socket, home_gpu=HOME_GPU)
+        client = aqua_client.connect(socket=node.socket, home_gpu=HOME_GPU)
         undo.enter_context(closing(client))
         watch = Watch(gauges=partial(read_gpus, node.metrics), stats=client.stats, tell=tell)
         undo.enter_context(watch)

@@ -21,7 +21,8 @@ from aqua_client.demo.plan import MIB, mib
 FRAMES_PER_SECOND = 5
 WIDTH = 112
 NAME_WIDTH = 11
-BAR_WIDTH = 38
+BAR_WIDTH = 38  # of a frame of full width; a narrower one has narrower bars
+LEAST_BAR_WIDTH = 12
 EVENT_STYLES = {
     "stage": "bold",
     "parked": "cyan",
@@ -43,9 +44,9 @@ class Use:
 
 USES = (
     Use(name="own", sign="█", style="magenta", of=lambda gpu: gpu.own),
-    Use(name="lent", sign="█", style="cyan", of=lambda gpu: gpu.lent),
-    Use(name="returning", sign="▒", style="yellow", of=lambda gpu: gpu.returning),
-    Use(name="quarantined", sign="▓", style="red", of=lambda gpu: gpu.quarantined),
+    Use(name="lent", sign="▒", style="cyan", of=lambda gpu: gpu.lent),
+    Use(name="returning", sign="░", style="yellow", of=lambda gpu: gpu.returning),
+    Use(name="quarantined", sign="x", style="red", of=lambda gpu: gpu.quarantined),
     Use(name="free", sign="·", style="bright_black", of=lambda gpu: gpu.free),
 )
 
@@ -73,49 +74,61 @@ class Screen:
         self._board.tell(happening)
 
     def __rich__(self) -> Panel:
+        width = min(WIDTH, self._console.width)
+        bar_width = max(BAR_WIDTH - (WIDTH - width), LEAST_BAR_WIDTH)
         with self._board.lock:
             parts = (
-                _progress(self._board),
-                _gpus(self._board.gpus, self._home_gpu),
+                _progress(self._board, bar_width),
+                _counts(self._board),
+                _gpus(self._board.gpus, self._home_gpu, bar_width),
                 _events(self._board.news),
                 _events(self._board.moves),
             )
-            spaced = [row for part in parts for row in (part, Text())]
+            spaced = [row for part in parts for row in (Text(), part)]
             return Panel(
-                Group(*spaced[:-1]),
+                Group(parts[0], *spaced[2:]),
                 title="[bold]AQUA[/]  more conversations than the KV budget holds",
                 subtitle=f"{self._board.stage}  [bold]{self._board.seconds():.0f} s[/]",
                 border_style="blue",
                 padding=(1, 2),
-                width=min(WIDTH, self._console.width),
+                width=width,
             )
 
 
-def _progress(board: Board) -> Table:
+def _progress(board: Board, bar_width: int) -> Table:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold", width=NAME_WIDTH)
-    grid.add_column(width=BAR_WIDTH)
+    grid.add_column(min_width=bar_width)
     grid.add_column(no_wrap=True)
     for run in ("reference", "parking"):
-        grid.add_row(*_run_row(board, run))
+        grid.add_row(*_run_row(board, run, bar_width))
     parking = board.runs.get("parking")
     budget = board.plan.kv_budget_bytes
     resident = parking.resident_bytes if parking else 0
     bar = ProgressBar(
-        total=budget, completed=resident, width=BAR_WIDTH, complete_style="cyan", style="grey23"
+        total=budget, completed=resident, width=bar_width, complete_style="cyan", style="grey23"
     )
     needed = f"all need {mib(board.plan.final_kv_bytes)} at the end"
     grid.add_row("KV resident", bar, f"{mib(resident)} of {mib(budget)}, {needed}")
-    grid.add_row("KV parked", in_tiers(board.parked_bytes), _fetched(board))
-    grid.add_row("answers", _equal(parking), _served(board))
     return grid
 
 
-def _run_row(board: Board, run: str) -> tuple[str, ProgressBar, str]:
+def _counts(board: Board) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", width=NAME_WIDTH)
+    grid.add_column(no_wrap=True)
+    went, came = in_tiers(board.parked_bytes), in_tiers(board.fetched_bytes)
+    grid.add_row("KV moved", f"parked {went};  fetched {came}")
+    grid.add_row("revokes", _served(board))
+    grid.add_row("answers", _equal(board.runs.get("parking")))
+    return grid
+
+
+def _run_row(board: Board, run: str, bar_width: int) -> tuple[str, ProgressBar, str]:
     total = board.plan.total_turns
     last = board.runs.get(run)
     bar = ProgressBar(
-        total=total, completed=last.turns_done if last else 0, width=BAR_WIDTH, style="grey23"
+        total=total, completed=last.turns_done if last else 0, width=bar_width, style="grey23"
     )
     if last is None:
         return run, bar, f"{total} turns to come"
@@ -123,45 +136,42 @@ def _run_row(board: Board, run: str) -> tuple[str, ProgressBar, str]:
     return run, bar, f"{last.turns_done} of {total} turns, {speed}"
 
 
-def _fetched(board: Board) -> str:
-    return f"fetched {in_tiers(board.fetched_bytes)}"
-
-
 def _served(board: Board) -> str:
     if not board.revokes:
-        return "no revokes yet"
-    return f"[yellow]{board.revokes} revokes served, {mib(board.evacuated_bytes)} evacuated[/]"
+        return "none yet"
+    return f"[yellow]{board.revokes} served, {mib(board.evacuated_bytes)} evacuated[/]"
 
 
 def _equal(parking: TurnEnded | None) -> str:
     if parking is None:
         return "-"
     if parking.differing:
-        return f"[bold red]{parking.differing} differ from the reference[/]"
-    return f"[green]{parking.turns_done} of {parking.turns_done} as in the reference[/]"
+        return f"[bold red]{parking.differing} differ from the run that never parked[/]"
+    return f"[green]{parking.turns_done} of {parking.turns_done} as in the run that never parked[/]"
 
 
-def _gpus(gpus: tuple[GpuBytes, ...], home_gpu: str) -> Table:
+def _gpus(gpus: tuple[GpuBytes, ...], home_gpu: str, bar_width: int) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("GPU", width=NAME_WIDTH)
-    table.add_column("MiB", width=BAR_WIDTH)
+    table.add_column("MiB", width=bar_width)
     for use in USES:
-        table.add_column(Text(use.name, style=use.style), justify="right", min_width=len(use.name))
+        header = f"{use.sign} {use.name}"
+        table.add_column(Text(header, style=use.style), justify="right", min_width=len(header))
     for gpu in gpus:
         named = f"{gpu.gpu} [bright_black]home[/]" if gpu.gpu == home_gpu else gpu.gpu
-        table.add_row(named, _bar(gpu), *(_mib_or_nothing(use.of(gpu)) for use in USES))
+        table.add_row(named, _bar(gpu, bar_width), *(_mib_or_nothing(use.of(gpu)) for use in USES))
     return table
 
 
-def _bar(gpu: GpuBytes) -> Text:
+def _bar(gpu: GpuBytes, width: int) -> Text:
     """The uses in proportion; what is free fills the rest."""
     *held, free = USES
     bar = Text()
     for use in held:
         share = use.of(gpu) / gpu.total if gpu.total else 0.0
-        bar.append(use.sign * round(share * BAR_WIDTH), style=use.style)
-    bar.truncate(BAR_WIDTH)
-    return bar.append(free.sign * (BAR_WIDTH - len(bar)), style=free.style)
+        bar.append(use.sign * round(share * width), style=use.style)
+    bar.truncate(width)
+    return bar.append(free.sign * (width - len(bar)), style=free.style)
 
 
 def _mib_or_nothing(nbytes: int) -> str:
@@ -170,8 +180,8 @@ def _mib_or_nothing(nbytes: int) -> str:
 
 def _events(lines: deque[Line]) -> Table:
     grid = Table.grid(padding=(0, 2))
-    grid.add_column(justify="right", style="bright_black", width=7)
-    grid.add_column(width=8)
+    grid.add_column(justify="right", style="bright_black", min_width=7, no_wrap=True)
+    grid.add_column(min_width=7, no_wrap=True)
     grid.add_column(no_wrap=True, overflow="ellipsis")
     for line in lines:
         style = EVENT_STYLES[line.kind]

@@ -74,8 +74,8 @@ class Owner:
         self._listener.start()
         tell(
             OwnerSaid(
-                text=f"{gpu.gpu} gets a process that grows by {mib(self._own_bytes)} and wants "
-                f"back what is lent there, {mib(gpu.lent)}"
+                text=f"{gpu.gpu} lends {mib(gpu.lent)}; its owner starts a process that uses "
+                f"{mib(self._own_bytes)}, and asks for the rest"
             )
         )
 
@@ -147,11 +147,11 @@ def in_words(gpu: str, event: str, figures: Mapping[str, float]) -> str:
         case "loaded":
             return f"{gpu} uses {shown.get('bytes', '?')} itself now"
         case "reclaimed":
+            late = figures["quarantined_bytes"]
             return (
                 f"{gpu} asked for {shown['asked_bytes']} back: {shown['revoked_bytes']} revoked, "
-                f"{shown['freed_bytes']} freed, {shown['quarantined_bytes']} quarantined "
-                f"in {figures['seconds']:.2f} s"
-            )
+                f"{shown['freed_bytes']} freed in {figures['seconds']:.2f} s"
+            ) + (f", {shown['quarantined_bytes']} quarantined" if late else "")
         case "lends again":
             return f"{gpu} lends again, up to {shown['offered_bytes']}"
         case _:

@@ -1,0 +1,80 @@
+"""The parts that meet a real daemon: its ready line, its metrics, its end, and an owner refused."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from aqua_client.demo.gauges import read_gpus
+from aqua_client.demo.node import Node
+from aqua_client.demo.plan import MIB
+
+
+@pytest.fixture
+def node() -> Iterator[Node]:
+    """One that is ready."""
+    with Node() as node:
+        node.ready()
+        yield node
+
+
+def keeper_pid(node: Node) -> int:
+    """Who listens where owners come."""
+    with socket.socket(socket.AF_UNIX) as peer:
+        peer.connect(node.keeper_socket)
+        found = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    pid, _, _ = struct.unpack("3i", found)
+    assert isinstance(pid, int)
+    return pid
+
+
+def test_a_node_has_eight_gpus_with_nothing_lent(node: Node) -> None:
+    """As its metrics say."""
+    gpus = read_gpus(node.metrics)
+    assert [gpu.gpu for gpu in gpus] == [f"SHM-{number}" for number in range(8)]
+    assert {gpu.total for gpu in gpus} == {256 * MIB}
+    assert {gpu.free for gpu in gpus} == {256 * MIB}
+
+
+def test_closing_ends_the_keeper_too(node: Node) -> None:
+    """The daemon leaves it running; the demo does not."""
+    keeper = os.pidfd_open(keeper_pid(node))
+    node.close()
+    assert select.select([keeper], [], [], 10)[0]
+    os.close(keeper)
+    assert not Path(node.socket).parent.exists()
+
+
+def test_nodes_do_not_meet(node: Node) -> None:
+    """A second demo on the same machine has a node of its own."""
+    with Node() as other:
+        other.ready()
+        assert other.socket != node.socket
+        assert other.metrics != node.metrics
+        assert read_gpus(other.metrics)
+
+
+def test_who_has_nothing_on_a_gpu_takes_nothing_back(node: Node) -> None:
+    """The owner's program fails, and says why, when it was not started as an owner."""
+    owner = subprocess.run(
+        [
+            *(sys.executable, "-m", "aqua_client.demo.owner", "--socket", node.socket),
+            *("--gpu", "SHM-1", "--reclaim", str(MIB), "--lend", str(MIB)),
+        ],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=60,
+        check=False,
+    )
+    assert owner.returncode != 0
+    assert "memory of its own on SHM-1" in owner.stderr
+    assert "reclaimed" not in owner.stdout
