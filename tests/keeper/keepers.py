@@ -178,11 +178,10 @@ class Peer:
             self._read()
 
     def attach(self) -> Attached:
-        """Become the daemon; every proof has come when this returns."""
+        """Become the daemon; every proof, and the reports behind them, have come by the end."""
         attach = Attach(protocol=1, daemon_version="test")
         attached = self.answer(self.ask(KeeperRequest(attach=attach))).attached
-        self.reports = {report.gpu: report for report in attached.gpus}
-        while len(self.proofs) < attached.holders:
+        while len(self.reports) < len(attached.gpus):
             self._read()
         return attached
 
@@ -219,7 +218,11 @@ class Peer:
         return self.answer(self.ask(KeeperRequest(register_owner=owner)))
 
     def report(self, gpu: str = "SHM-0") -> GpuReport:
-        """The next report of *gpu* that is said unasked."""
+        """How *gpu* is now, asked anew."""
+        return next(report for report in self.attach().gpus if report.gpu == gpu)
+
+    def next_report(self, gpu: str = "SHM-0") -> GpuReport:
+        """The next report of *gpu* that is said unasked, or that has been and was not read yet."""
         self.reports.pop(gpu, None)
         while gpu not in self.reports:
             self._read()
@@ -229,7 +232,7 @@ class Peer:
         """The first report for which `holds` is true of `report`'s owners: "some" or "none"."""
         deadline = time.monotonic() + ANSWER_SECONDS
         while time.monotonic() < deadline:
-            report = self.report(gpu)
+            report = self.next_report(gpu)
             if bool(report.owners) == (holds == "some"):
                 return report
         raise AssertionError(f"no report of {gpu} with {holds} owners")
@@ -263,7 +266,12 @@ class Peer:
             match reply.WhichOneof("kind"):
                 case "gpu_report":
                     self.reports[reply.gpu_report.gpu] = reply.gpu_report
+                case "attached":
+                    self.reports.clear()
+                    self._unread.append(reply)
                 case "holder_proof":
+                    for known in self.proofs.pop(reply.holder_proof.session_id, ()):
+                        os.close(known)
                     pidfd, sentinel = self._reader.take_descriptors(2)
                     self.proofs[reply.holder_proof.session_id] = (pidfd, sentinel)
                 case "allocated":
@@ -302,6 +310,10 @@ class Keeper:
     def descriptors(self) -> int:
         """How many it has open."""
         return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
+
+    def wait_for_descriptors(self, count: int) -> None:
+        """Until it has so many open: it closes what it has sent a moment after we have read it."""
+        wait_until(lambda: self.descriptors() == count, what=f"{count}, not {self.descriptors()}")
 
     def wait_for_end(self) -> int:
         return self.process.wait(ANSWER_SECONDS)
