@@ -72,10 +72,11 @@ def _taken_back(taken: TakenBack | None) -> str:
     if taken is None:
         return "nothing"
     quarantined = f", {mib(taken.quarantined_bytes)} quarantined" if taken.quarantined_bytes else ""
+    again = "; lent again afterwards" if taken.lent_again_bytes else ""
     return (
         f"{taken.gpu}: an owner grew by {mib(taken.own_bytes)}, asked for "
         f"{mib(taken.asked_bytes)}, {mib(taken.freed_bytes)} freed in "
-        f"{taken.seconds:.2f} s{quarantined}; lent again at the end"
+        f"{taken.seconds:.2f} s{quarantined}{again}"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 SCHEMA = 1
+TIERS = ("peer", "host", "mixed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +74,8 @@ class Summary:
             "outputs_equal": not self.differing_outputs,
             "parked_bytes_equal": self.tensors_compared > 0 and self.tensors_differing == 0,
             **asdict(self),
+            "parked_bytes": {**dict.fromkeys(TIERS, 0), **self.parked_bytes},
+            "fetched_bytes": {**dict.fromkeys(TIERS, 0), **self.fetched_bytes},
         }
 
     def _outputs_fault(self) -> list[str]:

@@ -104,6 +104,13 @@ def test_a_run_without_leases_says_so() -> None:
     assert "because of: no_daemon 12x" in text
 
 
+def test_a_machine_finds_every_tier() -> None:
+    """Also those that nothing went to."""
+    document = WHOLE.document()
+    assert document["parked_bytes"] == {"peer": 900 * MIB, "host": 90 * MIB, "mixed": 0}
+    assert document["fetched_bytes"] == {"peer": 700 * MIB, "host": 0, "mixed": 51 * MIB}
+
+
 def test_a_terminal_gets_a_frame_and_the_verdict_in_its_title() -> None:
     """Green or red."""
     assert "PASSED" in shown(WHOLE, terminal=True).splitlines()[0]

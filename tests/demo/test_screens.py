@@ -77,7 +77,7 @@ def test_a_frame_shows_progress_leases_and_events() -> None:
     for part in (
         "100 of 100 turns",
         "10 of 100 turns, 240 tokens, 200 tokens/s",
-        "45.0 MiB of 48.0 MiB",
+        "45.0 MiB of 50.0 MiB",
         "10 of 10 as in the run that never parked",
         "SHM-0 home",
         "SHM-1",
