@@ -43,10 +43,14 @@ def attach(turn: Turn, event: KeeperAttached) -> None:
             _learn(account, reports[gpu])
             held = reports[gpu].slab_bytes
         account.keeper_slabs = dict(held)
-        _reconcile(turn, account, tags_there)
-        for tag in tags_there.values():
-            if tag.lease_id not in turn.ledger.leases:
-                _adopt(turn, tag)
+    # Adopted first, on all GPUs: a session is over only when nothing of it turns up any more.
+    unknown = [tag for tag in event.slabs if tag.lease_id not in turn.ledger.leases]
+    for tag in unknown:
+        _adopt(turn, tag)
+    adopted = {tag.lease_id for tag in unknown}
+    for gpu, tags_there in tags.items():
+        account = turn.ledger.gpus[gpu]
+        _reconcile(turn, account, tags_there, adopted)
         _check_slabs(turn, account)
     for gpu in tags:
         keep_reserve(turn, turn.ledger.gpus[gpu])
@@ -98,12 +102,14 @@ def _learn(account: GpuAccount, said: GpuReport) -> None:
     account.learn(total_bytes=said.total_bytes, owner_bytes=said.owner_bytes)
 
 
-def _reconcile(turn: Turn, account: GpuAccount, tags: dict[LeaseId, SlabTag]) -> None:
+def _reconcile(
+    turn: Turn, account: GpuAccount, tags: dict[LeaseId, SlabTag], adopted: set[LeaseId]
+) -> None:
     # The keeper answered what it answered before the link broke; the rest is told by what it has.
     vanished: list[Lease] = []
     unmade: list[Lease] = []
     for lease in [turn.ledger.leases[lease_id] for lease_id in account.leases]:
-        if lease.state is LeaseState.LOST:
+        if lease.state is LeaseState.LOST or lease.lease_id in adopted:
             continue
         if lease.lease_id not in tags:
             (unmade if lease.state is LeaseState.ALLOCATING else vanished).append(lease)
@@ -125,14 +131,14 @@ def _fail(turn: Turn, unmade: list[Lease], move: Move, why: str) -> None:
 
 
 def _adopt(turn: Turn, tag: SlabTag) -> None:
-    is_unseen = tag.lease_id in turn.books.unseen
-    if tag.lease_id in turn.books.ended and not is_unseen:
+    is_unwanted = tag.lease_id in turn.books.unseen or tag.session_id in turn.books.over
+    if tag.lease_id in turn.books.ended and tag.lease_id not in turn.books.unseen:
         return  # it can't be: `_check_slabs` counts its bytes as held, by nobody
     known = turn.ledger.sessions.get(tag.session_id)
     if known is not None and known.process != tag.holder and not _is_evicted(turn, known):
         return
     session = adopt_holder(turn, tag)
-    state = LeaseState.RETURNED if is_unseen else LeaseState.LEASED
+    state = LeaseState.RETURNED if is_unwanted else LeaseState.LEASED
     lease = Lease(
         lease_id=tag.lease_id,
         session_id=tag.session_id,
@@ -146,10 +152,10 @@ def _adopt(turn: Turn, tag: SlabTag) -> None:
         since=turn.now,
         named_at=turn.now,
     )
-    turn.enter(lease, Move.UNWANTED if is_unseen else Move.ADOPTED)
+    turn.enter(lease, Move.UNWANTED if is_unwanted else Move.ADOPTED)
     owner = turn.ledger.owner(tag.tenant)
     owner.adopted_bytes = owner.held_bytes
-    if is_unseen:
+    if is_unwanted:
         send_free(turn, lease)
         return
     turn.promise(lease)

@@ -22,7 +22,7 @@ class Move(Enum):
     REQUESTED = "requested"  # a session was promised it
     ALLOCATED = "allocated"  # the keeper has made it: it is granted
     FAILED = "failed"  # the keeper could not make it
-    UNWANTED = "unwanted"  # made, but its session ended or its GPU wants the bytes: nobody saw it
+    UNWANTED = "unwanted"  # made, but its GPU wants the bytes, or nobody can have it (any more)
     ADOPTED = "adopted"  # a keeper held it when it attached, and the books knew nothing of it
     REVOKED = "revoked"
     RELEASED = "released"  # the holder gave it back by itself

@@ -102,4 +102,6 @@ def forget_if_over(turn: Turn, session_id: SessionId) -> None:
         return
     turn.ledger.close_session(session_id)
     turn.books.remember_ended(session_id)
+    if session.sentinel_ended:
+        turn.books.remember_over(session_id)
     turn.emit(ForgetSession(session_id=session_id))

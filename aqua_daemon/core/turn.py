@@ -55,6 +55,7 @@ class Books:
     ticked_at: float | None = None
     awaited: set[SessionId] = field(default_factory=set)  # adopted, and not seen since
     ended: dict[str, None] = field(default_factory=dict)  # ids that may not come back
+    over: dict[SessionId, None] = field(default_factory=dict)  # left, or proved gone
     unseen: dict[LeaseId, None] = field(default_factory=dict)  # ended before anybody had a handle
     lease_timers: Deadlines[LeaseId] = field(default_factory=Deadlines)
     session_timers: Deadlines[SessionId] = field(default_factory=Deadlines)
@@ -78,6 +79,12 @@ class Books:
         self.ended[ended_id] = None
         if len(self.ended) > REMEMBERED_ENDED:
             del self.ended[next(iter(self.ended))]
+
+    def remember_over(self, session_id: SessionId) -> None:
+        """Note that nobody can touch what a session held, should a keeper turn out to hold it."""
+        self.over[session_id] = None
+        if len(self.over) > REMEMBERED_ENDED:
+            del self.over[next(iter(self.over))]
 
     def remember_unseen(self, lease_id: LeaseId) -> None:
         """Note that nobody can hold the lease, should a keeper turn out to have made its slab."""

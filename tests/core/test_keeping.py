@@ -13,6 +13,7 @@ from aqua_daemon.core.events import (
     LossTold,
     ProcessEnded,
     SentinelEnded,
+    SessionClosed,
     SlabAllocated,
     SlabAllocationFailed,
 )
@@ -246,3 +247,51 @@ def test_a_slab_with_a_proved_dead_holder_that_is_adopted_goes_back_at_once() ->
     bench.handle(SentinelEnded(session_id=session))
     bench.attach(FAR, slabs=(tags[FAR],))
     assert bench.state(tags[FAR].lease_id) is LeaseState.FREEING
+
+
+def test_a_slab_of_a_session_that_said_goodbye_is_freed_when_its_keeper_is_heard() -> None:
+    """A goodbye covers all that the session held, also what this broker did not know yet."""
+    bench = Bench()
+    session = bench.open()
+    lease_id = bench.grant(session)
+    bench.restart()
+    bench.reattach(session, use(lease_id))
+    bench.handle(SessionClosed(session_id=session))
+    assert bench.session(session) is None
+    bench.attach(HOME, NEAR, slabs=(bench.tags[lease_id],))
+    assert [order.lease_id for order in bench.the(FreeSlab)] == [lease_id]
+    assert not bench.is_restarting()  # nobody is waited for: its holder has left
+    bench.freed(lease_id)
+    assert bench.state(lease_id) is None
+    assert bench.session(session) is None
+    assert [order.session_id for order in bench.the(ForgetSession)] == [session]
+
+
+def test_a_slab_of_a_session_that_was_proved_gone_is_freed_when_its_keeper_is_heard() -> None:
+    """Process and sentinel had ended: whatever turns up of it, nobody can touch."""
+    bench = Bench()
+    session = bench.open()
+    lease_id = bench.grant(session)
+    bench.restart()
+    bench.reattach(session, use(lease_id))
+    bench.handle(SentinelEnded(session_id=session))
+    bench.handle(ProcessEnded(session_id=session))
+    bench.attach(HOME, NEAR, slabs=(bench.tags[lease_id],))
+    assert [order.lease_id for order in bench.the(FreeSlab)] == [lease_id]
+
+
+def test_a_session_is_not_forgotten_while_the_same_attach_brings_a_slab_of_it() -> None:
+    """What is forgotten is not watched any more, and its end would never be heard."""
+    bench = Bench()
+    session = bench.open()
+    returned, unmade = bench.grant(session), bench.ask(session)
+    detach(bench)
+    bench.handle(SlabAllocationFailed(lease_id=unmade, message="the link broke"))
+    bench.handle(SessionClosed(session_id=session))
+    assert bench.state(returned) is LeaseState.RETURNED
+    bench.attach(HOME, NEAR, slabs=(bench.tags[unmade],))
+    assert bench.state(returned) is None
+    assert not bench.the(ForgetSession)
+    bench.freed(unmade)
+    assert [order.session_id for order in bench.the(ForgetSession)] == [session]
+    assert bench.session(session) is None
