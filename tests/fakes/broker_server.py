@@ -182,8 +182,8 @@ class FakeDaemon:
             ours,
             known.leases if known else set(),
         )
-        send_frame(connection, payload, [theirs.fileno()])
-        theirs.close()
+        with theirs:
+            send_frame(connection, payload, [theirs.fileno()])
 
     def _answer_keepalive(self, keepalive: presence_pb2.Keepalive) -> None:
         named = {use.lease_id for use in keepalive.leases}
