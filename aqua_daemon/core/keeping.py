@@ -131,7 +131,7 @@ def _fail(turn: Turn, unmade: list[Lease], move: Move, why: str) -> None:
 
 
 def _adopt(turn: Turn, tag: SlabTag) -> None:
-    is_unwanted = tag.lease_id in turn.books.unseen or tag.session_id in turn.books.over
+    is_unwanted = tag.lease_id in turn.books.unseen or turn.books.is_over(tag)
     if tag.lease_id in turn.books.ended and tag.lease_id not in turn.books.unseen:
         return  # it can't be: `_check_slabs` counts its bytes as held, by nobody
     known = turn.ledger.sessions.get(tag.session_id)

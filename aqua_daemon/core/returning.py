@@ -103,5 +103,5 @@ def forget_if_over(turn: Turn, session_id: SessionId) -> None:
     turn.ledger.close_session(session_id)
     turn.books.remember_ended(session_id)
     if session.sentinel_ended:
-        turn.books.remember_over(session_id)
+        turn.books.remember_over(session)
     turn.emit(ForgetSession(session_id=session_id))

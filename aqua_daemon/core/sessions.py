@@ -143,20 +143,20 @@ def adopt_holder(turn: Turn, tag: SlabTag) -> Session:
     known = turn.ledger.sessions.get(tag.session_id)
     if known is not None:
         return known
-    is_over = tag.session_id in turn.books.over
+    is_over = turn.books.is_over(tag)
     session = Session(
         session_id=tag.session_id,
         tenant=tag.tenant,
         process=tag.holder,
         home_gpu=tag.borrower,
         is_admin=False,
-        state=SessionState.DEAD if is_over else SessionState.SUSPECT,
+        state=SessionState.DEAD if is_dead else SessionState.SUSPECT,
         heard_at=turn.now,
         host_room=HostRoom(revision=0, nbytes=0),
-        sentinel_ended=is_over,
+        sentinel_ended=tag.session_id in turn.books.over,
     )
     turn.ledger.open_session(session)
-    if not is_over:
+    if not is_dead:
         turn.books.awaited.add(session.session_id)
         schedule(turn, session)
     return session

@@ -21,10 +21,12 @@ from aqua_daemon.core.model import (
     LeaseId,
     LeaseState,
     LeaseUse,
+    ProcessIdentity,
     RequestId,
     Revocation,
     Session,
     SessionId,
+    SlabTag,
 )
 from aqua_daemon.core.sizes import REMEMBERED_ENDED, REMEMBERED_REQUESTS
 
@@ -55,7 +57,7 @@ class Books:
     ticked_at: float | None = None
     awaited: set[SessionId] = field(default_factory=set)  # adopted, and not seen since
     ended: dict[str, None] = field(default_factory=dict)  # ids that may not come back
-    over: dict[SessionId, None] = field(default_factory=dict)  # left, or proved gone
+    over: dict[SessionId, ProcessIdentity] = field(default_factory=dict)  # left, or proved gone
     unseen: dict[LeaseId, None] = field(default_factory=dict)  # ended before anybody had a handle
     lease_timers: Deadlines[LeaseId] = field(default_factory=Deadlines)
     session_timers: Deadlines[SessionId] = field(default_factory=Deadlines)
@@ -80,11 +82,15 @@ class Books:
         if len(self.ended) > REMEMBERED_ENDED:
             del self.ended[next(iter(self.ended))]
 
-    def remember_over(self, session_id: SessionId) -> None:
+    def remember_over(self, session: Session) -> None:
         """Note that nobody can touch what a session held, should a keeper turn out to hold it."""
-        self.over[session_id] = None
+        self.over[session.session_id] = session.process
         if len(self.over) > REMEMBERED_ENDED:
             del self.over[next(iter(self.over))]
+
+    def is_over(self, tag: SlabTag) -> bool:
+        """Whether the holder of a slab left or was proved gone: the process, not only the id."""
+        return self.over.get(tag.session_id) == tag.holder
 
     def remember_unseen(self, lease_id: LeaseId) -> None:
         """Note that nobody can hold the lease, should a keeper turn out to have made its slab."""

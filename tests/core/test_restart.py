@@ -7,12 +7,13 @@ from dataclasses import replace
 import pytest
 
 from aqua_daemon.core.errors import NotPermitted, Restarting, UnknownSession
-from aqua_daemon.core.events import ProcessEnded, SentinelEnded, SlabAllocated
+from aqua_daemon.core.events import ProcessEnded, SentinelEnded, SessionClosed, SlabAllocated
 from aqua_daemon.core.instructions import (
     AnswerGranted,
     AnswerKeepalive,
     AnswerReturned,
     ForgetSession,
+    FreeSlab,
     SendRevoke,
 )
 from aqua_daemon.core.model import (
@@ -265,3 +266,16 @@ def test_a_slab_of_another_process_under_a_known_id_is_held_for_nobody() -> None
     bench.acknowledge(session, theirs.lease_id)
     assert bench.the(AnswerReturned)[0].unknown == (theirs.lease_id,)
     assert bench.snapshot.invariant_violations == 1
+
+
+def test_a_goodbye_under_a_taken_id_frees_nothing_of_the_true_holder() -> None:
+    """Who left is the process that said so, whatever id it had come under."""
+    bench, session, [lease_id] = restarted()
+    bench.attach(HOME)
+    bench.reattach(session, pid=99, tenant=BOB)
+    bench.handle(SessionClosed(session_id=session))
+    bench.attach(NEAR, slabs=tuple(bench.tags.values()))
+    assert bench.the(FreeSlab) == []
+    assert bench.state(lease_id) is LeaseState.LEASED
+    bench.reattach(session, use(lease_id))
+    assert bench.state(lease_id) is LeaseState.LEASED
