@@ -51,11 +51,7 @@ def main(
     Returns:
         0 after an orderly end, 1 when it could not start (the reason is on stderr).
     """
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(message)s"
-    )
-    _allow_many_descriptors()
-    signal.signal(signal.SIGIO, signal.SIG_IGN)  # what the kernel sends when a file lease is broken
+    _prepare_process()
     try:
         node = ShmNode(
             gpus=gpus,
@@ -83,8 +79,12 @@ async def _serve(node: ShmNode, listening: ExclusiveSocket, linger_seconds: floa
         await server.finished.wait()
 
 
-def _allow_many_descriptors() -> None:
-    """A slab is one descriptor and a session two: the usual soft limit of 1,024 is soon reached."""
+def _prepare_process() -> None:
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(message)s"
+    )
+    signal.signal(signal.SIGIO, signal.SIG_IGN)  # what the kernel sends when a file lease is broken
+    # A slab is one descriptor and a session two: the usual soft limit of 1,024 is soon reached.
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
