@@ -150,13 +150,13 @@ def adopt_holder(turn: Turn, tag: SlabTag) -> Session:
         process=tag.holder,
         home_gpu=tag.borrower,
         is_admin=False,
-        state=SessionState.DEAD if is_dead else SessionState.SUSPECT,
+        state=SessionState.DEAD if is_over else SessionState.SUSPECT,
         heard_at=turn.now,
         host_room=HostRoom(revision=0, nbytes=0),
-        sentinel_ended=tag.session_id in turn.books.over,
+        sentinel_ended=is_over,
     )
     turn.ledger.open_session(session)
-    if not is_dead:
+    if not is_over:
         turn.books.awaited.add(session.session_id)
         schedule(turn, session)
     return session
