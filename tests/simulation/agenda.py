@@ -36,7 +36,8 @@ class Agenda:
 class Stream:
     """One direction of a connection: slow at times, never out of order; a cut loses a tail."""
 
-    def __init__(self, agenda: Agenda, chance: Chance) -> None:
+    def __init__(self, agenda: Agenda, chance: Chance, *, pauses: float = 0.06) -> None:
+        self._pauses = pauses
         self._agenda = agenda
         self._chance = chance
         self._in_flight: deque[Action] = deque()
@@ -47,7 +48,9 @@ class Stream:
         """Let *action* happen at the other end, after everything sent before; lost if closed."""
         if not self.is_open:
             return
-        self._latest = max(self._latest, self._agenda.now + self._chance.latency())
+        self._latest = max(
+            self._latest, self._agenda.now + self._chance.latency(pauses=self._pauses)
+        )
         self._in_flight.append(action)
         self._agenda.after(self._latest - self._agenda.now, self._deliver)
 

@@ -25,10 +25,10 @@ class Chance:
         """Whether something ordinary of this *probability* happens now."""
         return self.rng.random() < probability
 
-    def latency(self) -> float:
-        """Seconds on the way: a few milliseconds, at times a long pause."""
+    def latency(self, *, pauses: float = 0.06) -> float:
+        """Seconds on the way: a few milliseconds, with a chance of *pauses* of much more."""
         draw = self.rng.random()
-        if draw < 0.94 or self.is_calm:
+        if draw >= pauses or self.is_calm:
             return 0.0002 + 0.004 * draw
         return 0.4 * self.rng.random()
 

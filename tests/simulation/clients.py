@@ -55,6 +55,8 @@ class Judge(Protocol):
 
     def claimed(self, lease_ids: tuple[LeaseId, ...]) -> None: ...
 
+    def left(self, session_id: SessionId) -> None: ...
+
     def told_gone(self, lease_id: LeaseId, slab: Slab, how: str) -> None: ...
 
     def session_refused(self, session_id: SessionId, error: BrokerError) -> None: ...
@@ -175,6 +177,7 @@ class Client:
         for number in list(self.holdings.items):
             self.holdings.forget(number)
         self._judge.claimed(held)
+        self._judge.left(session_id)
         closed = SessionClosed(session_id=session_id)
         connection.up.send(partial(daemon.frame, connection, closed))
         connection.up.send(partial(daemon.hung_up, connection))

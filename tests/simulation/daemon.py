@@ -164,7 +164,7 @@ class Daemon:
         """Die. What is in flight to keepers may still arrive; the rest is lost."""
         self.is_up = False
         for link in self.links:
-            link.cut()
+            link.end()
         for connection in list(self.connections.values()):
             connection.close()
 
@@ -209,8 +209,7 @@ class Daemon:
             connection.close()
             return
         if old is not None:
-            old.is_open = False
-            old.up.cut()
+            old.close()
         self._witness.admitted(event)
         connection.session_id = session_id
         self._families[session_id] = connection.peer.process

@@ -25,6 +25,8 @@ from tests.simulation.agenda import Stream
 from tests.simulation.keepers import Keeper
 from tests.simulation.stage import Stage
 
+_SCRUBBING = 0.25  # of orders: they take a keeper long enough for much to happen meanwhile
+
 
 class KeeperLink:
     """One daemon's link to one keeper; it outlives a broken connection, not the keeper."""
@@ -42,14 +44,18 @@ class KeeperLink:
         self._stage = stage
         self._submit = submit
         self._adopt_holder = adopt_holder
-        self._orders = Stream(stage.agenda, stage.chance)
+        self._orders = Stream(stage.agenda, stage.chance, pauses=_SCRUBBING)
         self._replies = Stream(stage.agenda, stage.chance)
         self._allocations: dict[LeaseId, AllocateSlab] = {}
         self._frees: dict[LeaseId, FreeSlab] = {}
+        self._is_over = False
+        self.cut()
 
     def connect(self) -> None:
-        """Attach to the keeper; what it holds comes as the first reply."""
-        self._orders = Stream(self._stage.agenda, self._stage.chance)
+        """Attach to the keeper, unless that is done; what it holds comes as the first reply."""
+        if self._is_over or self._orders.is_open or not self.keeper.is_alive:
+            return
+        self._orders = Stream(self._stage.agenda, self._stage.chance, pauses=_SCRUBBING)
         self._replies = Stream(self._stage.agenda, self._stage.chance)
         self._orders.send(partial(self._answer, self._replies, self._attach))
 
@@ -83,6 +89,11 @@ class KeeperLink:
         self._orders.cut(arriving=arriving if self.keeper.is_alive else 0)
         self.is_attached = False
 
+    def end(self) -> None:
+        """The daemon at this end has died."""
+        self.cut()
+        self._is_over = True
+
     def detach(self) -> None:
         """The connection breaks while the keeper lives; it comes back after a while."""
         self.cut()
@@ -91,7 +102,7 @@ class KeeperLink:
         self._submit(KeeperDetached(gpus=self.keeper.uuids))
         if self._stage.chance.happens(0.5):
             self._fail_allocations(known=())
-        self._stage.agenda.after(self._stage.chance.between(0.05, 3.0), self._reconnect)
+        self._stage.agenda.after(self._stage.chance.between(0.05, 3.0), self.connect)
 
     def replace(self, keeper: Keeper) -> None:
         """The keeper's process has ended; a new one takes its place, with nothing in its hands."""
@@ -104,11 +115,7 @@ class KeeperLink:
         if self._stage.chance.happens(0.5):
             self._frees.clear()  # nothing is left to free; the others are answered by the new one
         self.keeper = keeper
-        self._stage.agenda.after(self._stage.chance.between(0.05, 3.0), self._reconnect)
-
-    def _reconnect(self) -> None:
-        if not self._orders.is_open and self.keeper.is_alive:
-            self.connect()
+        self._stage.agenda.after(self._stage.chance.between(0.05, 3.0), self.connect)
 
     def _answer(self, replies: Stream, carry_out: Callable[[], Callable[[], None]]) -> None:
         """The keeper carries an order out and answers on the connection that brought it."""

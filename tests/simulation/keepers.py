@@ -15,11 +15,19 @@ _ALLOCATION_FAULT = 0.03
 class Keeper:
     """One keeper process: true state, no opinion. The memory dies with it, the GPUs do not."""
 
-    def __init__(self, gpus: list[Gpu], *, chance: Chance, on_free: Callable[[Slab], None]) -> None:
+    def __init__(
+        self,
+        gpus: list[Gpu],
+        *,
+        chance: Chance,
+        on_free: Callable[[Slab], None],
+        on_failure: Callable[[], None] = lambda: None,
+    ) -> None:
         self.gpus = {gpu.uuid: gpu for gpu in gpus}
         self.is_alive = True
         self._chance = chance
         self._on_free = on_free
+        self._on_failure = on_failure
 
     @property
     def uuids(self) -> tuple[GpuUuid, ...]:
@@ -30,6 +38,7 @@ class Keeper:
         """Make the slab if the driver has the bytes."""
         gpu = self.gpus[tag.lender]
         if gpu.free_bytes < tag.nbytes or self._chance.strikes(_ALLOCATION_FAULT):
+            self._on_failure()
             return SlabAllocationFailed(lease_id=tag.lease_id, message="out of memory")
         if tag.lease_id in gpu.slabs:
             msg = f"asked twice to make slab {tag.lease_id}"

@@ -105,11 +105,10 @@ class Node:
         self.stage.count("keeper losses")
         self.stage.tell("the keeper of {} dies", keeper.uuids)
         keeper.end()
-        successor = self.keepers[number] = self._new_keeper(keeper.uuids)
+        self.keepers[number] = self._new_keeper(keeper.uuids)
         if self.daemon is not None:
-            link = self.daemon.links[number]
-            replace = partial(self._tell_of_keeper, self.daemon, link.replace, successor)
-            self.stage.agenda.after(self.stage.chance.latency(), replace)
+            tell = partial(self._tell_of_keeper, self.daemon, number)
+            self.stage.agenda.after(self.stage.chance.latency(), tell)
 
     def report_soon(self, gpu: GpuUuid) -> None:
         """The use of a GPU has changed: its keeper will see it."""
@@ -169,13 +168,16 @@ class Node:
 
     def _new_keeper(self, gpus: tuple[GpuUuid, ...]) -> Keeper:
         kept = [self.gpus[gpu] for gpu in gpus]
-        return Keeper(kept, chance=self.stage.chance, on_free=self.oracle.freed)
+        return Keeper(
+            kept,
+            chance=self.stage.chance,
+            on_free=self.oracle.freed,
+            on_failure=partial(self.stage.count, "allocations failed"),
+        )
 
-    def _tell_of_keeper(
-        self, daemon: Daemon, tell: Callable[[Keeper], None], successor: Keeper
-    ) -> None:
+    def _tell_of_keeper(self, daemon: Daemon, number: int) -> None:
         if daemon.is_up:
-            tell(successor)
+            daemon.links[number].replace(self.keepers[number])
 
     def _report(self) -> None:
         for gpu in self.gpus:

@@ -52,6 +52,7 @@ from tests.simulation.books import Books
 from tests.simulation.stage import Stage
 from tests.simulation.truth import Process, Slab
 
+_DEAD_SECONDS = 1.0  # until what a dead process held may not be leased any more
 _SLACK = 0.15  # a tick, and half of one: what a promise in seconds may take longer
 
 
@@ -72,11 +73,12 @@ class Oracle:
     ) -> None:
         self.settings = settings
         self.books = Books(settings, stage)
-        self.has_restarted = (
-            False  # then holders state what another daemon gave them, and it counts
-        )
+        self.slabs_lost_at = -1e9
+        # After a restart holders state what another daemon gave them, and all of it counts.
+        self.has_restarted = False
         self.reserved_bytes: Callable[[], int] = lambda: 0  # of the host, as the daemon says
         self.claimed_leases: dict[LeaseId, None] = {}  # what holders have unmapped and said so
+        self.left_sessions: dict[SessionId, None] = {}  # whose process said goodbye
         self.granted: dict[LeaseId, SessionId] = {}  # whose handle has left a daemon
         self._stage = stage
         self._find_slab = find_slab
@@ -186,6 +188,10 @@ class Oracle:
         """A holder has unmapped these and is about to say so."""
         self.claimed_leases.update(dict.fromkeys(lease_ids))
 
+    def left(self, session_id: SessionId) -> None:
+        """A process has unmapped everything and says goodbye."""
+        self.left_sessions[session_id] = None
+
     def told_gone(self, lease_id: LeaseId, slab: Slab, how: str) -> None:
         """A holder was told that a lease which it maps is lost, or not its own any more."""
         self._stage.count(f"leases told {how}")
@@ -225,8 +231,10 @@ class Oracle:
                 self.require(now <= by, "the revoke of {} did not end by {}", lease_id, by)
             elif lease.state is LeaseState.LEASED:
                 dead = self.books.has_process_ended(lease.session_id)
-                self.require(not dead, "{} is leased to a dead process", lease_id)
-                heard = self.books.heard_at.get(lease.session_id, now)
+                late = now > lease.since + _DEAD_SECONDS  # adopted, until its proof is looked at
+                self.require(not (dead and late), "{} is leased to a dead process", lease_id)
+                # A daemon gives what it adopts a term, however long its holder was silent before.
+                heard = max(lease.since, self.books.heard_at.get(lease.session_id, now))
                 by = heard + self.settings.term_seconds + _SLACK
                 self.require(now <= by, "{} is leased, unheard since {}", lease_id, heard)
         for key, reclaim in self._reclaims.items():
@@ -312,6 +320,7 @@ class Oracle:
             slab = self._find_slab(lease.lease_id)
             self.require(slab is None or slab.is_gone, "{} is not lost", lease.lease_id)
             self._stage.count("leases lost")
+            self.slabs_lost_at = self._stage.now
         if before is LeaseState.QUARANTINED and after is LeaseState.RETURNED:
             self._stage.count("quarantines healed")
         self.books.move(lease, after)

@@ -129,6 +129,6 @@ def _everybody_leaves(node: Node) -> None:
     node.audit.at_end(snapshot)
     daemon.broker.check_integrity()
     # Ids that may not come back are kept on purpose, a bounded number of them.
-    remembered = strings_in(daemon.broker, but=("ended", "unseen"))
+    remembered = strings_in(daemon.broker, but=("ended", "over", "unseen"))
     left = [session_id for session_id in node.families if session_id in remembered]
     node.oracle.require(not left, "the broker still remembers sessions {}", left)

@@ -1,0 +1,137 @@
+"""Whole nodes under faults at every step: every promise holds, and every fault really happens."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+
+from tests.simulation.__main__ import Summary, main, run_seeds
+
+# What a reader must be able to rely on having happened. A simulation that does nothing fails.
+_FAULTS = (
+    "allocations failed",
+    "claims of others' leases",
+    "daemon restarts",
+    "deaths",
+    "deaths with a child that maps slabs",
+    "forks",
+    "goodbyes",
+    "impostors",
+    "keeper losses",
+    "keepers detached",
+    "owners grew",
+    "owners shrank",
+    "presence connections broken",
+    "replies lost",
+    "requests lost",
+    "requests repeated late",
+    "revokes left unanswered",
+    "stops",
+)
+_OUTCOMES = (
+    "acquires given up",
+    "acquires repeated",
+    "fetches from host",
+    "fetches from peers",
+    "frees ordered",
+    "grants",
+    "items evacuated",
+    "items lost with their keeper",
+    "leases lost",
+    "leases told ended",
+    "leases told lost",
+    "offers",
+    "offloads to host",
+    "offloads to peers",
+    "quarantines",
+    "quarantines healed",
+    "raised InsufficientHostRoom",
+    "raised InsufficientMemory",
+    "raised NotPermitted",
+    "raised QuotaExceeded",
+    "raised Restarting",
+    "raised SessionSuspect",
+    "raised StaleRequest",
+    "raised UnknownSession",
+    "reclaims answered",
+    "reclaims answered in part",
+    "releases",
+    "revokes of unknown leases",
+    "revokes: dead",
+    "revokes: lapsed",
+    "revokes: reclaim",
+    "revokes: reserve",
+    "revokes: unclaimed",
+    "sessions forgotten",
+    "sessions re-attached",
+    "slabs freed",
+)
+
+
+def _must_have_happened(counts: Counter[str]) -> None:
+    missing = [what for what in (*_FAULTS, *_OUTCOMES) if not counts[what]]
+    assert not missing, f"these never happened: {missing}"
+
+
+def _must_hold(summary: Summary) -> None:
+    replays = [
+        f"python -m tests.simulation --seed {seed} --steps {summary.steps}"
+        for seed in summary.failures
+    ]
+    assert not replays, "run again: " + "; ".join(replays)
+
+
+def test_two_hundred_nodes_keep_every_promise() -> None:
+    """200 seeds x 500 steps: no promise is broken, and every kind of fault and outcome occurred."""
+    summary = run_seeds(range(200), steps=500)
+    _must_hold(summary)
+    _must_have_happened(summary.counts)
+
+
+@pytest.mark.long
+def test_two_thousand_nodes_keep_every_promise() -> None:
+    """2,000 seeds x 500 steps, for `make check-long`."""
+    _must_hold(run_seeds(range(2_000), steps=500, jobs=2))
+
+
+def test_a_node_without_steps_is_no_success_by_itself() -> None:
+    """Doing nothing breaks nothing, and is seen to have done nothing."""
+    summary = run_seeds(range(3), steps=0)
+    _must_hold(summary)
+    with pytest.raises(AssertionError, match="never happened"):
+        _must_have_happened(summary.counts)
+
+
+def test_the_command_says_what_happened_and_ends_with_0(capsys: pytest.CaptureFixture[str]) -> None:
+    """A reader sees seeds, steps, events, seconds, failures and counts."""
+    assert main(["--seeds", "3", "--steps", "50"]) == 0
+    told = capsys.readouterr().out
+    assert "3 seeds x 50 steps" in told
+    assert "0 failures" in told
+    assert "slabs ordered" in told
+
+
+def test_a_failing_seed_is_told_with_its_story_and_the_command_that_repeats_it() -> None:
+    """Exit status 1, the last lines of the story, and exactly the command to type."""
+    program = (
+        "import sys\n"
+        "from tests.simulation import __main__ as command, broken_brokers, run\n"
+        "def broken(seed, steps):\n"
+        "    return run.simulate(seed, steps, broken_brokers.TakesThePidfdAsProof)\n"
+        "command.simulate = broken\n"
+        "sys.exit(command.main(['--seeds', '3', '--steps', '300']))\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"PYTHONPATH": ".:protos"},
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+    assert ended.returncode == 1, ended.stderr
+    assert "  again: python -m tests.simulation --seed 0 --steps 300\n" in ended.stdout
+    assert "without a claim or proof" in ended.stdout
+    assert ended.stdout.count("\n    ") >= 15
