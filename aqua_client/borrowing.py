@@ -23,6 +23,7 @@ from aqua_client.tiers import Tiers
 
 # Ids that were acknowledged although nothing was known of them; calls in flight are far fewer.
 REMEMBERED_DISOWNED = 1024
+BREAKER = "breaker"  # the session's reason while it asks nothing of a daemon that is stuck
 SMALLER_MAY_DO = frozenset({"no_room", "no_host_room", "quota"})
 
 logger = logging.getLogger("aqua")
@@ -115,6 +116,20 @@ class Borrowing:
             self._lender.acknowledge(lease_ids, room)
         except (BrokerUnreachable, Refused) as error:
             logger.info("unknown leases were not acknowledged, they are asked for again: %s", error)
+
+    def probe(self) -> None:
+        """Ask a daemon that was taken for stuck something small, so that its answer is noticed.
+
+        The worker's to call: it would cost a server's thread a deadline each time.
+        """
+        if self._lender.reason != BREAKER:
+            return
+        with self._tiers.lock:
+            room = self._tiers.host.statement()
+        try:
+            self._lender.reserve_host(room)
+        except (BrokerUnreachable, Refused) as error:
+            logger.debug("the daemon is asked again later: %s", error)
 
     def _check_worth_asking(self, safety: SafetyClass) -> None:
         reason = self._lender.reason or self._back_off.reason(safety)

@@ -20,7 +20,7 @@ from aqua_client.slabs import Place, Slab
 from aqua_client.tiers import Tiers
 
 # A revoke's standard deadline is 2 s, and what is copied meanwhile has to fit in too.
-ASKING_SECONDS = 0.2
+ASKING_SECONDS = 0.5
 
 # What was moved so lately goes to the host, where nobody asks for it again.
 SETTLED_SECONDS = 10.0

@@ -76,6 +76,7 @@ class Worker:
     def _serve(self, unknown: Sequence[str], fenced: Sequence[Slab]) -> None:
         if unknown:
             self._borrowing.disown(unknown)
+        self._borrowing.probe()
         for slab in fenced:
             try:
                 self._evacuation.empty(slab)

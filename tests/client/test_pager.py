@@ -246,6 +246,18 @@ def test_a_hung_daemon_costs_a_deadline_and_nothing_else() -> None:
         assert time.monotonic() - started < 5.0
 
 
+def test_a_breaker_is_probed_in_the_background() -> None:
+    """No offload waits for a daemon that is stuck; when it answers, the next ones go to peers."""
+    node = two_gpus()
+    with paging(node) as pager:
+        node.unreachable = "breaker"
+        assert park(pager, random_bytes(1000)).reason == "breaker"
+        assert node.asked == []
+        wait_until(lambda: node.probes > 1, what="the worker asks")
+        node.unreachable = ""
+        assert park(pager, random_bytes(1000)).tier == "peer"
+
+
 def test_while_detached_held_slabs_are_used_until_their_term_may_have_lapsed() -> None:
     """Reading goes on for ever; nothing new is written to a lease that may have lapsed."""
     node = two_gpus()

@@ -66,6 +66,7 @@ class FakeNode:
     returned: list[Returned] = field(default_factory=list)
     still_mapped: list[str] = field(default_factory=list)  # at the moment they were given back
     asked: list[int] = field(default_factory=list)  # bytes of each acquire
+    probes: int = 0  # reservations asked for, answered or not
     room: HostRoom = field(default_factory=lambda: HostRoom(revision=0, nbytes=0))
     # Tests that need an answer to come late hold this down.
     answers: threading.Event = field(default_factory=threading.Event)
@@ -211,6 +212,7 @@ class FakeSession:
 
     def reserve_host(self, host_room: HostRoom, *, seconds: float | None = None) -> HostRoom:
         assert seconds is None or seconds > 0
+        self.node.probes += 1
         self._reach()
         node = self.node
         with node.lock:
