@@ -68,9 +68,9 @@ def serving_parser() -> argparse.ArgumentParser:
 def _serve(words: Sequence[str]) -> int:
     given = vars(serving_parser().parse_args(words))
     settings = config.read_config({key: text for key, text in given.items() if text is not None})
-    from aqua_daemon import assembly
+    from aqua_daemon.assembly import serve
 
-    return assembly.serve(settings)
+    return serve(settings)
 
 
 def _keep(words: Sequence[str]) -> int:
