@@ -53,7 +53,8 @@ def send_frame(connection: socket.socket, payload: bytes, descriptors: Sequence[
     """
     frame = encode_frame(payload)
     sent = socket.send_fds(connection, [frame], list(descriptors)) if descriptors else 0
-    connection.sendall(memoryview(frame)[sent:])
+    if sent < len(frame):  # sending nothing to a peer that has left would fail a frame that is out
+        connection.sendall(memoryview(frame)[sent:])
 
 
 class FrameReader:

@@ -145,3 +145,28 @@ def test_the_end_of_the_stream_is_named(pair: tuple[socket.socket, socket.socket
     assert list(reader.frames()) == []
     with pytest.raises(Disconnected):
         reader.read_from(theirs)
+
+
+class LeftBehind(socket.socket):
+    """A socket whose peer leaves as soon as a message with descriptors is out."""
+
+    peer: socket.socket
+
+    def sendmsg(self, *message: object) -> int:
+        sent = super().sendmsg(*message)  # type: ignore[arg-type]
+        self.peer.close()
+        return sent
+
+
+def test_a_peer_that_leaves_after_the_frame_fails_nothing(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    """The frame is out whole; what the peer sent before it left can still be read."""
+    near, far = pair
+    far.sendall(b"bye")
+    with LeftBehind(fileno=near.detach()) as sender:
+        sender.settimeout(5)
+        sender.peer = far
+        with Path("/dev/null").open() as sent:
+            send_frame(sender, b"welcome", [sent.fileno()])
+        assert sender.recv(3) == b"bye"
