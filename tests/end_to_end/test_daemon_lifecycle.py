@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 from aqua_protos.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from aqua_protos.health_pb2_grpc import HealthStub
 
+from aqua_client.errors import AquaError
 from tests.end_to_end.borrower import borrowing
 from tests.nodes import MIB, Node, environment, read_line, running_node, short_directory, wait_until
 
@@ -75,6 +77,34 @@ def test_a_stop_detaches_at_once(number: signal.Signals) -> None:
         wait_until(lambda: "detached (restarting)" in borrower.told, what="the client is told")
         assert node.keeper_pid() == keeper
         assert slab.bytes[:6] == b"intact"
+
+
+def test_a_stop_waits_for_nobody() -> None:
+    """A hung keeper and a call that waits for it do not keep the daemon from leaving."""
+    with running_node(gpus=2) as node, borrowing(node) as borrower:
+        keeper = node.keeper_pid()
+        os.kill(keeper, signal.SIGSTOP)
+        failed: list[AquaError] = []
+
+        def borrow() -> None:
+            try:
+                borrower.borrow(4 * MIB)
+            except AquaError as error:
+                failed.append(error)
+
+        waiting = threading.Thread(target=borrow)
+        waiting.start()
+        try:
+            allocating = 'aqua_leases{state="allocating"}'
+            wait_until(lambda: node.scrape()[allocating] == 1, what="the call waits")
+            started_at = time.monotonic()
+            assert node.terminate_daemon() == 0
+            print(f"SIGTERM to exit: {time.monotonic() - started_at:.3f} s")
+            waiting.join(STOP_SECONDS)
+            assert len(failed) == 1
+        finally:
+            os.kill(keeper, signal.SIGCONT)
+            waiting.join(STOP_SECONDS)
 
 
 def test_the_next_daemon_adopts_what_a_killed_one_left() -> None:
