@@ -28,6 +28,7 @@ class Summary:
     seconds: float
     counts: Counter[str]
     failures: tuple[int, ...]
+    jobs: int
 
     def as_json(self) -> str:
         """The record that is kept of a long run."""
@@ -36,7 +37,9 @@ class Summary:
             "seeds": self.seeds,
             "steps": self.steps,
             "seconds": round(self.seconds, 1),
-            "failures": list(self.failures),
+            "failures": len(self.failures),
+            "failing_seeds": list(self.failures),
+            "jobs": self.jobs,
             "events": self.counts["events"],
             "python": platform.python_version(),
             "cores": os.cpu_count(),
@@ -74,6 +77,7 @@ def run_seeds(seeds: Iterable[int], *, steps: int, jobs: int = 1, lines: int = 2
         seconds=time.monotonic() - started,
         counts=counts,
         failures=tuple(failures),
+        jobs=jobs,
     )
 
 

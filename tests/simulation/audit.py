@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from aqua_daemon.core.model import GpuSnapshot, Lease, LeaseState, NodeSnapshot, SessionId
 from tests.simulation.clients import Client
+from tests.simulation.judge import require
 from tests.simulation.oracle import Oracle
 from tests.simulation.truth import Gpu
 
@@ -17,13 +18,12 @@ class Audit:
 
     def __init__(self, oracle: Oracle, gpus: Sequence[Gpu], clients: Sequence[Client]) -> None:
         self._oracle = oracle
-        self._require = oracle.require
         self._gpus = {gpu.uuid: gpu for gpu in gpus}
         self._clients = clients
 
     def during(self, snapshot: NodeSnapshot) -> None:
         """What must hold at any moment, whatever is in flight."""
-        self._require(snapshot.invariant_violations == 0, "the broker saw a violation")
+        require(snapshot.invariant_violations == 0, "the broker saw a violation")
         self._leases_follow_the_moves(snapshot)
         self._slabs_are_in_the_books(snapshot)
         for gpu in snapshot.gpus:
@@ -39,31 +39,31 @@ class Audit:
             if self._left_before_a_restart(lease):
                 slabs.pop(lease.lease_id, None)
                 continue
-            self._require(lease.state is LeaseState.LEASED, "not healed: {}", lease)
-            self._require(lease.lease_id in known, "leaked, its client knows it not: {}", lease)
+            require(lease.state is LeaseState.LEASED, "not healed: {}", lease)
+            require(lease.lease_id in known, "leaked, its client knows it not: {}", lease)
         books = sorted(x.lease_id for x in snapshot.leases if x.lease_id in known)
-        self._require(books == sorted(slabs), "books {} but slabs {}", books, sorted(slabs))
-        self._require(books == sorted(known), "books {} but known {}", books, sorted(known))
+        require(books == sorted(slabs), "books {} but slabs {}", books, sorted(slabs))
+        require(books == sorted(known), "books {} but known {}", books, sorted(known))
         for gpu in snapshot.gpus:
             free = self._gpus[gpu.gpu].free_bytes
-            self._require(gpu.free_bytes == free, "{} but {} are free", gpu, free)
-            self._require(not gpu.trouble, "{} still in trouble", gpu)
+            require(gpu.free_bytes == free, "{} but {} are free", gpu, free)
+            require(not gpu.trouble, "{} still in trouble", gpu)
         living = {c.process.identity for c in self._clients if c.process.is_alive}
         for session in snapshot.sessions:
-            self._require(session.process in living, "a dead process has {}", session)
-        self._require(not snapshot.restarting, "still restarting")
+            require(session.process in living, "a dead process has {}", session)
+        require(not snapshot.restarting, "still restarting")
 
     def at_end(self, snapshot: NodeSnapshot) -> None:
         """Every client has given back everything and left: nothing is left anywhere."""
         self.during(snapshot)
-        self._require(not snapshot.leases, "leases left: {}", snapshot.leases)
-        self._require(not snapshot.sessions, "sessions left: {}", snapshot.sessions)
-        self._require(not snapshot.tenants, "tenants left: {}", snapshot.tenants)
+        require(not snapshot.leases, "leases left: {}", snapshot.leases)
+        require(not snapshot.sessions, "sessions left: {}", snapshot.sessions)
+        require(not snapshot.tenants, "tenants left: {}", snapshot.tenants)
         left = snapshot.host_reserved_bytes
-        self._require(left == 0, "{} bytes of host room left", left)
+        require(left == 0, "{} bytes of host room left", left)
         for gpu in snapshot.gpus:
-            self._require(gpu.lend_limit_bytes is None, "a limit is left: {}", gpu)
-            self._require(not self._gpus[gpu.gpu].slabs, "slabs left on {}", gpu)
+            require(gpu.lend_limit_bytes is None, "a limit is left: {}", gpu)
+            require(not self._gpus[gpu.gpu].slabs, "slabs left on {}", gpu)
 
     def _left_before_a_restart(self, lease: Lease) -> bool:
         """A goodbye that died with its daemon: nobody can answer for it until the process ends."""
@@ -73,7 +73,7 @@ class Audit:
     def _leases_follow_the_moves(self, snapshot: NodeSnapshot) -> None:
         moved = {i: lease.state for i, lease in self._oracle.books.leases.items()}
         books = {lease.lease_id: lease.state for lease in snapshot.leases}
-        self._require(moved == books, "moves say {}, books say {}", moved, books)
+        require(moved == books, "moves say {}, books say {}", moved, books)
 
     def _slabs_are_in_the_books(self, snapshot: NodeSnapshot) -> None:
         books = {lease.lease_id: lease for lease in snapshot.leases}
@@ -83,36 +83,36 @@ class Audit:
                 continue
             for lease_id, slab in gpu.slabs.items():
                 lease = books.get(lease_id)
-                self._require(lease is not None, "{} holds {}, the books do not", uuid, slab.tag)
+                require(lease is not None, "{} holds {}, the books do not", uuid, slab.tag)
                 if lease is not None:
                     same = (slab.tag.tenant, slab.tag.nbytes) == (lease.tenant, lease.nbytes)
-                    self._require(same, "{} is not {}", slab.tag, lease)
+                    require(same, "{} is not {}", slab.tag, lease)
         for lease_id, lease in books.items():
             if lease.state in _ON_GPU and lease.lender in attached:
                 held = self._oracle.books.held
-                self._require(lease_id in held, "{} is in no keeper", lease)
+                require(lease_id in held, "{} is in no keeper", lease)
 
     def _free_bytes_are_free(self, gpu: GpuSnapshot) -> None:
         books = self._oracle.books
         if gpu.gpu not in books.attached:
-            self._require(gpu.lendable_bytes == 0, "{} lends without a keeper", gpu)
+            require(gpu.lendable_bytes == 0, "{} lends without a keeper", gpu)
             return
         truth = self._gpus[gpu.gpu]
         held = sum(slab.tag.nbytes for slab in truth.slabs.values())
         own = sum(books.reports[gpu.gpu].owner_bytes.values())
         free = truth.total_bytes - own - held
-        self._require(gpu.free_bytes <= free, "{} but {} are free", gpu, free)
-        self._require(gpu.lendable_bytes <= max(0, gpu.free_bytes), "{} lends too much", gpu)
+        require(gpu.free_bytes <= free, "{} but {} are free", gpu, free)
+        require(gpu.lendable_bytes <= max(0, gpu.free_bytes), "{} lends too much", gpu)
         parts = gpu.used_by_others_bytes + gpu.lent_bytes + gpu.quarantined_bytes
         parts += gpu.returning_bytes + gpu.free_bytes
         whole = parts == gpu.total_bytes or gpu.free_bytes == 0
-        self._require(whole, "{} does not add up", gpu)
+        require(whole, "{} does not add up", gpu)
 
     def _host_room_holds(self, snapshot: NodeSnapshot) -> None:
         oracle = self._oracle
         reserved = snapshot.host_reserved_bytes
         if not oracle.has_restarted:
-            self._require(
+            require(
                 reserved <= oracle.settings.host_pool_bytes,
                 "{} bytes reserved of the host pool",
                 reserved,
@@ -120,7 +120,7 @@ class Audit:
             for tenant in snapshot.tenants:
                 room = tenant.host_reserved_bytes
                 most = oracle.settings.tenant_host_bytes
-                self._require(room <= most, "{} has too much host room", tenant)
+                require(room <= most, "{} has too much host room", tenant)
         if any(gpu not in oracle.books.reports for gpu in self._gpus):
             return  # room may stand behind slabs of a keeper that has not been heard yet
         if snapshot.now < oracle.slabs_lost_at + oracle.settings.term_seconds:
@@ -137,4 +137,4 @@ class Audit:
             is_short = oracle.has_restarted and stated_room.nbytes < held
             if is_there and not is_short:
                 used += held
-        self._require(used <= reserved, "{} bytes are in host memory, {} reserved", used, reserved)
+        require(used <= reserved, "{} bytes are in host memory, {} reserved", used, reserved)

@@ -8,7 +8,6 @@ single moves are here; `books` keeps the oracle's own books, `audit` compares wh
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from aqua_daemon.core.errors import BrokerError
 from aqua_daemon.core.events import (
@@ -49,15 +48,13 @@ from aqua_daemon.core.sizes import (
     reserve_bytes,
 )
 from tests.simulation.books import Books
+from tests.simulation.judge import require
+from tests.simulation.reclaims import Reclaims
 from tests.simulation.stage import Stage
 from tests.simulation.truth import Process, Slab
 
 _DEAD_SECONDS = 1.0  # until what a dead process held may not be leased any more
 _SLACK = 0.15  # a tick, and half of one: what a promise in seconds may take longer
-
-
-class Violation(AssertionError):
-    """A promise was broken."""
 
 
 class Oracle:
@@ -83,15 +80,14 @@ class Oracle:
         self._stage = stage
         self._find_slab = find_slab
         self._find_process = find_process
-        self._reclaims: dict[tuple[SessionId, RequestId], _Reclaim] = {}
+        self.reclaims = Reclaims(stage, find_process)
         self._requests: dict[tuple[SessionId, RequestId], LeaseId] = {}
-        self._answered: dict[RequestId, None] = {}  # a repeated request hears its old answer
 
     def daemon_started(self) -> None:
         """A new daemon knows nothing: the oracle forgets what the old one knew."""
         self.has_restarted = self._stage.now > 0
         self.books = Books(self.settings, self._stage)
-        self._reclaims.clear()
+        self.reclaims = Reclaims(self._stage, self._find_process)
         self._requests.clear()
 
     # --- what a daemon hears and orders ------------------------------------------------------
@@ -101,10 +97,9 @@ class Oracle:
         self._stage.story.counts["events"] += 1
         self.books.hear(event)
         if isinstance(event, ReclaimRequested):
-            self._asked(event)
+            self.reclaims.asked(event, self.books)
         elif isinstance(event, ProcessEnded | SessionClosed):
-            for key in [key for key in self._reclaims if key[0] == event.session_id]:
-                del self._reclaims[key]  # nobody waits any more
+            self.reclaims.abandoned(event.session_id)
         if type(event).__name__ not in {"Ticked", "GpuReported", "KeepaliveReceived"}:
             self._stage.tell("-> {}", event)
 
@@ -114,7 +109,7 @@ class Oracle:
         self._stage.count(f"raised {type(error).__name__}")
         self.books.unhear(event)
         if isinstance(event, ReclaimRequested):
-            self._reclaims.pop((event.session_id, event.request_id), None)
+            self.reclaims.refused(event)
         if isinstance(event, KeepaliveReceived) and self.books.is_open(event.session_id):
             self.wrongly_refused(event, error)
 
@@ -124,7 +119,7 @@ class Oracle:
             self._stage.count("sessions re-attached")
             process = self._find_process(event.session_id)
             mine = process is None or process.identity == event.process
-            self.require(mine, "{} took the session of another", event.process)
+            require(mine, "{} took the session of another", event.process)
 
     def ordered(self, instruction: Instruction) -> None:
         """The broker gave an instruction."""
@@ -145,13 +140,13 @@ class Oracle:
             case SendRevoke():
                 self._revoking(instruction)
             case AnswerReclaim():
-                self._reclaimed(instruction)
+                self.reclaims.answered(instruction, self.books)
             case AnswerOffer(request_id=request_id):
                 self._stage.count("offers")
                 self.books.offered(request_id)
             case ForgetSession(session_id=session_id):
                 self._stage.count("sessions forgotten")
-                self.require(
+                require(
                     not self.books.leases_of(session_id), "{} forgotten with leases", session_id
                 )
             case _:
@@ -159,30 +154,25 @@ class Oracle:
         if type(instruction).__name__ != "AnswerKeepalive":
             self._stage.tell("   {}", instruction)
 
-    def require(self, holds: bool, text: str, *values: object) -> None:  # noqa: FBT001 - reads as one
-        """Stop the run unless a promise holds."""
-        if not holds:
-            raise Violation(text.format(*values))
-
     # --- what is really so -------------------------------------------------------------------
 
     def mapped(self, process: Process, lease: Lease, slab: Slab | None) -> None:
         """A client opens what it was granted."""
         if slab is None:
             lost = lease.lease_id not in self.claimed_leases
-            self.require(lost, "granted {} after it was given back", lease.lease_id)
+            require(lost, "granted {} after it was given back", lease.lease_id)
             self._stage.count("grants whose keeper was gone")
             return
         tag = slab.tag
-        self.require(
+        require(
             tag.tenant == process.tenant and tag.holder == process.identity,
             "{} opens a slab made for {}",
             process.identity,
             tag,
         )
-        self.require(tag.nbytes == lease.nbytes, "{} is not as large as its slab", lease)
+        require(tag.nbytes == lease.nbytes, "{} is not as large as its slab", lease)
         others = [tenant for tenant in slab.readers if tenant != process.tenant]
-        self.require(not others, "slab {} readable to {} too", lease.lease_id, others)
+        require(not others, "slab {} readable to {} too", lease.lease_id, others)
 
     def claimed(self, lease_ids: tuple[LeaseId, ...]) -> None:
         """A holder has unmapped these and is about to say so."""
@@ -195,7 +185,7 @@ class Oracle:
     def told_gone(self, lease_id: LeaseId, slab: Slab, how: str) -> None:
         """A holder was told that a lease which it maps is lost, or not its own any more."""
         self._stage.count(f"leases told {how}")
-        self.require(slab.is_lost, "{} was told {}, but its keeper holds it", lease_id, how)
+        require(slab.is_lost, "{} was told {}, but its keeper holds it", lease_id, how)
 
     def session_refused(self, session_id: SessionId, error: BrokerError) -> None:
         """A living process may not re-attach: only when a new daemon could not know it."""
@@ -203,11 +193,11 @@ class Oracle:
         slabs = [i for i, tag in self.books.held.items() if tag.session_id == session_id]
         known = slabs or self.books.is_open(session_id)
         too_early = self._stage.now < self.books.grace_ends_at
-        self.require(not known and not too_early, "{} refused: {}", session_id, error)
+        require(not known and not too_early, "{} refused: {}", session_id, error)
 
     def wrongly_refused(self, event: object, error: BrokerError) -> None:
         """A living, honest client was refused what it can't be refused."""
-        self.require(False, "refused {!r}: {}", error, event)  # noqa: FBT003 - never holds
+        require(False, "refused {!r}: {}", error, event)  # noqa: FBT003 - never holds
 
     def freed(self, slab: Slab) -> None:
         """A keeper frees a slab, and takes its bytes away from whoever maps it."""
@@ -215,7 +205,7 @@ class Oracle:
         self._stage.count("slabs freed")
         for process in slab.mappers:
             is_child = process.identity != slab.tag.holder
-            self.require(
+            require(
                 is_child and lease_id in self.claimed_leases,
                 "slab {} is freed while {} maps it",
                 lease_id,
@@ -228,89 +218,82 @@ class Oracle:
         for lease_id, lease in self.books.leases.items():
             if lease.state is LeaseState.REVOKING:
                 by = self.books.revoke_deadlines[lease_id] + REVOKE_GRACE_SECONDS + _SLACK
-                self.require(now <= by, "the revoke of {} did not end by {}", lease_id, by)
+                require(now <= by, "the revoke of {} did not end by {}", lease_id, by)
             elif lease.state is LeaseState.LEASED:
                 dead = self.books.has_process_ended(lease.session_id)
                 late = now > lease.since + _DEAD_SECONDS  # adopted, until its proof is looked at
-                self.require(not (dead and late), "{} is leased to a dead process", lease_id)
+                require(not (dead and late), "{} is leased to a dead process", lease_id)
                 # A daemon gives what it adopts a term, however long its holder was silent before.
                 heard = max(lease.since, self.books.heard_at.get(lease.session_id, now))
                 by = heard + self.settings.term_seconds + _SLACK
-                self.require(now <= by, "{} is leased, unheard since {}", lease_id, heard)
-        for key, reclaim in self._reclaims.items():
-            self.require(now <= reclaim.by, "reclaim {} unanswered by {}", key, reclaim.by)
+                require(now <= by, "{} is leased, unheard since {}", lease_id, heard)
+        self.reclaims.look_at_the_clock()
 
     # --- private -----------------------------------------------------------------------------
 
     def _allocating(self, order: AllocateSlab) -> None:
         tag, books = order.tag, self.books
         self._stage.count("slabs ordered")
-        self.require(tag.lease_id not in books.held, "{} ordered twice", tag.lease_id)
+        require(tag.lease_id not in books.held, "{} ordered twice", tag.lease_id)
         key = (tag.session_id, tag.request_id)
         before = self._requests.get(key)
-        self.require(
-            before is None or before not in books.held, "two slabs for one request {}", key
-        )
+        require(before is None or before not in books.held, "two slabs for one request {}", key)
         self._requests[key] = tag.lease_id
-        self.require(books.is_present(tag.session_id), "slab for absent {}", tag.session_id)
+        require(books.is_present(tag.session_id), "slab for absent {}", tag.session_id)
         refusal = books.why_no_grant_on(tag.lender)
-        self.require(not refusal, "slab on {}, {}", tag.lender, refusal)
+        require(not refusal, "slab on {}, {}", tag.lender, refusal)
         is_own = tag.lender == tag.borrower and not self.settings.lend_to_own_gpu
-        self.require(not is_own, "lent {} to itself", tag.lender)
+        require(not is_own, "lent {} to itself", tag.lender)
         refusal = books.why_no_grants()
-        self.require(not refusal, "granted while restarting: {}", refusal)
+        require(not refusal, "granted while restarting: {}", refusal)
         books.hold(tag)
         self._check_room(tag.lender)
         if tag.safety_class is SafetyClass.STORE:
             reserved = self.reserved_bytes()
             fits = reserved <= self.settings.host_pool_bytes
-            self.require(fits, "{} bytes of host room after a grant", reserved)
+            require(fits, "{} bytes of host room after a grant", reserved)
         held = books.tenant_bytes(tag.tenant)
-        self.require(
-            held <= self.settings.tenant_quota_bytes, "{} holds {} bytes", tag.tenant, held
-        )
+        require(held <= self.settings.tenant_quota_bytes, "{} holds {} bytes", tag.tenant, held)
 
     def _check_room(self, gpu: GpuUuid) -> None:
         total = self.books.reports[gpu].total_bytes
         free = self.books.free_bytes(gpu)
         reserve = GRANT_RESERVE_FACTOR * reserve_bytes(total)
-        self.require(free >= reserve, "{}: {} free of {} after a grant", gpu, free, total)
+        require(free >= reserve, "{}: {} free of {} after a grant", gpu, free, total)
         limit = self.books.limit(gpu)
         lent = self.books.lent_bytes(gpu)
-        self.require(limit is None or lent <= limit, "{}: {} lent, limit {}", gpu, lent, limit)
+        require(limit is None or lent <= limit, "{}: {} lent, limit {}", gpu, lent, limit)
 
     def _granted(self, session_id: SessionId, request_id: RequestId, lease: Lease) -> None:
         self._stage.count("grants")
         lease_id = lease.lease_id
         owner = self.granted.setdefault(lease_id, session_id)
-        self.require(owner == session_id == lease.session_id, "{} granted twice", lease_id)
-        self.require(lease.request_id == request_id, "{} for request {}", lease, request_id)
+        require(owner == session_id == lease.session_id, "{} granted twice", lease_id)
+        require(lease.request_id == request_id, "{} for request {}", lease, request_id)
         tag = self.books.held.get(lease_id)
-        self.require(tag is not None, "{} granted and not held by any keeper", lease_id)
-        self.require(
-            tag is not None and tag.session_id == session_id, "{} is not {}'s", tag, session_id
-        )
+        require(tag is not None, "{} granted and not held by any keeper", lease_id)
+        require(tag is not None and tag.session_id == session_id, "{} is not {}'s", tag, session_id)
 
     def _revoking(self, order: SendRevoke) -> None:
         for lease_id in order.lease_ids:
             lease = self.books.leases.get(lease_id)
             owner = lease.session_id if lease is not None else None
-            self.require(owner == order.session_id, "{} revoked of {}", lease_id, order.session_id)
+            require(owner == order.session_id, "{} revoked of {}", lease_id, order.session_id)
             deadline = self.books.revoke_deadlines.get(lease_id)
             bought = deadline is not None and order.deadline > deadline + 1e-6
             if lease is not None and lease.state is LeaseState.REVOKING:
-                self.require(not bought, "the deadline of {} moved to {}", lease_id, order.deadline)
+                require(not bought, "the deadline of {} moved to {}", lease_id, order.deadline)
                 self.books.revoke_deadlines[lease_id] = order.deadline
 
     def _moved(self, before: LeaseState | None, after: LeaseState | None, lease: Lease) -> None:
         known = self.books.leases.get(lease.lease_id)
         was = known.state if known is not None else None
-        self.require(was is before, "{} moved from {}, it was {}", lease.lease_id, before, was)
+        require(was is before, "{} moved from {}, it was {}", lease.lease_id, before, was)
         if after is LeaseState.RETURNED:
             self._must_be_returned(lease.lease_id, "counted as returned")
         elif after is LeaseState.LEASED and before is not None:
             dead = self.books.has_process_ended(lease.session_id)
-            self.require(not dead, "{} leased to a dead process", lease.lease_id)
+            require(not dead, "{} leased to a dead process", lease.lease_id)
         elif after is LeaseState.REVOKING:
             self._check_deadline(lease)
         elif after is LeaseState.QUARANTINED:
@@ -318,7 +301,7 @@ class Oracle:
             self._check_quarantine(lease)
         elif after is LeaseState.LOST:
             slab = self._find_slab(lease.lease_id)
-            self.require(slab is None or slab.is_gone, "{} is not lost", lease.lease_id)
+            require(slab is None or slab.is_gone, "{} is not lost", lease.lease_id)
             self._stage.count("leases lost")
             self.slabs_lost_at = self._stage.now
         if before is LeaseState.QUARANTINED and after is LeaseState.RETURNED:
@@ -330,7 +313,7 @@ class Oracle:
         if lease_id not in self.granted:
             return  # its handle never left a daemon: nobody can have it
         tag = self.books.held.get(lease_id)
-        self.require(
+        require(
             lease_id in self.books.claims
             or (tag is None or self.books.is_proved_gone(tag.session_id)),
             "{} {} without a claim or proof",
@@ -340,57 +323,20 @@ class Oracle:
 
     def _check_deadline(self, lease: Lease) -> None:
         revocation = lease.revocation
-        self.require(revocation is not None, "{} is revoking without a revocation", lease)
+        require(revocation is not None, "{} is revoking without a revocation", lease)
         if revocation is None:
             return
         self._stage.count(f"revokes: {revocation.reason.value}")
         standard = self._stage.now + STANDARD_REVOKE_SECONDS + 1e-6
         by_owner = revocation.reason is RevokeReason.RECLAIM
-        self.require(by_owner or revocation.deadline <= standard, "{}: deadline is too late", lease)
+        require(by_owner or revocation.deadline <= standard, "{}: deadline is too late", lease)
 
     def _check_quarantine(self, lease: Lease) -> None:
         deadline = self.books.revoke_deadlines.get(lease.lease_id)
         dead = self.books.has_process_ended(lease.session_id)
-        self.require(
+        require(
             dead or (deadline is not None and self._stage.now >= deadline - 1e-6),
             "{} quarantined before its deadline {}",
             lease.lease_id,
             deadline,
         )
-
-    def _asked(self, event: ReclaimRequested) -> None:
-        self._stage.count("reclaims")
-        seconds = event.deadline_seconds or STANDARD_REVOKE_SECONDS
-        reclaim = _Reclaim(
-            gpu=event.gpu,
-            by=self._stage.now + seconds + REVOKE_GRACE_SECONDS + _SLACK,
-            freed_before_bytes=self.books.freed_bytes.get(event.gpu, 0),
-            is_permitted=self._is_owner(event.session_id, event.gpu),
-        )
-        self._reclaims.setdefault((event.session_id, event.request_id), reclaim)
-
-    def _is_owner(self, session_id: SessionId, gpu: GpuUuid) -> bool:
-        process, report = self._find_process(session_id), self.books.reports.get(gpu)
-        return bool(process and report and process.identity.pid in report.owner_bytes)
-
-    def _reclaimed(self, answer: AnswerReclaim) -> None:
-        self._stage.count("reclaims answered")
-        reclaim = self._reclaims.pop((answer.session_id, answer.request_id), None)
-        if reclaim is None or answer.request_id in self._answered:
-            return
-        self._answered[answer.request_id] = None
-        self.require(reclaim.is_permitted, "{} for a stranger to {}", answer, reclaim.gpu)
-        freed = self.books.freed_bytes.get(reclaim.gpu, 0) - reclaim.freed_before_bytes
-        self.require(answer.freed_bytes <= freed, "{}, but {} were freed", answer, freed)
-        gone = answer.freed_bytes + answer.quarantined_bytes
-        self.require(gone <= answer.revoked_bytes, "{}: more came than was asked", answer)
-        if answer.quarantined_bytes:
-            self._stage.count("reclaims answered in part")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Reclaim:
-    gpu: GpuUuid
-    by: float
-    freed_before_bytes: int
-    is_permitted: bool

@@ -12,7 +12,8 @@ from aqua_daemon.core.events import OfferMade, ReclaimRequested
 from aqua_daemon.core.instructions import Answer
 from aqua_daemon.core.model import GpuUuid, RequestId
 from aqua_daemon.core.sizes import MIB
-from tests.simulation.clients import Client, Judge
+from tests.simulation.clients import Client
+from tests.simulation.judge import Judge
 from tests.simulation.stage import Stage
 from tests.simulation.truth import Gpu
 

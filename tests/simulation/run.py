@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from tests.simulation.faults import Weather
+from tests.simulation.judge import require
 from tests.simulation.leaks import strings_in
 from tests.simulation.node import MakeBroker, Node, real_broker
 
@@ -106,7 +107,7 @@ def _quiet(node: Node) -> None:
     node.audit.after_quiet(daemon.broker.snapshot(node.stage.now))
     daemon.broker.check_integrity()
     waiting = [key for key in daemon.waiting if key[0] in daemon.connections]
-    node.oracle.require(not waiting, "calls that were never answered: {}", waiting)
+    require(not waiting, "calls that were never answered: {}", waiting)
     for client in node.living():
         for number in list(client.holdings.items):
             client.holdings.read(number)
@@ -131,4 +132,4 @@ def _everybody_leaves(node: Node) -> None:
     # Ids that may not come back are kept on purpose, a bounded number of them.
     remembered = strings_in(daemon.broker, but=("ended", "over", "unseen"))
     left = [session_id for session_id in node.families if session_id in remembered]
-    node.oracle.require(not left, "the broker still remembers sessions {}", left)
+    require(not left, "the broker still remembers sessions {}", left)

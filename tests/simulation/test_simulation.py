@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -112,6 +114,16 @@ def test_the_command_says_what_happened_and_ends_with_0(capsys: pytest.CaptureFi
     assert "3 seeds x 50 steps" in told
     assert "0 failures" in told
     assert "slabs ordered" in told
+
+
+def test_the_record_of_a_run_is_kept_where_it_is_asked_for(tmp_path: Path) -> None:
+    """`--json` writes what a later reader compares: date, size, seconds, failures, events."""
+    path = tmp_path / "deeper" / "record.json"
+    assert main(["--seeds", "2", "--steps", "20", "--json", str(path)]) == 0
+    record = json.loads(path.read_text())
+    assert (record["seeds"], record["steps"], record["failures"]) == (2, 20, 0)
+    assert record["events"] == record["counts"]["events"] > 0
+    assert {"date", "seconds", "python", "cores"} <= record.keys()
 
 
 def test_a_failing_seed_is_told_with_its_story_and_the_command_that_repeats_it() -> None:

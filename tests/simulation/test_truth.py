@@ -22,10 +22,10 @@ from aqua_daemon.core.sizes import MIB
 from tests.simulation.agenda import Agenda, Stream
 from tests.simulation.chance import Chance
 from tests.simulation.holdings import BytesDiffer, Holdings
+from tests.simulation.judge import Violation
 from tests.simulation.keepers import Keeper
 from tests.simulation.leaks import strings_in
 from tests.simulation.node import Node
-from tests.simulation.oracle import Violation
 from tests.simulation.stage import Stage
 from tests.simulation.story import Story
 from tests.simulation.truth import Gpu, Process, Slab
