@@ -94,20 +94,27 @@ def test_a_denial_is_counted_under_the_reason_that_the_client_got() -> None:
         assert changed == {denial, 'aqua_lease_grants_total{result="denied"}'}
 
 
+def await_owners(node: Node, nbytes: int) -> None:
+    """An owner is told that it has its bytes before the daemon hears of it."""
+    wait_until(
+        lambda: pool(node.scrape(), "SHM-1")["used_by_others"] == nbytes, what=f"{nbytes} in use"
+    )
+
+
 def test_an_owner_is_seen_and_what_it_takes_back_is_counted() -> None:
     """Its bytes, the revoke with its reason and its end, and where the slab is meanwhile."""
     with running_node(gpus=2, gpu_bytes=GPU_BYTES) as node, borrowing(node) as borrower:
         slab = borrower.borrow(16 * MIB)
         owner = node.load("SHM-1", 40 * MIB)
-        assert pool(node.scrape(), "SHM-1")["used_by_others"] == 40 * MIB
+        await_owners(node, 40 * MIB)
         more = node.start_load("SHM-1", 16 * MIB)
         wait_until(lambda: borrower.revokes, what="a revoke comes")
         borrower.acknowledge(slab)
         node.await_loaded(more)
+        await_owners(node, 56 * MIB)
         metrics = node.scrape()
         returned = 'aqua_revokes_total{outcome="returned",reason="reserve"}'
         assert metrics[returned] == metrics["aqua_revoke_duration_seconds_count"] == 1
-        assert pool(metrics, "SHM-1")["used_by_others"] == 56 * MIB
         for process in (owner, more):
             process.kill()
             process.wait(10)
