@@ -134,7 +134,6 @@ class Turn:
         *,
         revocation: Revocation | None = None,
         named_at: float | None = None,
-        why: str = "",
     ) -> Lease:
         """Move a slab; return its record, or as it was when it is gone."""
         after = next_state(lease.state, move)
@@ -164,7 +163,7 @@ class Turn:
             after=after,
             lease=moved,
             seconds=seconds,
-            why=why or move.value,
+            why=move.value,
         )
         self.instructions.append(note)
         return moved
