@@ -89,6 +89,13 @@ class _Default:
     def __init__(self) -> None:
         self.client: Client | None = None
         self.lock = threading.Lock()
+        self._replaced: list[Client] = []
+
+    def replace(self, client: Client) -> None:
+        """Another one from now on. The handles of the one before live on, and so does it."""
+        if self.client is not None and not self.client.is_closed:
+            self._replaced.append(self.client)
+        self.client = client
 
 
 def connect(
@@ -110,7 +117,7 @@ def connect(
         settings = replace(settings, fallback=_fallback(fallback))
     client = Client(settings)
     with _default.lock:
-        _default.client = client
+        _default.replace(client)
     return client
 
 

@@ -82,6 +82,16 @@ def test_connect_makes_the_client_that_the_module_uses(nobody: str) -> None:
         aqua_client.offload(torch.ones(2))
 
 
+def test_handles_of_a_client_that_connect_replaced_live_on(nobody: str) -> None:
+    """A program that connects after its first offload loses nothing."""
+    with pytest.warns(aqua_client.AquaWarning):
+        early = aqua_client.offload(torch.ones(10))
+    first = client_module._default.client
+    assert first is not None
+    with aqua_client.connect(socket=nobody), first:
+        assert torch.equal(early.fetch(), torch.ones(10))
+
+
 @pytest.mark.usefixtures("nobody")
 @pytest.mark.parametrize(
     "wrong", [{"fallback": "maybe"}, {"home_gpu": "not a name"}, {"socket": "x" * 200}]

@@ -217,6 +217,30 @@ def test_no_memory_to_move_to_is_tried_again(monkeypatch: pytest.MonkeyPatch) ->
         assert torch.equal(handle.fetch(), tensor)
 
 
+def test_a_copy_that_fails_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A fault neither ends the worker's thread nor loses a byte; it is logged."""
+    node = two_gpus()
+    tensor = random_bytes(MIB)
+    copies = copying.copy_span
+    tries: list[Span] = []
+
+    def fails_first(source: Span, target: Span) -> None:
+        tries.append(target)
+        if len(tries) == 1:
+            raise RuntimeError("a copy failed")
+        copies(source, target)
+
+    with paging(node) as pager:
+        handle = park(pager, tensor)
+        monkeypatch.setattr(copying, "copy_span", fails_first)
+        wait_acknowledged(node, node.revoke("SHM-1"))
+        assert torch.equal(handle.fetch(), tensor)
+        assert pager.stats()["peer_bytes"] == MIB  # the place of the failed copy is free again
+    assert "a copy failed" in caplog.text
+
+
 def test_an_acknowledgement_that_does_not_get_through_is_no_harm() -> None:
     """The slab is unmapped, its data elsewhere; the daemon asks again."""
     node = FakeNode()

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from aqua_client import copying
 from aqua_client.errors import HandleReleased, InvalidRequest, UnsupportedTensor
 from aqua_client.pager import Pager
 from tests.client.pagers import no_daemon, paging, park, random_bytes, two_gpus
@@ -225,6 +226,30 @@ def test_a_tensor_that_can_not_be_parked_changes_nothing(pager: Pager) -> None:
     with pytest.raises(UnsupportedTensor):
         park(pager, torch.eye(2).to_sparse())
     assert pager.stats()["peer_bytes"] == pager.stats()["host_bytes"] == 0
+
+
+@pytest.mark.parametrize("fault", [RuntimeError, KeyboardInterrupt])
+def test_a_copy_that_fails_leaves_no_pin_and_no_byte(
+    pager: Pager, monkeypatch: pytest.MonkeyPatch, fault: type[BaseException]
+) -> None:
+    """Neither going out nor coming in; the handle works afterwards."""
+
+    def fail(*_: object) -> None:
+        raise fault("no copy")
+
+    handle = park(pager, torch.ones(10))
+    before = [pager.stats()[name] for name in ("peer_bytes", "host_bytes")]
+    with monkeypatch.context() as patch:
+        patch.setattr(copying, "write", fail)
+        patch.setattr(copying, "read", fail)
+        with pytest.raises(fault, match="no copy"):
+            park(pager, torch.ones(1000))
+        with pytest.raises(fault, match="no copy"):
+            handle.fetch()
+    assert [pager.stats()[name] for name in ("peer_bytes", "host_bytes")] == before
+    assert torch.equal(handle.fetch(), torch.ones(10))
+    assert pager.stats()["fetches"] == 1
+    assert all(place.pins == 0 for place in handle._stored.places)
 
 
 def test_dropped_handles_in_a_cycle_are_collected_inside_any_operation(pager: Pager) -> None:

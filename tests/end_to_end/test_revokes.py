@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import aqua_client
-from tests.end_to_end.test_paging import lent_bytes, noise
+from tests.end_to_end.test_paging import noise
 from tests.nodes import MIB, Node, running_node, wait_until
 
 
@@ -53,7 +53,7 @@ def test_where_no_gpu_has_room_it_moves_to_the_host() -> None:
         handle = client.offload(tensor)
         assert handle.tier == "peer"
         node.load("SHM-1", 60 * MIB)
-        wait_until(lambda: lent_bytes(node) == 0, what="the owner has its GPU")
+        wait_until(lambda: borrowed_of(node, "SHM-1") == 0, what="the owner has its GPU")
         assert (handle.tier, handle.reason) == ("host", "reserve")
         assert torch.equal(handle.fetch(), tensor)
         assert client.stats()["fallbacks"] == {}
@@ -68,7 +68,7 @@ def test_cache_data_is_dropped_when_its_gpu_is_needed() -> None:
         handle = client.offload(noise(MIB), keep="cache")
         assert handle.tier == "peer"
         node.load("SHM-1", 60 * MIB)
-        wait_until(lambda: lent_bytes(node) == 0, what="the owner has its GPU")
+        wait_until(lambda: borrowed_of(node, "SHM-1") == 0, what="the owner has its GPU")
         with pytest.raises(aqua_client.LeaseLost, match="reserve"):
             handle.fetch()
 
