@@ -86,6 +86,7 @@ def _must_hold(summary: Summary) -> None:
     assert not replays, "run again: " + "; ".join(replays)
 
 
+@pytest.mark.limit(180)
 def test_two_hundred_nodes_keep_every_promise() -> None:
     """200 seeds x 500 steps: no promise is broken, and every kind of fault and outcome occurred."""
     summary = run_seeds(range(200), steps=500)
@@ -94,6 +95,7 @@ def test_two_hundred_nodes_keep_every_promise() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.limit(900)
 def test_two_thousand_nodes_keep_every_promise() -> None:
     """2,000 seeds x 500 steps, for `make check-long`."""
     _must_hold(run_seeds(range(2_000), steps=500, jobs=2))
