@@ -167,6 +167,7 @@ def _kill(node: Node) -> float:
     assert holder.stdout is not None
     try:
         assert read_line(holder.stdout, seconds=60) == "holding\n"
+        assert _held_bytes(node), "the holder holds something"
         start = CLOCK()
         holder.send_signal(signal.SIGKILL)
         wait_until(lambda: _held_bytes(node) == 0, what="a killed client's bytes are free")
@@ -178,7 +179,7 @@ def _kill(node: Node) -> float:
 
 
 def _held_bytes(node: Node) -> float:
-    pools = ("leased", "revoking", "quarantined", "returned", "freeing", "allocating")
+    pools = ("lent", "quarantined", "returning")
     return sum(
         value
         for name, value in node.scrape().items()
