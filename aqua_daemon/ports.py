@@ -6,11 +6,19 @@ Adapters implement them; tests/fakes/ holds a fake of each.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 from aqua_daemon.core.events import Event
 from aqua_daemon.core.instructions import AllocateSlab, FreeSlab, Instruction, SendRevoke, TellLost
 from aqua_daemon.core.model import LeaseId, SessionId
+
+
+class DescriptorKind(Enum):
+    """What the descriptor of a slab is, and so how the holder maps it."""
+
+    SHARED_MEMORY = "shared memory"
+    CUDA_VMM = "cuda vmm"
 
 
 class Clock(Protocol):
@@ -27,6 +35,7 @@ class SlabHandle:
     canary: bytes  # the slab's first 64 bytes until the holder writes there
     cuda_ipc: bytes = b""  # empty: the handle is the descriptor
     descriptor: int | None = None  # stays the keepers' own: duplicate what outlives the call
+    descriptor_kind: DescriptorKind = DescriptorKind.SHARED_MEMORY
 
 
 class Keepers(Protocol):

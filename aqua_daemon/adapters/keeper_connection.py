@@ -43,7 +43,7 @@ class Listening(Protocol):
     def allocated(self, order: AllocateSlab, handle: SlabHandle) -> None:
         """The listener owns the handle's descriptor."""
 
-    def freed(self, order: FreeSlab, scrubbed_bytes: int) -> None:
+    def freed(self, order: FreeSlab, *, scrubbed_bytes: int, unreturned_bytes: int) -> None:
         """The slab is gone."""
 
     def failed(self, order: Order, message: str) -> None:
@@ -168,17 +168,25 @@ class KeeperConnection:
                 os.close(descriptor)
             msg = f"a slab was allocated that nobody asked for, lease {answer.lease_id}"
             raise BadFrame(msg)
-        handle = SlabHandle(
-            keeper_pid=self._attached.keeper_pid,
-            canary=answer.canary,
-            cuda_ipc=answer.cuda_ipc_handle,
-            descriptor=descriptors[0] if descriptors else None,
-        )
+        try:
+            handle = keeper_messages.slab_handle(
+                answer,
+                keeper_pid=self._attached.keeper_pid,
+                descriptor=descriptors[0] if descriptors else None,
+            )
+        except ValueError:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise
         self._listener.allocated(order, handle)
 
     def _take_freed(self, order: Order | None, answer: Freed) -> None:
         if isinstance(order, FreeSlab):
-            self._listener.freed(order, answer.scrubbed_bytes)
+            self._listener.freed(
+                order,
+                scrubbed_bytes=answer.scrubbed_bytes,
+                unreturned_bytes=max(0, answer.unreturned_bytes),
+            )
 
     def _take_failed(self, order: Order | None, answer: Failed) -> None:
         if order is None:  # the only other thing that was asked

@@ -231,9 +231,15 @@ class _KeeperLink:
         self.handles[order.tag.lease_id] = handle
         self._submit(SlabAllocated(lease_id=order.tag.lease_id))
 
-    def freed(self, order: FreeSlab, scrubbed_bytes: int) -> None:
+    def freed(self, order: FreeSlab, *, scrubbed_bytes: int, unreturned_bytes: int) -> None:
         self._frees.pop(order.lease_id, None)
-        self._submit(SlabFreed(lease_id=order.lease_id, scrubbed_bytes=scrubbed_bytes))
+        self._submit(
+            SlabFreed(
+                lease_id=order.lease_id,
+                scrubbed_bytes=scrubbed_bytes,
+                unreturned_bytes=unreturned_bytes,
+            )
+        )
 
     def failed(self, order: Order, message: str) -> None:
         if isinstance(order, AllocateSlab):

@@ -20,8 +20,14 @@ from aqua_daemon.core.model import (
     SlabTag,
     TenantName,
 )
+from aqua_daemon.ports import DescriptorKind, SlabHandle
 
 PROTOCOL = 1
+_DESCRIPTOR_KINDS = {
+    keeper_pb2.DESCRIPTOR_KIND_UNSPECIFIED: DescriptorKind.SHARED_MEMORY,
+    keeper_pb2.DESCRIPTOR_KIND_SHARED_MEMORY: DescriptorKind.SHARED_MEMORY,
+    keeper_pb2.DESCRIPTOR_KIND_CUDA_VMM: DescriptorKind.CUDA_VMM,
+}
 
 
 def attach_request(request_id: int, daemon_version: str) -> bytes:
@@ -64,6 +70,30 @@ def gpu_report(report: keeper_pb2.GpuReport) -> GpuReport:
         total_bytes=report.total_bytes,
         slab_bytes={LeaseId(slab.tag.lease_id): slab.nbytes for slab in report.slabs},
         owner_bytes={owner.pid: owner.nbytes for owner in report.owners},
+        other_bytes=report.other_bytes if report.HasField("other_bytes") else None,
+        not_lending=report.not_lending,
+        warnings=tuple(report.warnings),
+        model=report.model,
+    )
+
+
+def slab_handle(
+    answer: keeper_pb2.Allocated, *, keeper_pid: int, descriptor: int | None
+) -> SlabHandle:
+    """How the holder reaches what was allocated.
+
+    Raises:
+        ValueError: a kind of descriptor that this release does not know.
+    """
+    if answer.descriptor_kind not in _DESCRIPTOR_KINDS:
+        msg = f"lease {answer.lease_id} has a descriptor of kind {answer.descriptor_kind}"
+        raise ValueError(msg)
+    return SlabHandle(
+        keeper_pid=keeper_pid,
+        canary=answer.canary,
+        cuda_ipc=answer.cuda_ipc_handle,
+        descriptor=descriptor,
+        descriptor_kind=_DESCRIPTOR_KINDS[answer.descriptor_kind],
     )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from aqua_daemon.core.instructions import Answer
 from aqua_daemon.core.model import (
+    GpuReport,
     GpuUuid,
     Lease,
     LeaseId,
@@ -48,11 +49,14 @@ class GpuAccount:
     has_keeper: bool = False
     was_heard: bool = False
     trouble: str = "its keeper has not been heard"  # of the link to the keeper
+    refusal: str = ""  # of its keeper to have it lent
     doubt: str = ""  # what invariant did not hold there
     total_bytes: int | None = None  # None: not known, which is not 0
     reserve_bytes: int = 0
     owner_bytes: dict[int, int] = field(default_factory=dict)
-    others_bytes: int = 0
+    others_bytes: int = 0  # used by anything but slabs
+    warnings: tuple[str, ...] = ()
+    model: str = ""
     bytes_in: dict[LeaseState, int] = field(
         default_factory=lambda: dict.fromkeys(LeaseState, 0),
     )
@@ -89,18 +93,24 @@ class GpuAccount:
     @property
     def no_grants_because(self) -> str:
         """Why nothing is granted here; else empty."""
-        return self.trouble or self.doubt
+        return self.trouble or self.refusal or self.doubt
 
-    def learn(self, *, total_bytes: int, owner_bytes: dict[int, int]) -> None:
+    def learn(self, said: GpuReport) -> None:
         """Take over what a keeper's probe found. A failed probe says nothing: the last one stays."""
-        if total_bytes <= 0 or any(nbytes < 0 for nbytes in owner_bytes.values()):
-            self.trouble = "its last report could not be read"
+        others_bytes = said.other_bytes
+        if others_bytes is None:
+            others_bytes = sum(said.owner_bytes.values())
+        if said.total_bytes <= 0 or min(others_bytes, *said.owner_bytes.values(), 0) < 0:
+            self.trouble = said.not_lending or "its last report could not be read"
             return
         self.trouble = ""
-        self.total_bytes = total_bytes
-        self.reserve_bytes = reserve_bytes(total_bytes)
-        self.owner_bytes = dict(owner_bytes)
-        self.others_bytes = sum(owner_bytes.values())
+        self.refusal = said.not_lending
+        self.warnings = said.warnings
+        self.model = said.model
+        self.total_bytes = said.total_bytes
+        self.reserve_bytes = reserve_bytes(said.total_bytes)
+        self.owner_bytes = dict(said.owner_bytes)
+        self.others_bytes = others_bytes
 
 
 @dataclass(slots=True, kw_only=True)

@@ -74,6 +74,7 @@ class SlabFreed:
 
     lease_id: LeaseId
     scrubbed_bytes: int = 0  # nothing to scrub: it was gone already, or could not be scrubbed
+    unreturned_bytes: int = 0  # what the driver still counts as used, so that it is not free
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

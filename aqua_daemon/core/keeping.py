@@ -13,7 +13,6 @@ from aqua_daemon.core.granting import deny, drop_unseen
 from aqua_daemon.core.instructions import ForgetSession, FreeSlab
 from aqua_daemon.core.lifecycle import Move
 from aqua_daemon.core.model import (
-    GpuReport,
     GpuUuid,
     Lease,
     LeaseId,
@@ -40,7 +39,7 @@ def attach(turn: Turn, event: KeeperAttached) -> None:
         account.was_heard = True
         held = {lease_id: tag.nbytes for lease_id, tag in tags_there.items()}
         if gpu in reports:
-            _learn(account, reports[gpu])
+            account.learn(reports[gpu])
             held = reports[gpu].slab_bytes
         account.keeper_slabs = dict(held)
     # Adopted first, on all GPUs: a session is over only when nothing of it turns up any more.
@@ -61,7 +60,7 @@ def report(turn: Turn, event: GpuReported) -> None:
     account = turn.ledger.gpus.get(event.report.gpu)
     if account is None or not account.has_keeper:
         return
-    _learn(account, event.report)
+    account.learn(event.report)
     account.keeper_slabs = dict(event.report.slab_bytes)
     _check_slabs(turn, account)
     keep_reserve(turn, account)
@@ -96,10 +95,6 @@ def end(turn: Turn, event: KeeperEnded) -> None:
         lose(turn, held, Move.KEEPER_ENDED, f"the keeper of {gpu} has ended")
         account.keeper_slabs = {}
         _check_slabs(turn, account)
-
-
-def _learn(account: GpuAccount, said: GpuReport) -> None:
-    account.learn(total_bytes=said.total_bytes, owner_bytes=said.owner_bytes)
 
 
 def _reconcile(

@@ -113,6 +113,10 @@ class GpuReport:
     total_bytes: int
     slab_bytes: dict[LeaseId, int]  # every slab that the keeper holds now
     owner_bytes: dict[int, int]  # pid of each of the GPU's own processes, and what it uses
+    other_bytes: int | None = None  # used by anything but slabs; None: the sum of the owners
+    not_lending: str = ""  # why the keeper refuses to have it lent; else empty
+    warnings: tuple[str, ...] = ()  # what an operator should know although it is lent
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +177,8 @@ class GpuSnapshot:
     lendable_bytes: int
     lend_limit_bytes: int | None  # set by a producer's offer or reclaim; None: no limit
     trouble: str  # why nothing is granted there; else empty
+    warnings: tuple[str, ...] = ()
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -62,11 +62,17 @@ def send_free(turn: Turn, lease: Lease) -> None:
 
 
 def slab_freed(turn: Turn, event: SlabFreed) -> None:
-    """The driver has the bytes back. An answer that comes twice has no effect."""
+    """The keeper freed the bytes. An answer that comes twice has no effect.
+
+    What the driver did not get back all the same, because somebody still maps it, is used by others
+    from here on: the reports that follow say so too, and when it has come back.
+    """
     lease = turn.ledger.leases.get(event.lease_id)
     if lease is None or lease.state is not LeaseState.FREEING:
         return
-    turn.ledger.gpus[lease.lender].keeper_slabs.pop(lease.lease_id, None)
+    account = turn.ledger.gpus[lease.lender]
+    account.keeper_slabs.pop(lease.lease_id, None)
+    account.others_bytes += event.unreturned_bytes
     turn.move(lease, Move.FREED)
     forget_if_over(turn, lease.session_id)
 

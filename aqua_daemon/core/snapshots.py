@@ -46,6 +46,8 @@ def _gpu(account: GpuAccount) -> GpuSnapshot:
         lendable_bytes=account.lendable_bytes,
         lend_limit_bytes=account.limit_bytes,
         trouble=account.no_grants_because,
+        warnings=account.warnings,
+        model=account.model,
     )
 
 

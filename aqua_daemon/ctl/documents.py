@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from aqua_protos import broker_pb2
 
@@ -52,4 +52,10 @@ def _fields(
     message: broker_pb2.GpuState | broker_pb2.TenantState | broker_pb2.EventLine | broker_pb2.Lease,
 ) -> Document:
     """Every field under its own name, those at their default too."""
-    return {field.name: getattr(message, field.name) for field in message.DESCRIPTOR.fields}
+    return {
+        field.name: list(value)
+        if isinstance(value, Sequence) and not isinstance(value, str)
+        else value
+        for field in message.DESCRIPTOR.fields
+        for value in (getattr(message, field.name),)
+    }

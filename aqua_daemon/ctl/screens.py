@@ -13,6 +13,7 @@ from aqua_daemon.ctl.verdict import verdict
 
 MIB = 2**20
 BAR_CELLS = 32
+UUID_CHARACTERS = 12  # "GPU-" and 8 digits tell the GPUs of a node apart; notes and JSON have all
 # Shape as well as colour: the bar must read without colours.
 OWN, LENT, QUARANTINED, FREE = ("█", "blue"), ("▓", "green"), ("▒", "red"), ("░", "dim")
 LEVEL_STYLE = {"ok": "bold green", "warn": "bold yellow", "fail": "bold red"}
@@ -21,6 +22,8 @@ LEVEL_STYLE = {"ok": "bold green", "warn": "bold yellow", "fail": "bold red"}
 def status_screen(state: broker_pb2.GetStateReply) -> RenderableType:
     """The whole node on one screen."""
     parts: list[RenderableType] = [_headline(state), Text(), _gpus(state.gpus), _legend(), Text()]
+    if any(gpu.model or gpu.warnings for gpu in state.gpus):
+        parts += [_notes(state.gpus), Text()]
     if state.tenants:
         parts += [_tenants(state.tenants), Text()]
     if state.events:
@@ -104,7 +107,20 @@ def _gpus(gpus: Iterable[broker_pb2.GpuState]) -> Table:
 
 
 def _gpu_name(gpu: broker_pb2.GpuState) -> Text:
-    return Text(gpu.gpu + (" !" if gpu.trouble else ""), style="red" if gpu.trouble else "")
+    short = gpu.gpu[:UUID_CHARACTERS]
+    return Text(short + (" !" if gpu.trouble else ""), style="red" if gpu.trouble else "")
+
+
+def _notes(gpus: Iterable[broker_pb2.GpuState]) -> Text:
+    """What each GPU is, under its whole name, why it lends nothing, and what else is to be known."""
+    notes = Text("MODELS", style="bold")
+    for gpu in gpus:
+        notes.append(f"\n{gpu.gpu}  ", style="not bold dim").append(gpu.model, style="not bold")
+        if gpu.trouble:
+            notes.append(f"\n  {gpu.trouble}", style="not bold red")
+        for warning in gpu.warnings:
+            notes.append(f"\n  {warning}", style="not bold yellow")
+    return notes
 
 
 def _bar(gpu: broker_pb2.GpuState) -> Text:

@@ -49,6 +49,13 @@ def _troubles(state: broker_pb2.GetStateReply) -> Iterator[Verdict]:
                 "in time; they heal when their holder answers or ends",
                 next_command="aquactl leases --state quarantined",
             )
+    for gpu in state.gpus:
+        if gpu.warnings:
+            yield Verdict(
+                level="warn",
+                sentence=f"{gpu.gpu} lends, but {gpu.warnings[0]}",
+                next_command="aquactl status",
+            )
     if state.restarting:
         yield Verdict(
             level="warn",

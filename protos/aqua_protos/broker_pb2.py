@@ -24,17 +24,19 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x61qua_protos/broker.proto\x12\x0e\x61qua.broker.v1\",\n\x08HostRoom\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x0e\n\x06nbytes\x18\x02 \x01(\x03\"g\n\x0e\x41\x63quireRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06nbytes\x18\x02 \x01(\x03\x12\x31\n\x0csafety_class\x18\x03 \x01(\x0e\x32\x1b.aqua.broker.v1.SafetyClass\"\\\n\x0c\x41\x63quireReply\x12$\n\x05lease\x18\x01 \x01(\x0b\x32\x15.aqua.broker.v1.Lease\x12&\n\x06handle\x18\x02 \x01(\x0b\x32\x16.aqua.broker.v1.Handle\"\x9d\x02\n\x05Lease\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x12\n\nlender_gpu\x18\x04 \x01(\t\x12\x14\n\x0c\x62orrower_gpu\x18\x05 \x01(\t\x12\x0e\n\x06nbytes\x18\x06 \x01(\x03\x12\x31\n\x0csafety_class\x18\x07 \x01(\x0e\x32\x1b.aqua.broker.v1.SafetyClass\x12)\n\x05state\x18\x08 \x01(\x0e\x32\x1a.aqua.broker.v1.LeaseState\x12\x12\n\nused_bytes\x18\t \x01(\x03\x12\x15\n\rstate_seconds\x18\n \x01(\x01\x12\x0e\n\x06reason\x18\x0b \x01(\t\x12\x0b\n\x03pid\x18\x0c \x01(\r\"\x9f\x01\n\x06Handle\x12\x31\n\x08\x63uda_ipc\x18\x01 \x01(\x0b\x32\x1d.aqua.broker.v1.CudaIpcHandleH\x00\x12\x36\n\ndescriptor\x18\x02 \x01(\x0b\x32 .aqua.broker.v1.DescriptorHandleH\x00\x12\x12\n\nkeeper_pid\x18\x03 \x01(\r\x12\x0e\n\x06\x63\x61nary\x18\x04 \x01(\x0c\x42\x06\n\x04kind\"\x1f\n\rCudaIpcHandle\x12\x0e\n\x06handle\x18\x01 \x01(\x0c\"\x12\n\x10\x44\x65scriptorHandle\"c\n\rReturnRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\tlease_ids\x18\x02 \x03(\t\x12+\n\thost_room\x18\x03 \x01(\x0b\x32\x18.aqua.broker.v1.HostRoom\"D\n\x0bReturnReply\x12\x1a\n\x12returned_lease_ids\x18\x01 \x03(\t\x12\x19\n\x11unknown_lease_ids\x18\x02 \x03(\t\"U\n\x12ReserveHostRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12+\n\thost_room\x18\x02 \x01(\x0b\x32\x18.aqua.broker.v1.HostRoom\"?\n\x10ReserveHostReply\x12+\n\thost_room\x18\x01 \x01(\x0b\x32\x18.aqua.broker.v1.HostRoom\"?\n\x0cOfferRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0b\n\x03gpu\x18\x02 \x01(\t\x12\x0e\n\x06nbytes\x18\x03 \x01(\x03\"7\n\nOfferReply\x12\x15\n\roffered_bytes\x18\x01 \x01(\x03\x12\x12\n\nlent_bytes\x18\x02 \x01(\x03\"[\n\x0eReclaimRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0b\n\x03gpu\x18\x02 \x01(\t\x12\x0e\n\x06nbytes\x18\x03 \x01(\x03\x12\x18\n\x10\x64\x65\x61\x64line_seconds\x18\x04 \x01(\x01\"{\n\x0cReclaimReply\x12\x13\n\x0b\x61sked_bytes\x18\x01 \x01(\x03\x12\x15\n\rrevoked_bytes\x18\x02 \x01(\x03\x12\x13\n\x0b\x66reed_bytes\x18\x03 \x01(\x03\x12\x19\n\x11quarantined_bytes\x18\x04 \x01(\x03\x12\x0f\n\x07seconds\x18\x05 \x01(\x01\"\x11\n\x0fGetStateRequest\"\xda\x02\n\rGetStateReply\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x16\n\x0euptime_seconds\x18\x02 \x01(\x01\x12\x12\n\nrestarting\x18\x03 \x01(\x08\x12&\n\x04gpus\x18\x04 \x03(\x0b\x32\x18.aqua.broker.v1.GpuState\x12%\n\x06leases\x18\x05 \x03(\x0b\x32\x15.aqua.broker.v1.Lease\x12,\n\x07tenants\x18\x06 \x03(\x0b\x32\x1b.aqua.broker.v1.TenantState\x12)\n\x06\x65vents\x18\x07 \x03(\x0b\x32\x19.aqua.broker.v1.EventLine\x12\x17\n\x0fhost_pool_bytes\x18\x08 \x01(\x03\x12\x1b\n\x13host_reserved_bytes\x18\t \x01(\x03\x12\x10\n\x08sessions\x18\n \x01(\x03\x12\x1c\n\x14invariant_violations\x18\x0b \x01(\x03\"\xe6\x01\n\x08GpuState\x12\x0b\n\x03gpu\x18\x01 \x01(\t\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x03\x12\x1c\n\x14used_by_others_bytes\x18\x03 \x01(\x03\x12\x12\n\nlent_bytes\x18\x04 \x01(\x03\x12\x19\n\x11quarantined_bytes\x18\x05 \x01(\x03\x12\x17\n\x0freturning_bytes\x18\x06 \x01(\x03\x12\x12\n\nfree_bytes\x18\x07 \x01(\x03\x12\x15\n\rreserve_bytes\x18\x08 \x01(\x03\x12\x16\n\x0elendable_bytes\x18\t \x01(\x03\x12\x0f\n\x07trouble\x18\n \x01(\t\"w\n\x0bTenantState\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x14\n\x0cleased_bytes\x18\x02 \x01(\x03\x12\x13\n\x0bquota_bytes\x18\x03 \x01(\x03\x12\x1b\n\x13host_reserved_bytes\x18\x04 \x01(\x03\x12\x10\n\x08sessions\x18\x05 \x01(\x03\".\n\tEventLine\x12\x13\n\x0bseconds_ago\x18\x01 \x01(\x01\x12\x0c\n\x04text\x18\x02 \x01(\t*[\n\x0bSafetyClass\x12\x1c\n\x18SAFETY_CLASS_UNSPECIFIED\x10\x00\x12\x16\n\x12SAFETY_CLASS_STORE\x10\x01\x12\x16\n\x12SAFETY_CLASS_CACHE\x10\x02*\xdd\x01\n\nLeaseState\x12\x1b\n\x17LEASE_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16LEASE_STATE_ALLOCATING\x10\x01\x12\x16\n\x12LEASE_STATE_LEASED\x10\x02\x12\x18\n\x14LEASE_STATE_REVOKING\x10\x03\x12\x1b\n\x17LEASE_STATE_QUARANTINED\x10\x04\x12\x18\n\x14LEASE_STATE_RETURNED\x10\x05\x12\x17\n\x13LEASE_STATE_FREEING\x10\x06\x12\x14\n\x10LEASE_STATE_LOST\x10\x07\x32\x90\x04\n\x06\x42roker\x12G\n\x07\x41\x63quire\x12\x1e.aqua.broker.v1.AcquireRequest\x1a\x1c.aqua.broker.v1.AcquireReply\x12\x45\n\x07Release\x12\x1d.aqua.broker.v1.ReturnRequest\x1a\x1b.aqua.broker.v1.ReturnReply\x12I\n\x0b\x41\x63knowledge\x12\x1d.aqua.broker.v1.ReturnRequest\x1a\x1b.aqua.broker.v1.ReturnReply\x12S\n\x0bReserveHost\x12\".aqua.broker.v1.ReserveHostRequest\x1a .aqua.broker.v1.ReserveHostReply\x12\x41\n\x05Offer\x12\x1c.aqua.broker.v1.OfferRequest\x1a\x1a.aqua.broker.v1.OfferReply\x12G\n\x07Reclaim\x12\x1e.aqua.broker.v1.ReclaimRequest\x1a\x1c.aqua.broker.v1.ReclaimReply\x12J\n\x08GetState\x12\x1f.aqua.broker.v1.GetStateRequest\x1a\x1d.aqua.broker.v1.GetStateReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x61qua_protos/broker.proto\x12\x0e\x61qua.broker.v1\",\n\x08HostRoom\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x0e\n\x06nbytes\x18\x02 \x01(\x03\"g\n\x0e\x41\x63quireRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06nbytes\x18\x02 \x01(\x03\x12\x31\n\x0csafety_class\x18\x03 \x01(\x0e\x32\x1b.aqua.broker.v1.SafetyClass\"\\\n\x0c\x41\x63quireReply\x12$\n\x05lease\x18\x01 \x01(\x0b\x32\x15.aqua.broker.v1.Lease\x12&\n\x06handle\x18\x02 \x01(\x0b\x32\x16.aqua.broker.v1.Handle\"\x9d\x02\n\x05Lease\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x12\n\nlender_gpu\x18\x04 \x01(\t\x12\x14\n\x0c\x62orrower_gpu\x18\x05 \x01(\t\x12\x0e\n\x06nbytes\x18\x06 \x01(\x03\x12\x31\n\x0csafety_class\x18\x07 \x01(\x0e\x32\x1b.aqua.broker.v1.SafetyClass\x12)\n\x05state\x18\x08 \x01(\x0e\x32\x1a.aqua.broker.v1.LeaseState\x12\x12\n\nused_bytes\x18\t \x01(\x03\x12\x15\n\rstate_seconds\x18\n \x01(\x01\x12\x0e\n\x06reason\x18\x0b \x01(\t\x12\x0b\n\x03pid\x18\x0c \x01(\r\"\x9f\x01\n\x06Handle\x12\x31\n\x08\x63uda_ipc\x18\x01 \x01(\x0b\x32\x1d.aqua.broker.v1.CudaIpcHandleH\x00\x12\x36\n\ndescriptor\x18\x02 \x01(\x0b\x32 .aqua.broker.v1.DescriptorHandleH\x00\x12\x12\n\nkeeper_pid\x18\x03 \x01(\r\x12\x0e\n\x06\x63\x61nary\x18\x04 \x01(\x0c\x42\x06\n\x04kind\"\x1f\n\rCudaIpcHandle\x12\x0e\n\x06handle\x18\x01 \x01(\x0c\"@\n\x10\x44\x65scriptorHandle\x12,\n\x04kind\x18\x01 \x01(\x0e\x32\x1e.aqua.broker.v1.DescriptorKind\"c\n\rReturnRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\tlease_ids\x18\x02 \x03(\t\x12+\n\thost_room\x18\x03 \x01(\x0b\x32\x18.aqua.broker.v1.HostRoom\"D\n\x0bReturnReply\x12\x1a\n\x12returned_lease_ids\x18\x01 \x03(\t\x12\x19\n\x11unknown_lease_ids\x18\x02 \x03(\t\"U\n\x12ReserveHostRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12+\n\thost_room\x18\x02 \x01(\x0b\x32\x18.aqua.broker.v1.HostRoom\"?\n\x10ReserveHostReply\x12+\n\thost_room\x18\x01 \x01(\x0b\x32\x18.aqua.broker.v1.HostRoom\"?\n\x0cOfferRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0b\n\x03gpu\x18\x02 \x01(\t\x12\x0e\n\x06nbytes\x18\x03 \x01(\x03\"7\n\nOfferReply\x12\x15\n\roffered_bytes\x18\x01 \x01(\x03\x12\x12\n\nlent_bytes\x18\x02 \x01(\x03\"[\n\x0eReclaimRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0b\n\x03gpu\x18\x02 \x01(\t\x12\x0e\n\x06nbytes\x18\x03 \x01(\x03\x12\x18\n\x10\x64\x65\x61\x64line_seconds\x18\x04 \x01(\x01\"{\n\x0cReclaimReply\x12\x13\n\x0b\x61sked_bytes\x18\x01 \x01(\x03\x12\x15\n\rrevoked_bytes\x18\x02 \x01(\x03\x12\x13\n\x0b\x66reed_bytes\x18\x03 \x01(\x03\x12\x19\n\x11quarantined_bytes\x18\x04 \x01(\x03\x12\x0f\n\x07seconds\x18\x05 \x01(\x01\"\x11\n\x0fGetStateRequest\"\xda\x02\n\rGetStateReply\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x16\n\x0euptime_seconds\x18\x02 \x01(\x01\x12\x12\n\nrestarting\x18\x03 \x01(\x08\x12&\n\x04gpus\x18\x04 \x03(\x0b\x32\x18.aqua.broker.v1.GpuState\x12%\n\x06leases\x18\x05 \x03(\x0b\x32\x15.aqua.broker.v1.Lease\x12,\n\x07tenants\x18\x06 \x03(\x0b\x32\x1b.aqua.broker.v1.TenantState\x12)\n\x06\x65vents\x18\x07 \x03(\x0b\x32\x19.aqua.broker.v1.EventLine\x12\x17\n\x0fhost_pool_bytes\x18\x08 \x01(\x03\x12\x1b\n\x13host_reserved_bytes\x18\t \x01(\x03\x12\x10\n\x08sessions\x18\n \x01(\x03\x12\x1c\n\x14invariant_violations\x18\x0b \x01(\x03\"\x87\x02\n\x08GpuState\x12\x0b\n\x03gpu\x18\x01 \x01(\t\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x03\x12\x1c\n\x14used_by_others_bytes\x18\x03 \x01(\x03\x12\x12\n\nlent_bytes\x18\x04 \x01(\x03\x12\x19\n\x11quarantined_bytes\x18\x05 \x01(\x03\x12\x17\n\x0freturning_bytes\x18\x06 \x01(\x03\x12\x12\n\nfree_bytes\x18\x07 \x01(\x03\x12\x15\n\rreserve_bytes\x18\x08 \x01(\x03\x12\x16\n\x0elendable_bytes\x18\t \x01(\x03\x12\x0f\n\x07trouble\x18\n \x01(\t\x12\x10\n\x08warnings\x18\x0b \x03(\t\x12\r\n\x05model\x18\x0c \x01(\t\"w\n\x0bTenantState\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x14\n\x0cleased_bytes\x18\x02 \x01(\x03\x12\x13\n\x0bquota_bytes\x18\x03 \x01(\x03\x12\x1b\n\x13host_reserved_bytes\x18\x04 \x01(\x03\x12\x10\n\x08sessions\x18\x05 \x01(\x03\".\n\tEventLine\x12\x13\n\x0bseconds_ago\x18\x01 \x01(\x01\x12\x0c\n\x04text\x18\x02 \x01(\t*[\n\x0bSafetyClass\x12\x1c\n\x18SAFETY_CLASS_UNSPECIFIED\x10\x00\x12\x16\n\x12SAFETY_CLASS_STORE\x10\x01\x12\x16\n\x12SAFETY_CLASS_CACHE\x10\x02*\xdd\x01\n\nLeaseState\x12\x1b\n\x17LEASE_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16LEASE_STATE_ALLOCATING\x10\x01\x12\x16\n\x12LEASE_STATE_LEASED\x10\x02\x12\x18\n\x14LEASE_STATE_REVOKING\x10\x03\x12\x1b\n\x17LEASE_STATE_QUARANTINED\x10\x04\x12\x18\n\x14LEASE_STATE_RETURNED\x10\x05\x12\x17\n\x13LEASE_STATE_FREEING\x10\x06\x12\x14\n\x10LEASE_STATE_LOST\x10\x07*r\n\x0e\x44\x65scriptorKind\x12\x1f\n\x1b\x44\x45SCRIPTOR_KIND_UNSPECIFIED\x10\x00\x12!\n\x1d\x44\x45SCRIPTOR_KIND_SHARED_MEMORY\x10\x01\x12\x1c\n\x18\x44\x45SCRIPTOR_KIND_CUDA_VMM\x10\x02\x32\x90\x04\n\x06\x42roker\x12G\n\x07\x41\x63quire\x12\x1e.aqua.broker.v1.AcquireRequest\x1a\x1c.aqua.broker.v1.AcquireReply\x12\x45\n\x07Release\x12\x1d.aqua.broker.v1.ReturnRequest\x1a\x1b.aqua.broker.v1.ReturnReply\x12I\n\x0b\x41\x63knowledge\x12\x1d.aqua.broker.v1.ReturnRequest\x1a\x1b.aqua.broker.v1.ReturnReply\x12S\n\x0bReserveHost\x12\".aqua.broker.v1.ReserveHostRequest\x1a .aqua.broker.v1.ReserveHostReply\x12\x41\n\x05Offer\x12\x1c.aqua.broker.v1.OfferRequest\x1a\x1a.aqua.broker.v1.OfferReply\x12G\n\x07Reclaim\x12\x1e.aqua.broker.v1.ReclaimRequest\x1a\x1c.aqua.broker.v1.ReclaimReply\x12J\n\x08GetState\x12\x1f.aqua.broker.v1.GetStateRequest\x1a\x1d.aqua.broker.v1.GetStateReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'aqua_protos.broker_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SAFETYCLASS']._serialized_start=2225
-  _globals['_SAFETYCLASS']._serialized_end=2316
-  _globals['_LEASESTATE']._serialized_start=2319
-  _globals['_LEASESTATE']._serialized_end=2540
+  _globals['_SAFETYCLASS']._serialized_start=2304
+  _globals['_SAFETYCLASS']._serialized_end=2395
+  _globals['_LEASESTATE']._serialized_start=2398
+  _globals['_LEASESTATE']._serialized_end=2619
+  _globals['_DESCRIPTORKIND']._serialized_start=2621
+  _globals['_DESCRIPTORKIND']._serialized_end=2735
   _globals['_HOSTROOM']._serialized_start=44
   _globals['_HOSTROOM']._serialized_end=88
   _globals['_ACQUIREREQUEST']._serialized_start=90
@@ -48,33 +50,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CUDAIPCHANDLE']._serialized_start=739
   _globals['_CUDAIPCHANDLE']._serialized_end=770
   _globals['_DESCRIPTORHANDLE']._serialized_start=772
-  _globals['_DESCRIPTORHANDLE']._serialized_end=790
-  _globals['_RETURNREQUEST']._serialized_start=792
-  _globals['_RETURNREQUEST']._serialized_end=891
-  _globals['_RETURNREPLY']._serialized_start=893
-  _globals['_RETURNREPLY']._serialized_end=961
-  _globals['_RESERVEHOSTREQUEST']._serialized_start=963
-  _globals['_RESERVEHOSTREQUEST']._serialized_end=1048
-  _globals['_RESERVEHOSTREPLY']._serialized_start=1050
-  _globals['_RESERVEHOSTREPLY']._serialized_end=1113
-  _globals['_OFFERREQUEST']._serialized_start=1115
-  _globals['_OFFERREQUEST']._serialized_end=1178
-  _globals['_OFFERREPLY']._serialized_start=1180
-  _globals['_OFFERREPLY']._serialized_end=1235
-  _globals['_RECLAIMREQUEST']._serialized_start=1237
-  _globals['_RECLAIMREQUEST']._serialized_end=1328
-  _globals['_RECLAIMREPLY']._serialized_start=1330
-  _globals['_RECLAIMREPLY']._serialized_end=1453
-  _globals['_GETSTATEREQUEST']._serialized_start=1455
-  _globals['_GETSTATEREQUEST']._serialized_end=1472
-  _globals['_GETSTATEREPLY']._serialized_start=1475
-  _globals['_GETSTATEREPLY']._serialized_end=1821
-  _globals['_GPUSTATE']._serialized_start=1824
-  _globals['_GPUSTATE']._serialized_end=2054
-  _globals['_TENANTSTATE']._serialized_start=2056
-  _globals['_TENANTSTATE']._serialized_end=2175
-  _globals['_EVENTLINE']._serialized_start=2177
-  _globals['_EVENTLINE']._serialized_end=2223
-  _globals['_BROKER']._serialized_start=2543
-  _globals['_BROKER']._serialized_end=3071
+  _globals['_DESCRIPTORHANDLE']._serialized_end=836
+  _globals['_RETURNREQUEST']._serialized_start=838
+  _globals['_RETURNREQUEST']._serialized_end=937
+  _globals['_RETURNREPLY']._serialized_start=939
+  _globals['_RETURNREPLY']._serialized_end=1007
+  _globals['_RESERVEHOSTREQUEST']._serialized_start=1009
+  _globals['_RESERVEHOSTREQUEST']._serialized_end=1094
+  _globals['_RESERVEHOSTREPLY']._serialized_start=1096
+  _globals['_RESERVEHOSTREPLY']._serialized_end=1159
+  _globals['_OFFERREQUEST']._serialized_start=1161
+  _globals['_OFFERREQUEST']._serialized_end=1224
+  _globals['_OFFERREPLY']._serialized_start=1226
+  _globals['_OFFERREPLY']._serialized_end=1281
+  _globals['_RECLAIMREQUEST']._serialized_start=1283
+  _globals['_RECLAIMREQUEST']._serialized_end=1374
+  _globals['_RECLAIMREPLY']._serialized_start=1376
+  _globals['_RECLAIMREPLY']._serialized_end=1499
+  _globals['_GETSTATEREQUEST']._serialized_start=1501
+  _globals['_GETSTATEREQUEST']._serialized_end=1518
+  _globals['_GETSTATEREPLY']._serialized_start=1521
+  _globals['_GETSTATEREPLY']._serialized_end=1867
+  _globals['_GPUSTATE']._serialized_start=1870
+  _globals['_GPUSTATE']._serialized_end=2133
+  _globals['_TENANTSTATE']._serialized_start=2135
+  _globals['_TENANTSTATE']._serialized_end=2254
+  _globals['_EVENTLINE']._serialized_start=2256
+  _globals['_EVENTLINE']._serialized_end=2302
+  _globals['_BROKER']._serialized_start=2738
+  _globals['_BROKER']._serialized_end=3266
 # @@protoc_insertion_point(module_scope)

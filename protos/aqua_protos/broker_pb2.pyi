@@ -22,6 +22,12 @@ class LeaseState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     LEASE_STATE_RETURNED: _ClassVar[LeaseState]
     LEASE_STATE_FREEING: _ClassVar[LeaseState]
     LEASE_STATE_LOST: _ClassVar[LeaseState]
+
+class DescriptorKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    DESCRIPTOR_KIND_UNSPECIFIED: _ClassVar[DescriptorKind]
+    DESCRIPTOR_KIND_SHARED_MEMORY: _ClassVar[DescriptorKind]
+    DESCRIPTOR_KIND_CUDA_VMM: _ClassVar[DescriptorKind]
 SAFETY_CLASS_UNSPECIFIED: SafetyClass
 SAFETY_CLASS_STORE: SafetyClass
 SAFETY_CLASS_CACHE: SafetyClass
@@ -33,6 +39,9 @@ LEASE_STATE_QUARANTINED: LeaseState
 LEASE_STATE_RETURNED: LeaseState
 LEASE_STATE_FREEING: LeaseState
 LEASE_STATE_LOST: LeaseState
+DESCRIPTOR_KIND_UNSPECIFIED: DescriptorKind
+DESCRIPTOR_KIND_SHARED_MEMORY: DescriptorKind
+DESCRIPTOR_KIND_CUDA_VMM: DescriptorKind
 
 class HostRoom(_message.Message):
     __slots__ = ("revision", "nbytes")
@@ -107,8 +116,10 @@ class CudaIpcHandle(_message.Message):
     def __init__(self, handle: _Optional[bytes] = ...) -> None: ...
 
 class DescriptorHandle(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("kind",)
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    kind: DescriptorKind
+    def __init__(self, kind: _Optional[_Union[DescriptorKind, str]] = ...) -> None: ...
 
 class ReturnRequest(_message.Message):
     __slots__ = ("request_id", "lease_ids", "host_room")
@@ -217,7 +228,7 @@ class GetStateReply(_message.Message):
     def __init__(self, version: _Optional[str] = ..., uptime_seconds: _Optional[float] = ..., restarting: bool = ..., gpus: _Optional[_Iterable[_Union[GpuState, _Mapping]]] = ..., leases: _Optional[_Iterable[_Union[Lease, _Mapping]]] = ..., tenants: _Optional[_Iterable[_Union[TenantState, _Mapping]]] = ..., events: _Optional[_Iterable[_Union[EventLine, _Mapping]]] = ..., host_pool_bytes: _Optional[int] = ..., host_reserved_bytes: _Optional[int] = ..., sessions: _Optional[int] = ..., invariant_violations: _Optional[int] = ...) -> None: ...
 
 class GpuState(_message.Message):
-    __slots__ = ("gpu", "total_bytes", "used_by_others_bytes", "lent_bytes", "quarantined_bytes", "returning_bytes", "free_bytes", "reserve_bytes", "lendable_bytes", "trouble")
+    __slots__ = ("gpu", "total_bytes", "used_by_others_bytes", "lent_bytes", "quarantined_bytes", "returning_bytes", "free_bytes", "reserve_bytes", "lendable_bytes", "trouble", "warnings", "model")
     GPU_FIELD_NUMBER: _ClassVar[int]
     TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
     USED_BY_OTHERS_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -228,6 +239,8 @@ class GpuState(_message.Message):
     RESERVE_BYTES_FIELD_NUMBER: _ClassVar[int]
     LENDABLE_BYTES_FIELD_NUMBER: _ClassVar[int]
     TROUBLE_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
     gpu: str
     total_bytes: int
     used_by_others_bytes: int
@@ -238,7 +251,9 @@ class GpuState(_message.Message):
     reserve_bytes: int
     lendable_bytes: int
     trouble: str
-    def __init__(self, gpu: _Optional[str] = ..., total_bytes: _Optional[int] = ..., used_by_others_bytes: _Optional[int] = ..., lent_bytes: _Optional[int] = ..., quarantined_bytes: _Optional[int] = ..., returning_bytes: _Optional[int] = ..., free_bytes: _Optional[int] = ..., reserve_bytes: _Optional[int] = ..., lendable_bytes: _Optional[int] = ..., trouble: _Optional[str] = ...) -> None: ...
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    model: str
+    def __init__(self, gpu: _Optional[str] = ..., total_bytes: _Optional[int] = ..., used_by_others_bytes: _Optional[int] = ..., lent_bytes: _Optional[int] = ..., quarantined_bytes: _Optional[int] = ..., returning_bytes: _Optional[int] = ..., free_bytes: _Optional[int] = ..., reserve_bytes: _Optional[int] = ..., lendable_bytes: _Optional[int] = ..., trouble: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ..., model: _Optional[str] = ...) -> None: ...
 
 class TenantState(_message.Message):
     __slots__ = ("tenant", "leased_bytes", "quota_bytes", "host_reserved_bytes", "sessions")

@@ -1,9 +1,19 @@
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class DescriptorKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    DESCRIPTOR_KIND_UNSPECIFIED: _ClassVar[DescriptorKind]
+    DESCRIPTOR_KIND_SHARED_MEMORY: _ClassVar[DescriptorKind]
+    DESCRIPTOR_KIND_CUDA_VMM: _ClassVar[DescriptorKind]
+DESCRIPTOR_KIND_UNSPECIFIED: DescriptorKind
+DESCRIPTOR_KIND_SHARED_MEMORY: DescriptorKind
+DESCRIPTOR_KIND_CUDA_VMM: DescriptorKind
 
 class KeeperRequest(_message.Message):
     __slots__ = ("request_id", "attach", "allocate", "free", "register_owner")
@@ -102,14 +112,16 @@ class Allocate(_message.Message):
     def __init__(self, gpu: _Optional[str] = ..., nbytes: _Optional[int] = ..., tag: _Optional[_Union[SlabTag, _Mapping]] = ...) -> None: ...
 
 class Allocated(_message.Message):
-    __slots__ = ("lease_id", "canary", "cuda_ipc_handle")
+    __slots__ = ("lease_id", "canary", "cuda_ipc_handle", "descriptor_kind")
     LEASE_ID_FIELD_NUMBER: _ClassVar[int]
     CANARY_FIELD_NUMBER: _ClassVar[int]
     CUDA_IPC_HANDLE_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTOR_KIND_FIELD_NUMBER: _ClassVar[int]
     lease_id: str
     canary: bytes
     cuda_ipc_handle: bytes
-    def __init__(self, lease_id: _Optional[str] = ..., canary: _Optional[bytes] = ..., cuda_ipc_handle: _Optional[bytes] = ...) -> None: ...
+    descriptor_kind: DescriptorKind
+    def __init__(self, lease_id: _Optional[str] = ..., canary: _Optional[bytes] = ..., cuda_ipc_handle: _Optional[bytes] = ..., descriptor_kind: _Optional[_Union[DescriptorKind, str]] = ...) -> None: ...
 
 class Free(_message.Message):
     __slots__ = ("gpu", "lease_id")
@@ -120,14 +132,16 @@ class Free(_message.Message):
     def __init__(self, gpu: _Optional[str] = ..., lease_id: _Optional[str] = ...) -> None: ...
 
 class Freed(_message.Message):
-    __slots__ = ("lease_id", "scrubbed_bytes", "freed_while_mapped")
+    __slots__ = ("lease_id", "scrubbed_bytes", "freed_while_mapped", "unreturned_bytes")
     LEASE_ID_FIELD_NUMBER: _ClassVar[int]
     SCRUBBED_BYTES_FIELD_NUMBER: _ClassVar[int]
     FREED_WHILE_MAPPED_FIELD_NUMBER: _ClassVar[int]
+    UNRETURNED_BYTES_FIELD_NUMBER: _ClassVar[int]
     lease_id: str
     scrubbed_bytes: int
     freed_while_mapped: bool
-    def __init__(self, lease_id: _Optional[str] = ..., scrubbed_bytes: _Optional[int] = ..., freed_while_mapped: bool = ...) -> None: ...
+    unreturned_bytes: int
+    def __init__(self, lease_id: _Optional[str] = ..., scrubbed_bytes: _Optional[int] = ..., freed_while_mapped: bool = ..., unreturned_bytes: _Optional[int] = ...) -> None: ...
 
 class RegisterOwner(_message.Message):
     __slots__ = ("gpu", "nbytes", "what_fits")
@@ -148,18 +162,42 @@ class OwnerRegistered(_message.Message):
     def __init__(self, gpu: _Optional[str] = ..., nbytes: _Optional[int] = ...) -> None: ...
 
 class GpuReport(_message.Message):
-    __slots__ = ("gpu", "total_bytes", "slabs", "owners", "freed_while_mapped")
+    __slots__ = ("gpu", "total_bytes", "slabs", "owners", "freed_while_mapped", "other_bytes", "not_lending", "warnings", "model", "links", "numa_node")
     GPU_FIELD_NUMBER: _ClassVar[int]
     TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
     SLABS_FIELD_NUMBER: _ClassVar[int]
     OWNERS_FIELD_NUMBER: _ClassVar[int]
     FREED_WHILE_MAPPED_FIELD_NUMBER: _ClassVar[int]
+    OTHER_BYTES_FIELD_NUMBER: _ClassVar[int]
+    NOT_LENDING_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    LINKS_FIELD_NUMBER: _ClassVar[int]
+    NUMA_NODE_FIELD_NUMBER: _ClassVar[int]
     gpu: str
     total_bytes: int
     slabs: _containers.RepeatedCompositeFieldContainer[SlabReport]
     owners: _containers.RepeatedCompositeFieldContainer[OwnerReport]
     freed_while_mapped: int
-    def __init__(self, gpu: _Optional[str] = ..., total_bytes: _Optional[int] = ..., slabs: _Optional[_Iterable[_Union[SlabReport, _Mapping]]] = ..., owners: _Optional[_Iterable[_Union[OwnerReport, _Mapping]]] = ..., freed_while_mapped: _Optional[int] = ...) -> None: ...
+    other_bytes: int
+    not_lending: str
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    model: str
+    links: _containers.RepeatedCompositeFieldContainer[GpuLink]
+    numa_node: int
+    def __init__(self, gpu: _Optional[str] = ..., total_bytes: _Optional[int] = ..., slabs: _Optional[_Iterable[_Union[SlabReport, _Mapping]]] = ..., owners: _Optional[_Iterable[_Union[OwnerReport, _Mapping]]] = ..., freed_while_mapped: _Optional[int] = ..., other_bytes: _Optional[int] = ..., not_lending: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ..., model: _Optional[str] = ..., links: _Optional[_Iterable[_Union[GpuLink, _Mapping]]] = ..., numa_node: _Optional[int] = ...) -> None: ...
+
+class GpuLink(_message.Message):
+    __slots__ = ("peer", "kind", "count", "has_peer_access")
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    HAS_PEER_ACCESS_FIELD_NUMBER: _ClassVar[int]
+    peer: str
+    kind: str
+    count: int
+    has_peer_access: bool
+    def __init__(self, peer: _Optional[str] = ..., kind: _Optional[str] = ..., count: _Optional[int] = ..., has_peer_access: bool = ...) -> None: ...
 
 class SlabReport(_message.Message):
     __slots__ = ("tag", "nbytes")

@@ -21,7 +21,7 @@ from aqua_daemon.core.model import (
     SafetyClass,
     TenantSnapshot,
 )
-from aqua_daemon.ports import SlabHandle
+from aqua_daemon.ports import DescriptorKind, SlabHandle
 
 _CLASSES = {
     SafetyClass.STORE: broker_pb2.SAFETY_CLASS_STORE,
@@ -37,6 +37,11 @@ _STATES = {
     LeaseState.LOST: broker_pb2.LEASE_STATE_LOST,
 }
 
+_DESCRIPTOR_KINDS = {
+    DescriptorKind.SHARED_MEMORY: broker_pb2.DESCRIPTOR_KIND_SHARED_MEMORY,
+    DescriptorKind.CUDA_VMM: broker_pb2.DESCRIPTOR_KIND_CUDA_VMM,
+}
+
 
 def acquired(lease: Lease, handle: SlabHandle, *, pid: int, now: float) -> bytes:
     """AcquireReply."""
@@ -44,7 +49,7 @@ def acquired(lease: Lease, handle: SlabHandle, *, pid: int, now: float) -> bytes
     if handle.cuda_ipc:
         message.cuda_ipc.handle = handle.cuda_ipc
     else:
-        message.descriptor.SetInParent()
+        message.descriptor.kind = _DESCRIPTOR_KINDS[handle.descriptor_kind]
     reply = broker_pb2.AcquireReply(lease=_lease(lease, pid=pid, now=now), handle=message)
     return reply.SerializeToString()
 
@@ -155,6 +160,8 @@ def _gpu(gpu: GpuSnapshot) -> broker_pb2.GpuState:
         reserve_bytes=gpu.reserve_bytes,
         lendable_bytes=gpu.lendable_bytes,
         trouble=gpu.trouble,
+        warnings=gpu.warnings,
+        model=gpu.model,
     )
 
 
