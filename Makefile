@@ -31,7 +31,7 @@ check: $(VENV) $(GENCODE)
 	$(BIN)/ruff check .
 	PYTHONPATH=.:protos $(BIN)/lint-imports
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2
 
 check-long: $(VENV) $(GENCODE)
 	$(BIN)/python -m tests.simulation --seeds 2000 --steps 500 \
