@@ -1,0 +1,1 @@
+"""Stands first on PYTHONPATH in place of cuda-bindings."""
