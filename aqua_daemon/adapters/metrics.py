@@ -140,7 +140,10 @@ class _SilentHandler(WSGIRequestHandler):
 
 def _gpu_metrics(gpus: Iterable[GpuSnapshot]) -> Iterator[Metric]:
     pool = _gauge(
-        "pool_bytes", "Memory of a GPU by what it is; sums to its capacity.", "gpu", "state"
+        "pool_bytes",
+        "Memory of a GPU by what it is; sums to its capacity; without its keeper most is unknown.",
+        "gpu",
+        "state",
     )
     quarantined = _gauge("quarantined_bytes", "Lent memory that did not come back.", "gpu")
     lendable = _gauge("lendable_bytes", "What may be granted now; 0 without its keeper.", "gpu")
@@ -151,6 +154,7 @@ def _gpu_metrics(gpus: Iterable[GpuSnapshot]) -> Iterator[Metric]:
             "quarantined": gpu.quarantined_bytes,
             "returning": gpu.returning_bytes,
             "free": gpu.free_bytes,
+            "unknown": gpu.unknown_bytes,
         }
         for state, nbytes in parts.items():
             pool.add_metric([gpu.gpu, state], nbytes)

@@ -164,7 +164,11 @@ class Session:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuSnapshot:
-    """One GPU's part of the books. The first six sum to `total_bytes` unless it is overdrawn."""
+    """One GPU's part of the books.
+
+    What is used, lent, quarantined, returning, free and unknown sums to `total_bytes`, unless the
+    GPU is overdrawn. Without its keeper nothing is known but the slabs.
+    """
 
     gpu: GpuUuid
     total_bytes: int
@@ -177,6 +181,7 @@ class GpuSnapshot:
     lendable_bytes: int
     lend_limit_bytes: int | None  # set by a producer's offer or reclaim; None: no limit
     trouble: str  # why nothing is granted there; else empty
+    unknown_bytes: int = 0  # the keeper's last word on them is too old to be repeated
     warnings: tuple[str, ...] = ()
     model: str = ""
 

@@ -31,17 +31,22 @@ def snapshot(books: Books, now: float) -> NodeSnapshot:
 
 def _gpu(account: GpuAccount) -> GpuSnapshot:
     held = account.bytes_in
+    total_bytes = account.total_bytes or 0
+    # Without its keeper the last report is history: slabs are known, the rest may be anything.
+    is_known = account.has_keeper
+    unknown_bytes = total_bytes - account.held_bytes - account.strange_bytes
     return GpuSnapshot(
         gpu=account.gpu,
-        total_bytes=account.total_bytes or 0,
-        used_by_others_bytes=account.others_bytes,
+        total_bytes=total_bytes,
+        used_by_others_bytes=account.others_bytes if is_known else 0,
         lent_bytes=held[LeaseState.ALLOCATING]
         + held[LeaseState.LEASED]
         + held[LeaseState.REVOKING],
         # A slab that the books do not know is nobody's, and never free.
         quarantined_bytes=held[LeaseState.QUARANTINED] + account.strange_bytes,
         returning_bytes=held[LeaseState.RETURNED] + held[LeaseState.FREEING],
-        free_bytes=max(0, account.free_bytes),
+        free_bytes=max(0, account.free_bytes) if is_known else 0,
+        unknown_bytes=0 if is_known else max(0, unknown_bytes),
         reserve_bytes=account.reserve_bytes,
         lendable_bytes=account.lendable_bytes,
         lend_limit_bytes=account.limit_bytes,

@@ -281,7 +281,7 @@ class Histories(Outside, RuleBasedStateMachine):
                 + gpu.quarantined_bytes
                 + gpu.returning_bytes
             )
-            assert gpu.free_bytes == max(0, gpu.total_bytes - parts)
+            assert gpu.free_bytes + gpu.unknown_bytes == max(0, gpu.total_bytes - parts)
 
     @invariant()
     def what_is_mapped_is_held(self) -> None:

@@ -57,12 +57,12 @@ def test_a_slab_returned_while_a_link_is_broken_is_held_and_freed_when_it_is_bac
     bench = Bench()
     session = bench.open()
     lease_id = bench.grant(session)
-    free_before = bench.gpu(NEAR).free_bytes
     detach(bench)
     bench.release(session, lease_id)
     assert bench.state(lease_id) is LeaseState.RETURNED
     assert bench.the(FreeSlab) == []
-    assert bench.gpu(NEAR).free_bytes == free_before
+    assert bench.gpu(NEAR).returning_bytes == SLAB
+    assert bench.gpu(NEAR).free_bytes == 0
     bench.attach(HOME, NEAR, slabs=(bench.tags[lease_id],))
     assert bench.the(FreeSlab) == [FreeSlab(gpu=NEAR, lease_id=lease_id)]
     bench.freed(lease_id)
@@ -150,6 +150,25 @@ def test_a_keeper_that_ends_loses_what_is_held_and_frees_the_rest() -> None:
         bench.ask(session)
     bench.attach(HOME, NEAR)
     bench.grant(session)
+
+
+@pytest.mark.parametrize("gone", [KeeperEnded(gpus=(NEAR,)), KeeperDetached(gpus=(NEAR,))])
+def test_without_its_keeper_a_gpu_shows_nothing_as_free(
+    gone: KeeperEnded | KeeperDetached,
+) -> None:
+    """What was free or in use is unknown until a keeper says more; all parts sum to its capacity."""
+    bench = Bench()
+    bench.grant(bench.open())
+    bench.report(NEAR, {7: 5 * SLAB})
+    bench.handle(gone)
+    there = bench.gpu(NEAR)
+    held = SLAB if isinstance(gone, KeeperDetached) else 0
+    assert (there.total_bytes, there.lent_bytes) == (GPU_BYTES, held)
+    assert (there.used_by_others_bytes, there.free_bytes, there.lendable_bytes) == (0, 0, 0)
+    assert there.unknown_bytes == GPU_BYTES - held
+    bench.attach(HOME, NEAR)
+    assert bench.gpu(NEAR).unknown_bytes == 0
+    assert bench.gpu(NEAR).free_bytes > 0
 
 
 def test_a_lost_lease_is_told_until_its_holder_knows() -> None:

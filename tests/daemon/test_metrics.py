@@ -90,6 +90,7 @@ def test_the_metrics_equal_the_state() -> None:
         (GPU, "quarantined"): 8 * MIB,
         (GPU, "returning"): 2 * MIB,
         (GPU, "free"): 40 * MIB,
+        (GPU, "unknown"): 0,
     }
     assert sum(pool.values()) == SNAPSHOT.gpus[0].total_bytes
     assert values(text, "aqua_quarantined_bytes") == {(GPU,): 8 * MIB}
