@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from pathlib import Path
 from typing import SupportsInt
@@ -16,6 +17,9 @@ from tests.fakes.fake_cuda.results import CUresult, Failed
 from tests.fakes.fake_cuda.room import require_room
 from tests.fakes.fake_cuda.structs import CUcontext, CUdevice
 
+# As the driver would look: putenv changes what it sees and not os.environ.
+_getenv = ctypes.CDLL(None).getenv
+_getenv.restype = ctypes.c_char_p
 _FIRST_CONTEXT, _CONTEXT_STEP = 0x5C0000000, 0x1000  # any numbers that are no ordinals
 
 
@@ -42,10 +46,17 @@ def cuDevicePrimaryCtxRelease(dev: SupportsInt) -> None:
             _destroy(ordinal)
 
 
+@call
+def cuDevicePrimaryCtxSetFlags(dev: SupportsInt, flags: int) -> None:
+    process.gpu_of(dev)
+    process.node().context_flags[int(dev)] = int(flags)
+
+
 @call_for_two
 def cuDevicePrimaryCtxGetState(dev: SupportsInt) -> tuple[int, int]:
     process.gpu_of(dev)
-    return 0, int(int(dev) in process.node().retained)
+    node = process.node()
+    return node.context_flags.get(int(dev), 0), int(int(dev) in node.retained)
 
 
 @call
@@ -150,8 +161,8 @@ def _destroy(ordinal: int) -> None:
 
 def _has_an_empty_pipe_directory() -> bool:
     """An MPS server is found by its pipe directory; one without a server keeps MPS away."""
-    named = os.environ.get("CUDA_MPS_PIPE_DIRECTORY")
-    return named is not None and not (Path(named) / "control").exists()
+    named = _getenv(b"CUDA_MPS_PIPE_DIRECTORY")
+    return named is not None and not (Path(os.fsdecode(named)) / "control").exists()
 
 
 def _context_of(ordinal: int | None) -> CUcontext:

@@ -120,6 +120,23 @@ class CUstreamCaptureStatus(IntEnum):
     CU_STREAM_CAPTURE_STATUS_INVALIDATED = 2
 
 
+class CUctx_flags(IntEnum):
+    """How a context waits."""
+
+    CU_CTX_SCHED_AUTO = 0
+    CU_CTX_SCHED_SPIN = 1
+    CU_CTX_SCHED_YIELD = 2
+    CU_CTX_SCHED_BLOCKING_SYNC = 4
+    CU_CTX_BLOCKING_SYNC = 4
+    CU_CTX_SCHED_MASK = 7
+    CU_CTX_MAP_HOST = 8
+    CU_CTX_LMEM_RESIZE_TO_MAX = 16
+    CU_CTX_COREDUMP_ENABLE = 32
+    CU_CTX_USER_COREDUMP_ENABLE = 64
+    CU_CTX_SYNC_MEMOPS = 128
+    CU_CTX_FLAGS_MASK = 255
+
+
 class CUcomputemode(IntEnum):
     """Who may have contexts on a device."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from typing import SupportsInt
 
 from tests.fakes.fake_cuda import pages, process, streams
@@ -20,6 +21,7 @@ from tests.fakes.fake_cuda.room import free_bytes, require_room
 from tests.fakes.fake_cuda.structs import CUdeviceptr
 
 Pointer = SupportsInt | None
+_PIECE_WORDS = 1 << 18
 _last_freed: dict[int, int] = {}  # bytes -> address, where a node uses addresses again
 
 
@@ -110,10 +112,16 @@ def cuMemsetD8Async(dstDevice: Pointer, uc: int, N: int, hStream: Pointer) -> No
 
 
 @call
+def cuMemsetD32Async(dstDevice: Pointer, ui: int, N: int, hStream: Pointer) -> None:
+    process.current_device()
+    require_range(dstDevice, 4 * N, writing=True)
+    streams.enqueue(hStream, lambda: _fill_words(dstDevice, ui, N))
+
+
+@call
 def cuMemsetD32(dstDevice: Pointer, ui: int, N: int) -> None:
     streams.drain(process.current_device())
-    require_range(dstDevice, 4 * N, writing=True)
-    (ctypes.c_uint32 * N).from_address(int(dstDevice or 0))[:] = [ui] * N
+    _fill_words(dstDevice, ui, N)
 
 
 @call_for_one
@@ -201,6 +209,14 @@ def _drop(books: Books, span: Span) -> None:
 def _fill(pointer: Pointer, value: int, nbytes: int) -> None:
     require_range(pointer, nbytes, writing=True)
     pages.fill(int(pointer or 0), nbytes, value & 0xFF)
+
+
+def _fill_words(pointer: Pointer, value: int, count: int) -> None:
+    require_range(pointer, 4 * count, writing=True)
+    address, word = int(pointer or 0), value.to_bytes(4, sys.byteorder)
+    piece = word * min(count, _PIECE_WORDS)
+    for offset in range(0, 4 * count, len(piece)):
+        ctypes.memmove(address + offset, piece, min(len(piece), 4 * count - offset))
 
 
 def _span_starting_at(pointer: Pointer, kind: str) -> Span:

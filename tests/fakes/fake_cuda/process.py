@@ -53,6 +53,7 @@ class Node:
     holder: Holder
     visible: tuple[GpuDescription, ...]
     retained: dict[int, int] = field(default_factory=dict)  # ordinal -> references
+    context_flags: dict[int, int] = field(default_factory=dict)
     spans: list[Span] = field(default_factory=list)  # by address
     peers: set[tuple[int, int]] = field(default_factory=set)
     sticky: CUresult = CUresult.CUDA_SUCCESS

@@ -255,6 +255,11 @@ def cuStreamEndCapture(hStream: SupportsInt) -> CUgraph:
     return CUgraph(next(_numbers))
 
 
+@call
+def cuGraphDestroy(hGraph: SupportsInt) -> None:  # noqa: ARG001 - a graph holds nothing here
+    process.node()
+
+
 @call_for_one
 def cuStreamIsCapturing(hStream: SupportsInt | None) -> CUstreamCaptureStatus:
     capture = _stream_of(hStream).capture
