@@ -10,6 +10,7 @@ outside and making things go wrong; what the driver does is in tests/fakes/fake_
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Unpack
 
-from tests.fakes.fake_cuda import process
+from tests.fakes.fake_cuda import nvml_state, process
 from tests.fakes.fake_cuda.books import Allocation, Context, FreedWhileMapped
 from tests.fakes.fake_cuda.choices import Choices
 from tests.fakes.fake_cuda.description import GIB, NodeDescription
@@ -76,6 +77,7 @@ class FakeCudaNode:
             yield
         finally:
             process.end()
+            nvml_state.forget()
             sys.path.remove(str(_SITE))
             os.environ.clear()
             os.environ.update(before)
@@ -140,6 +142,13 @@ class FakeCudaNode:
 
     def resume_nvml(self, uuid: str) -> None:
         (self.directory / "stalled" / uuid).unlink(missing_ok=True)
+
+    def change_gpu(self, uuid: str, **fields: int | str | bool | None) -> None:
+        """NVML tells these fields of the GPU's description from now on, changed all at once."""
+        path = self.directory / "state" / uuid
+        fresh = path.with_suffix(".new")
+        fresh.write_text(json.dumps(fields))
+        fresh.rename(path)
 
     def fail(self, function: str, result: int | None) -> None:
         """Each call of the driver's function ends with this CUresult; None: works again."""

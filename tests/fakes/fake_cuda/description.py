@@ -36,7 +36,10 @@ class GpuDescription:
     throttle_reasons: int = 0
     sm_clock_mhz: int = 1980
     memory_clock_mhz: int = 2619
-    nvlink_version: int = 4
+    nvlink_version: int = 4  # 0: none
+    pcie_generation: int = 5
+    uncorrected_ecc_errors: int = 0
+    utilization_percent: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

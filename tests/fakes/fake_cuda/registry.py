@@ -8,16 +8,18 @@ before a fork of this process can copy its descriptor.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import pickle
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from tests.fakes.fake_cuda import pages
 from tests.fakes.fake_cuda.books import Books, Holder
-from tests.fakes.fake_cuda.description import NodeDescription
+from tests.fakes.fake_cuda.description import GpuDescription, NodeDescription
 
 _STATE, _START_TIME = 0, 19  # of /proc/PID/stat after the name
 _one_at_a_time = threading.RLock()
@@ -76,6 +78,14 @@ class Registry:
     def is_lost(self, uuid: str) -> bool:
         """Whether the GPU fell off the bus."""
         return (self.directory / "gone" / uuid).exists()
+
+    def gpu(self, index: int) -> GpuDescription:
+        """The GPU as NVML sees it now: what it was described as, and what has changed since."""
+        gpu = self.node.gpus[index]
+        try:
+            return replace(gpu, **json.loads((self.directory / "state" / gpu.uuid).read_text()))
+        except FileNotFoundError:
+            return gpu
 
     def ordered_failure(self, function: str) -> int | None:
         """The CUresult that a test has told this function to end with."""
