@@ -145,7 +145,7 @@ def _assembled(config: DaemonConfig, stack: contextlib.AsyncExitStack) -> _Node:
         presence=presence,
         keepers=keepers,
         settings=settings,
-        recent_events=journal.recent,
+        happenings=journal.happenings,
         clock=clock,
     )
     health = Health()

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Final, NoReturn, TypeVar, cast
 
 import grpc
 from grpc import aio
 
 from aqua_daemon import __version__
+from aqua_daemon.adapters.happenings import Happenings
 from aqua_daemon.adapters.presence import PresenceServer
 from aqua_daemon.adapters.statuses import TooLarge, TooLate, Unauthenticated, status_of
-from aqua_daemon.adapters.visibility import visible_to
+from aqua_daemon.adapters.visibility import happenings_for, visible_to
 from aqua_daemon.adapters.wire import replies, requests
 from aqua_daemon.core.errors import (
     BrokerBug,
@@ -37,7 +38,14 @@ from aqua_daemon.core.instructions import (
     AnswerReclaim,
     AnswerReturned,
 )
-from aqua_daemon.core.model import BrokerSettings, Lease, LeaseId, SessionId
+from aqua_daemon.core.model import (
+    BrokerSettings,
+    Lease,
+    LeaseId,
+    NodeSnapshot,
+    Session,
+    SessionId,
+)
 from aqua_daemon.core.sizes import LONGEST_REVOKE_SECONDS, REVOKE_GRACE_SECONDS
 from aqua_daemon.ports import Clock, Keepers, SlabHandle
 from aqua_daemon.service import BrokerService
@@ -50,6 +58,7 @@ LARGEST_REQUEST_BYTES = 2**20  # 10,000 lease ids are 0.35 MiB
 _LONGEST_WAIT_SECONDS = 5.0  # past it a keeper is stuck; the caller may ask again with the same id
 _TICK_SLACK_SECONDS = 1.0  # an answer at a deadline comes with the tick after it
 _LONGEST_DETAILS = 1000
+_STATUS_LINES = 50  # of the node: two screens of `status`
 
 # Over gRPC's own limit it answers by itself, in its words; ours answers below that with a remedy.
 SERVER_OPTIONS: Final = (
@@ -60,7 +69,6 @@ SERVER_OPTIONS: Final = (
     ("grpc.so_reuseport", 0),
 )
 
-RecentEvents = Callable[[], Sequence[tuple[float, str]]]
 Context = aio.ServicerContext[bytes, bytes]
 Call = Callable[[SessionId, bytes, float], Awaitable[bytes]]
 _AnswerT = TypeVar("_AnswerT")
@@ -78,15 +86,15 @@ class BrokerCalls:
         presence: PresenceServer,
         keepers: Keepers,
         settings: BrokerSettings,
-        recent_events: RecentEvents,
+        happenings: Happenings,
         clock: Clock,
     ) -> None:
-        """*recent_events* gives the journal's last lines with the clock's times, newest last."""
+        """*happenings* are the journal's, with the times of *clock*."""
         self._service = service
         self._presence = presence
         self._keepers = keepers
         self._settings = settings
-        self._recent_events = recent_events
+        self._happenings = happenings
         self._clock = clock
         self._started_at = clock()
 
@@ -100,6 +108,7 @@ class BrokerCalls:
             "Offer": self._offer,
             "Reclaim": self._reclaim,
             "GetState": self._get_state,
+            "GetEvents": self._get_events,
         }
         return grpc.method_handlers_generic_handler(
             SERVICE,
@@ -222,15 +231,26 @@ class BrokerCalls:
     async def _get_state(self, session_id: SessionId, payload: bytes, _wait: float) -> bytes:
         requests.check_get_state(payload)
         snapshot = self._service.snapshot()
-        viewer = next((one for one in snapshot.sessions if one.session_id == session_id), None)
-        if viewer is None:
-            raise UnknownSession("the session has ended: connect anew")
+        viewer = _viewer(session_id, snapshot)
+        recent = self._happenings.after(self._happenings.last_number - _STATUS_LINES)
         return replies.state(
             visible_to(viewer, snapshot),
             session_count=len(snapshot.sessions),
             version=__version__,
             uptime_seconds=self._clock() - self._started_at,
-            events=self._recent_events() if viewer.is_admin else (),
+            happenings=happenings_for(viewer, recent),
+        )
+
+    async def _get_events(self, session_id: SessionId, payload: bytes, _wait: float) -> bytes:
+        happenings = self._happenings
+        after = requests.events_asked(payload, epoch=happenings.epoch)
+        viewer = _viewer(session_id, self._service.snapshot())
+        return replies.events(
+            happenings_for(viewer, happenings.after(after)),
+            epoch=happenings.epoch,
+            cursor=happenings.last_number,
+            is_partial=happenings.has_forgotten(after),
+            now=self._clock(),
         )
 
 
@@ -241,6 +261,13 @@ async def refuse(context: Context, error: BrokerError) -> NoReturn:
         details=str(error)[:_LONGEST_DETAILS],
         trailing_metadata=((REASON_KEY, error.reason),),
     )
+
+
+def _viewer(session_id: SessionId, snapshot: NodeSnapshot) -> Session:
+    viewer = next((one for one in snapshot.sessions if one.session_id == session_id), None)
+    if viewer is None:
+        raise UnknownSession("the session has ended: connect anew")
+    return viewer
 
 
 def _expect(answer: Answer, kind: type[_AnswerT]) -> _AnswerT:

@@ -1,7 +1,7 @@
 """The story of the node: one JSON line per event, instruction and refusal, and the last few in words.
 
-Covers the log's lines and what `aquactl status` shows as last events. Does not cover counting
-(metrics.py). A line has the record's name under `event`, `instruction` or `refused`, and its fields
+Covers the log's lines and the words that `aquactl events` shows. Does not cover counting
+(metrics.py) nor keeping the words (happenings.py). A line has the record's name under `event`, `instruction` or `refused`, and its fields
 by their own names, so that all lines of one lease are found by its id.
 
 What comes many times a second in a quiet node (ticks, keepalives, reports) is logged at debug.
@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import cast
 
+from aqua_daemon.adapters.happenings import Happenings, TenantsOfSessions
 from aqua_daemon.core import events, instructions
 from aqua_daemon.core.errors import BrokerError
 from aqua_daemon.core.events import Event
@@ -24,7 +24,6 @@ from aqua_daemon.core.instructions import Instruction
 from aqua_daemon.core.model import Lease, LeaseState
 from aqua_daemon.ports import Clock, Journal
 
-REMEMBERED_LINES = 50  # two screens of `status`
 LOGGER_NAME = "aqua"
 _ROUTINE = (
     events.Ticked,
@@ -43,30 +42,31 @@ class LogJournal:
 
     def __init__(self, *, clock: Clock, logger: logging.Logger | None = None) -> None:
         """Lines go to *logger*, the `aqua` one unless given."""
+        self.happenings = Happenings()
         self._clock = clock
         self._logger = logging.getLogger(LOGGER_NAME) if logger is None else logger
-        self._recent: deque[tuple[float, str]] = deque(maxlen=REMEMBERED_LINES)
+        self._tenants = TenantsOfSessions()
 
     def event(self, event: Event) -> None:
         """Something happened."""
+        self._tenants.happened(event)
         self._note("event", event)
 
     def instruction(self, instruction: Instruction) -> None:
         """The broker wants something done."""
         self._note("instruction", instruction)
+        self._tenants.instructed(instruction)
 
     def refused(self, event: Event, error: Exception) -> None:
         """The broker refused an event."""
         self._note("refused", event, error)
-
-    def recent(self) -> list[tuple[float, str]]:
-        """The last lines for people, oldest first, each with the clock's time."""
-        return list(self._recent)
+        self._tenants.refused(event)
 
     def _note(self, kind: str, record: Event | Instruction, error: Exception | None = None) -> None:
         words = in_words(record, error)
         if words:
-            self._recent.append((self._clock(), words))
+            tenant = self._tenants.of(record)
+            self.happenings.remember(words, at=self._clock(), tenant=tenant)
         level = logging.DEBUG if isinstance(record, _ROUTINE) and error is None else logging.INFO
         if not self._logger.isEnabledFor(level):
             return

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
+from aqua_daemon.adapters.happenings import Happening
 from aqua_daemon.core.model import NodeSnapshot, Session
 
 
@@ -17,3 +19,8 @@ def visible_to(viewer: Session, snapshot: NodeSnapshot) -> NodeSnapshot:
         sessions=tuple(one for one in snapshot.sessions if one.tenant == viewer.tenant),
         tenants=tuple(one for one in snapshot.tenants if one.tenant == viewer.tenant),
     )
+
+
+def happenings_for(viewer: Session, lines: Iterable[Happening]) -> tuple[Happening, ...]:
+    """The lines about the viewer's tenant; those about the node and about others are for admins."""
+    return tuple(line for line in lines if viewer.is_admin or line.tenant == viewer.tenant)

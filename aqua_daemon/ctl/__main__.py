@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,9 +15,15 @@ from rich.console import Console
 
 from aqua_daemon import __version__
 from aqua_daemon.core.model import LeaseState
-from aqua_daemon.ctl.documents import Document, leases_document, status_document
+from aqua_daemon.ctl.documents import (
+    Document,
+    event_document,
+    leases_document,
+    status_document,
+)
+from aqua_daemon.ctl.following import Page, followed, last_events
 from aqua_daemon.ctl.link import Refused, Unreachable, fetch_state
-from aqua_daemon.ctl.screens import leases_table, state_name, status_screen
+from aqua_daemon.ctl.screens import event_line, leases_table, state_name, status_screen
 
 FAILED, UNREACHABLE = 1, 3
 STATES = [state.value for state in LeaseState]
@@ -85,6 +93,31 @@ def leases(
         _console().print("no leases")
 
 
+@commands.command()
+@socket_option
+@seconds_option
+@json_option
+@click.option("-f", "--follow", is_flag=True, help="Go on with what happens, until Ctrl-C.")
+@click.option(
+    "-n",
+    "--lines",
+    type=click.IntRange(min=0, max=1000),
+    default=20,
+    show_default=True,
+    help="How many of the last events to begin with.",
+)
+def events(path: Path, seconds: float, lines: int, *, follow: bool, as_json: bool) -> None:
+    """What happened: to your tenant, or to all if you are an admin. With --json, one a line."""
+    if not follow:
+        _print_events(last_events(path, seconds=seconds), last=lines, as_json=as_json)
+        return
+    try:
+        for number, found in enumerate(followed(path, seconds=seconds)):
+            _print_events(found, last=None if number else lines, as_json=as_json)
+    except KeyboardInterrupt:
+        return  # the way to end it
+
+
 def main() -> None:
     """Run aquactl, with an error as one line that says the cause and the fix."""
     sys.exit(_exit_status(lambda: commands(standalone_mode=False)))
@@ -105,12 +138,25 @@ def _exit_status(run: Callable[[], object]) -> int:
         click.echo(f"aquactl: {error}", err=True)
         return FAILED
     except BrokenPipeError:  # `aquactl leases | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the rest is for nobody
         return 0
     return 0
 
 
 def _ask(path: Path, seconds: float) -> broker_pb2.GetStateReply:
     return fetch_state(path, seconds=seconds)
+
+
+def _print_events(found: Page, *, last: int | None, as_json: bool) -> None:
+    if found.remark:
+        click.echo(f"aquactl: {found.remark}", err=True)
+    skipped = 0 if last is None else max(0, len(found.events) - last)
+    now = time.time()  # noqa: TID251 - people and other logs go by the wall
+    for event in found.events[skipped:]:
+        if as_json:
+            click.echo(json.dumps(event_document(event, now=now)))
+        else:
+            click.echo(event_line(event, now=now))
 
 
 def _print_document(document: Document) -> None:

@@ -41,6 +41,11 @@ def leases_document(leases: Iterable[broker_pb2.Lease]) -> Document:
     return {"schema": SCHEMA, "leases": [_lease(lease) for lease in leases]}
 
 
+def event_document(event: broker_pb2.EventLine, *, now: float) -> Document:
+    """One event, with the wall clock's time of it in seconds since 1970."""
+    return {"schema": SCHEMA, "time": round(now - event.seconds_ago, 3), **_fields(event)}
+
+
 def _lease(lease: broker_pb2.Lease) -> Document:
     return _fields(lease) | {
         "state": state_name(lease.state),

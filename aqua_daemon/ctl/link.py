@@ -1,6 +1,7 @@
-"""How aquactl reaches the daemon: a presence connection for the token, then one unary call.
+"""How aquactl reaches the daemon: a presence connection for the token, then unary calls.
 
-Does not cover what is shown: `status` and `leases` do that.
+Does not cover what is asked or shown: the commands do that. Nothing here keeps a session alive by
+keepalives: aquactl holds no lease, and a silent session may go on asking.
 """
 
 from __future__ import annotations
@@ -9,15 +10,26 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import grpc
-from aqua_protos import broker_pb2, broker_pb2_grpc, presence_pb2
+from aqua_protos import broker_pb2, presence_pb2
 from aqua_protos.framing import Disconnected, FrameReader, FrameTooLarge, send_frame
+from google.protobuf.message import Message
 
 from aqua_daemon import __version__
 
 PROTOCOL = 1
+SERVICE = "aqua.broker.v1.Broker"
 LARGEST_REPLY_BYTES = 64 * 2**20  # 100,000 leases
+_GONE = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.UNAUTHENTICATED,  # another daemon serves there now, and does not know the token
+}
+_GONE_CODES = {code.name for code in _GONE}
+
+_ReplyT = TypeVar("_ReplyT", bound=Message)
 
 
 class Unreachable(Exception):
@@ -28,27 +40,60 @@ class Refused(Exception):
     """The daemon answered, and said no."""
 
 
-def fetch_state(path: Path, *, seconds: float) -> broker_pb2.GetStateReply:
-    """Ask the daemon at *path* how its node is now.
+class Link:
+    """One session with a daemon; `opened` makes it."""
+
+    def __init__(self, path: Path, token: bytes, channel: grpc.Channel, *, seconds: float) -> None:
+        self._path = path
+        self._token = token
+        self._channel = channel
+        self._seconds = seconds
+
+    def call(
+        self, name: str, request: Message, kind: type[_ReplyT], *, seconds: float | None = None
+    ) -> _ReplyT:
+        """Make one call; *seconds* instead of the link's own limit.
+
+        Raises:
+            Unreachable: no answer in time, or from a daemon that does not know this session.
+            Refused: the daemon said no.
+        """
+        method: grpc.UnaryUnaryMultiCallable[Message, _ReplyT] = self._channel.unary_unary(
+            f"/{SERVICE}/{name}",
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=kind.FromString,
+        )
+        try:
+            reply: _ReplyT = method(
+                request,
+                timeout=self._seconds if seconds is None else seconds,
+                metadata=(("aqua-token-bin", self._token),),
+            )
+        except grpc.RpcError as error:
+            raise _translated(error, self._path) from None
+        return reply
+
+
+@contextmanager
+def opened(path: Path, *, seconds: float) -> Iterator[Link]:
+    """A session with the daemon at *path*, for the length of the block.
 
     Raises:
         Unreachable: nobody listens, or no answer within *seconds*.
         Refused: the daemon will not talk to this caller.
     """
-    with _token(path, seconds=seconds) as token:
-        channel = grpc.insecure_channel(
-            f"unix:{path}", options=[("grpc.max_receive_message_length", LARGEST_REPLY_BYTES)]
-        )
-        with channel:
-            try:
-                reply: broker_pb2.GetStateReply = broker_pb2_grpc.BrokerStub(channel).GetState(
-                    broker_pb2.GetStateRequest(),
-                    timeout=seconds,
-                    metadata=(("aqua-token-bin", token),),
-                )
-            except grpc.RpcError as error:
-                raise _translated(error, path) from None
-            return reply
+    options = [("grpc.max_receive_message_length", LARGEST_REPLY_BYTES)]
+    with (
+        _token(path, seconds=seconds) as token,
+        grpc.insecure_channel(f"unix:{path}", options=options) as channel,
+    ):
+        yield Link(path, token, channel, seconds=seconds)
+
+
+def fetch_state(path: Path, *, seconds: float) -> broker_pb2.GetStateReply:
+    """Ask the daemon at *path* how its node is now; raises as `opened` and `Link.call` do."""
+    with opened(path, seconds=seconds) as link:
+        return link.call("GetState", broker_pb2.GetStateRequest(), broker_pb2.GetStateReply)
 
 
 @contextmanager
@@ -68,7 +113,8 @@ def _token(path: Path, *, seconds: float) -> Iterator[bytes]:
         except (OSError, Disconnected, FrameTooLarge) as error:
             raise _unreachable(presence, error) from None
         if welcome.WhichOneof("kind") != "welcome":
-            raise Refused(welcome.refusal.message or "the daemon did not welcome this call")
+            message = welcome.refusal.message or "the daemon did not welcome this call"
+            raise Unreachable(message) if welcome.refusal.code in _GONE_CODES else Refused(message)
         yield welcome.welcome.token
 
 
@@ -89,6 +135,6 @@ def _unreachable(presence: str, error: Exception) -> Unreachable:
 
 def _translated(error: grpc.RpcError, path: Path) -> Exception:
     code, details = error.code(), error.details()
-    if code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
+    if code in _GONE:
         return Unreachable(f"the daemon at {path} does not answer ({details})")
     return Refused(f"{code.name}: {details}")

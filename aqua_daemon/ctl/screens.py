@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 
 from aqua_protos import broker_pb2
@@ -57,6 +58,12 @@ def leases_table(leases: Iterable[broker_pb2.Lease]) -> Table:
             duration(lease.state_seconds),
         )
     return table
+
+
+def event_line(event: broker_pb2.EventLine, *, now: float) -> str:
+    """One event on one line, with the wall clock's time of it."""
+    at = time.localtime(now - event.seconds_ago)
+    return f"{time.strftime('%b %d %H:%M:%S', at)}  {event.text}"
 
 
 def state_name(state: broker_pb2.LeaseState) -> str:

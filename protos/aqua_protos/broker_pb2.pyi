@@ -270,9 +270,33 @@ class TenantState(_message.Message):
     def __init__(self, tenant: _Optional[str] = ..., leased_bytes: _Optional[int] = ..., quota_bytes: _Optional[int] = ..., host_reserved_bytes: _Optional[int] = ..., sessions: _Optional[int] = ...) -> None: ...
 
 class EventLine(_message.Message):
-    __slots__ = ("seconds_ago", "text")
+    __slots__ = ("seconds_ago", "text", "tenant", "number")
     SECONDS_AGO_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
     seconds_ago: float
     text: str
-    def __init__(self, seconds_ago: _Optional[float] = ..., text: _Optional[str] = ...) -> None: ...
+    tenant: str
+    number: int
+    def __init__(self, seconds_ago: _Optional[float] = ..., text: _Optional[str] = ..., tenant: _Optional[str] = ..., number: _Optional[int] = ...) -> None: ...
+
+class GetEventsRequest(_message.Message):
+    __slots__ = ("epoch", "after")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    epoch: str
+    after: int
+    def __init__(self, epoch: _Optional[str] = ..., after: _Optional[int] = ...) -> None: ...
+
+class GetEventsReply(_message.Message):
+    __slots__ = ("epoch", "cursor", "partial", "events")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    CURSOR_FIELD_NUMBER: _ClassVar[int]
+    PARTIAL_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    epoch: str
+    cursor: int
+    partial: bool
+    events: _containers.RepeatedCompositeFieldContainer[EventLine]
+    def __init__(self, epoch: _Optional[str] = ..., cursor: _Optional[int] = ..., partial: bool = ..., events: _Optional[_Iterable[_Union[EventLine, _Mapping]]] = ...) -> None: ...

@@ -69,6 +69,11 @@ class BrokerStub(object):
                 request_serializer=aqua__protos_dot_broker__pb2.GetStateRequest.SerializeToString,
                 response_deserializer=aqua__protos_dot_broker__pb2.GetStateReply.FromString,
                 _registered_method=True)
+        self.GetEvents = channel.unary_unary(
+                '/aqua.broker.v1.Broker/GetEvents',
+                request_serializer=aqua__protos_dot_broker__pb2.GetEventsRequest.SerializeToString,
+                response_deserializer=aqua__protos_dot_broker__pb2.GetEventsReply.FromString,
+                _registered_method=True)
 
 
 class BrokerServicer(object):
@@ -123,6 +128,13 @@ class BrokerServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetEvents(self, request, context):
+        """What happened since a cursor. Events of other tenants and of the node are shown to admins only.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_BrokerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -160,6 +172,11 @@ def add_BrokerServicer_to_server(servicer, server):
                     servicer.GetState,
                     request_deserializer=aqua__protos_dot_broker__pb2.GetStateRequest.FromString,
                     response_serializer=aqua__protos_dot_broker__pb2.GetStateReply.SerializeToString,
+            ),
+            'GetEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetEvents,
+                    request_deserializer=aqua__protos_dot_broker__pb2.GetEventsRequest.FromString,
+                    response_serializer=aqua__protos_dot_broker__pb2.GetEventsReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -351,6 +368,33 @@ class Broker(object):
             '/aqua.broker.v1.Broker/GetState',
             aqua__protos_dot_broker__pb2.GetStateRequest.SerializeToString,
             aqua__protos_dot_broker__pb2.GetStateReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aqua.broker.v1.Broker/GetEvents',
+            aqua__protos_dot_broker__pb2.GetEventsRequest.SerializeToString,
+            aqua__protos_dot_broker__pb2.GetEventsReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import secrets
 import socket
@@ -26,6 +27,7 @@ from grpc import aio
 from aqua_daemon.adapters.grpc_health import Health, make_server
 from aqua_daemon.adapters.grpc_servicer import SERVICE, TOKEN_KEY, BrokerCalls
 from aqua_daemon.adapters.holders import Holders
+from aqua_daemon.adapters.journal import FanOut, LogJournal
 from aqua_daemon.adapters.presence import PresenceServer
 from aqua_daemon.adapters.presence_link import PresenceLimits
 from aqua_daemon.adapters.processes import Peer, peer_of
@@ -57,7 +59,11 @@ class Node:
         self.clock = FakeClock()
         self.journal = FakeJournal()
         self.broker = Broker(SETTINGS, now=self.clock(), strict=True)
-        self.service = BrokerService(self.broker, clock=self.clock, journal=self.journal)
+        told = LogJournal(clock=self.clock, logger=_silent_logger())
+        self.happenings = told.happenings
+        self.service = BrokerService(
+            self.broker, clock=self.clock, journal=FanOut(self.journal, told)
+        )
         self.holders = Holders(asyncio.get_running_loop(), self.service.submit)
         self.keepers = FakeKeepers(self.service.submit, gpus=GPUS, gpu_bytes=256 * MIB)
         self.identify: Callable[[socket.socket], Peer] = peer_of  # a test may set another
@@ -80,7 +86,7 @@ class Node:
             presence=self.presence,
             keepers=self.keepers,
             settings=SETTINGS,
-            recent_events=lambda: [(self.clock() - 2.0, "something happened")],
+            happenings=self.happenings,
             clock=self.clock,
         )
         self.health = Health()
@@ -274,6 +280,12 @@ def new_id() -> str:
 
 def lease_of(reply: broker_pb2.AcquireReply) -> LeaseId:
     return LeaseId(reply.lease.lease_id)
+
+
+def _silent_logger() -> logging.Logger:
+    logger = logging.getLogger("aqua.test.in_process")
+    logger.setLevel(logging.CRITICAL)
+    return logger
 
 
 async def _readable(loop: asyncio.AbstractEventLoop, connection: socket.socket) -> None:

@@ -13,6 +13,7 @@ from grpc import aio
 from aqua_daemon import __version__
 from aqua_daemon.adapters.grpc_health import HEALTH_SERVICE
 from aqua_daemon.adapters.grpc_servicer import REASON_KEY, SERVICE, TOKEN_KEY
+from aqua_daemon.adapters.happenings import REMEMBERED_LINES
 from aqua_daemon.core.events import PresenceEnded, SessionOpened
 from aqua_daemon.core.model import LeaseState
 from tests.daemon.in_process import (
@@ -222,20 +223,70 @@ def test_an_admin_sees_everything_and_others_what_is_theirs() -> None:
             await two.acquire()
             whole = await state(admin)
             assert len(whole.leases) == len(whole.tenants) == 3
-            assert whole.events[0].text == "something happened"
-            assert whole.events[0].seconds_ago == pytest.approx(2.0)
+            assert {event.tenant for event in whole.events} > {"", "uid-4711/a.service"}
             assert whole.version == __version__
             assert not whole.restarting
             part = await state(one)
             assert [lease.lease_id for lease in part.leases] == [mine]
             assert [one.tenant for one in part.tenants] == ["uid-4711/a.service"]
-            assert not part.events
+            assert {event.tenant for event in part.events} == {"uid-4711/a.service"}
+            assert part.events[0].text.startswith("session of uid-4711/a.service opened")
             assert part.sessions == whole.sessions == 3
             assert list(part.gpus) == list(whole.gpus)
             assert sum(gpu.lent_bytes for gpu in part.gpus) == 12 * MIB
             assert part.host_pool_bytes == 64 * MIB
 
     asyncio.run(story())
+
+
+def test_events_are_told_once_each_to_whom_they_concern() -> None:
+    """A cursor leads on; a tenant reads of itself alone; a cursor of another daemon begins anew."""
+
+    async def story() -> None:
+        async with (
+            running() as node,
+            greeted(node) as admin,
+            greeted_as(node, uid=4711, unit="a.service") as one,
+        ):
+            first = await events(admin)
+            assert [event.number for event in first.events] == [1, 2, 3]
+            assert first.events[0].text.startswith("keeper of")
+            assert not first.partial
+            lease_id = lease_of(await one.acquire())
+            node.clock.advance(2.0)
+            news = await events(admin, epoch=first.epoch, after=first.cursor)
+            assert [lease_id[:8] in event.text for event in news.events] == [True, True]
+            assert {event.seconds_ago for event in news.events} == {2.0}
+            assert {event.tenant for event in news.events} == {"uid-4711/a.service"}
+            assert not (await events(admin, epoch=first.epoch, after=news.cursor)).events
+            mine = await events(one)
+            assert [event.tenant for event in mine.events] == ["uid-4711/a.service"] * 3
+            assert mine.cursor == news.cursor
+            again = await events(admin, epoch="of another daemon", after=news.cursor)
+            assert len(again.events) == news.cursor
+
+    asyncio.run(story())
+
+
+def test_a_follower_who_comes_too_late_is_told_that_events_are_missing() -> None:
+    """What is remembered is bounded, and says so."""
+
+    async def story() -> None:
+        async with running() as node, greeted(node) as admin:
+            first = await events(admin)
+            for number in range(REMEMBERED_LINES + 1):
+                node.happenings.remember(str(number), at=node.clock(), tenant=None)
+            late = await events(admin, epoch=first.epoch, after=first.cursor)
+            assert late.partial
+            assert len(late.events) == REMEMBERED_LINES
+            assert late.events[0].text == "1"
+
+    asyncio.run(story())
+
+
+async def events(client: Client, *, epoch: str = "", after: int = 0) -> broker_pb2.GetEventsReply:
+    request = broker_pb2.GetEventsRequest(epoch=epoch, after=after)
+    return broker_pb2.GetEventsReply.FromString(await client.call("GetEvents", request))
 
 
 async def state(client: Client) -> broker_pb2.GetStateReply:

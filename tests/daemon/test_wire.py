@@ -11,6 +11,7 @@ from aqua_protos import broker_pb2, presence_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aqua_daemon.adapters.happenings import Happening
 from aqua_daemon.adapters.wire import checks, frames, replies, requests
 from aqua_daemon.core import events, instructions
 from aqua_daemon.core.errors import InvalidRequest
@@ -212,7 +213,7 @@ def test_every_state_of_a_lease_is_shown(state: LeaseState) -> None:
         session_count=1,
         version="1",
         uptime_seconds=5.0,
-        events=[(SNAPSHOT.now - 2.0, "text")],
+        happenings=[Happening(number=7, at=SNAPSHOT.now - 2.0, tenant=TENANT, text="text")],
     )
     reply = broker_pb2.GetStateReply.FromString(payload)
     (shown,) = reply.leases
@@ -221,7 +222,8 @@ def test_every_state_of_a_lease_is_shown(state: LeaseState) -> None:
     assert shown.state_seconds == SNAPSHOT.now - LEASE.since
     assert reply.gpus[0].lendable_bytes == 30 * MIB
     assert reply.tenants[0].tenant == TENANT
-    assert reply.events[0].seconds_ago == 2.0
+    (event,) = reply.events
+    assert (event.seconds_ago, event.text, event.tenant, event.number) == (2.0, "text", TENANT, 7)
 
 
 def test_a_grant_says_how_the_slab_is_reached() -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from aqua_protos import broker_pb2, health_pb2
 
+from aqua_daemon.adapters.happenings import Happening
 from aqua_daemon.adapters.wire.requests import parsed
 from aqua_daemon.core.instructions import (
     AnswerHostRoom,
@@ -91,7 +92,7 @@ def state(
     session_count: int,
     version: str,
     uptime_seconds: float,
-    events: Sequence[tuple[float, str]],
+    happenings: Iterable[Happening],
 ) -> bytes:
     """GetStateReply of what the caller may see."""
     pids = {session.session_id: session.process.pid for session in shown.sessions}
@@ -105,14 +106,23 @@ def state(
             for lease in shown.leases
         ],
         tenants=[_tenant(tenant) for tenant in shown.tenants],
-        events=[
-            broker_pb2.EventLine(seconds_ago=max(0.0, shown.now - at), text=text)
-            for at, text in events
-        ],
+        events=[_event(line, now=shown.now) for line in happenings],
         host_pool_bytes=shown.host_pool_bytes,
         host_reserved_bytes=shown.host_reserved_bytes,
         sessions=session_count,
         invariant_violations=shown.invariant_violations,
+    ).SerializeToString()
+
+
+def events(
+    happenings: Iterable[Happening], *, epoch: str, cursor: int, is_partial: bool, now: float
+) -> bytes:
+    """GetEventsReply."""
+    return broker_pb2.GetEventsReply(
+        epoch=epoch,
+        cursor=cursor,
+        partial=is_partial,
+        events=[_event(line, now=now) for line in happenings],
     ).SerializeToString()
 
 
@@ -145,6 +155,15 @@ def _lease(lease: Lease, *, pid: int, now: float) -> broker_pb2.Lease:
         state_seconds=max(0.0, now - lease.since),
         reason=lease.revocation.reason.value if lease.revocation else "",
         pid=pid,
+    )
+
+
+def _event(line: Happening, *, now: float) -> broker_pb2.EventLine:
+    return broker_pb2.EventLine(
+        seconds_ago=max(0.0, now - line.at),
+        text=line.text,
+        tenant=line.tenant or "",
+        number=line.number,
     )
 
 

@@ -138,6 +138,14 @@ def reclaim_requested(payload: bytes, *, session_id: SessionId) -> ReclaimReques
     )
 
 
+def events_asked(payload: bytes, *, epoch: str) -> int:
+    """GetEvents: the line after which to begin; 0 for a cursor of another daemon than *epoch*."""
+    message = parsed(broker_pb2.GetEventsRequest, payload)
+    checks.name("epoch", message.epoch)
+    after = checks.counter("after", message.after)
+    return after if message.epoch == epoch else 0
+
+
 def check_get_state(payload: bytes) -> None:
     """GetState says nothing, but it must parse."""
     parsed(broker_pb2.GetStateRequest, payload)
