@@ -90,6 +90,9 @@ def _descriptors() -> set[tuple[int, str]]:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_stderr] = os.dup(2)  # capturing has not begun: this is the terminal
+    # In the background of a script SIGINT comes ignored, and every program under test would inherit
+    # that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
