@@ -25,18 +25,24 @@ from pathlib import Path
 from grpc import aio
 
 from aqua_daemon import __version__
+from aqua_daemon.adapters.client_tally import ClientTally
 from aqua_daemon.adapters.grpc_health import Health, make_server
 from aqua_daemon.adapters.grpc_servicer import BrokerCalls
 from aqua_daemon.adapters.holders import Holders
 from aqua_daemon.adapters.journal import FanOut, JsonLines, LogJournal
 from aqua_daemon.adapters.keeper_link import KeeperAddress, KeeperLinks
-from aqua_daemon.adapters.keeper_processes import KeeperProcess, shm_keeper_command
+from aqua_daemon.adapters.keeper_processes import (
+    KeeperProcess,
+    cuda_keeper_command,
+    listed_gpus,
+    shm_keeper_command,
+)
 from aqua_daemon.adapters.metrics import MetricsServer, NodeCollector, Reading, on_loop
 from aqua_daemon.adapters.presence import PresenceServer
 from aqua_daemon.adapters.service_manager import ServiceManager
 from aqua_daemon.adapters.sockets import SocketClaim, SocketInUse
 from aqua_daemon.adapters.tally import Tally
-from aqua_daemon.config import LARGEST_SLAB_BYTES, SMALLEST_SLAB_BYTES, DaemonConfig
+from aqua_daemon.config import DaemonConfig
 from aqua_daemon.core.broker import Broker
 from aqua_daemon.core.model import BrokerSettings, GpuUuid
 from aqua_daemon.core.sizes import RESTART_GRACE_SECONDS, TERM_SECONDS
@@ -57,19 +63,19 @@ def serve(config: DaemonConfig) -> int:
     _allow_many_descriptors()
     try:
         Path(config.socket).parent.mkdir(mode=0o750, exist_ok=True)
-        asyncio.run(_serve(config))
+        asyncio.run(_serve(config, _lent_gpus(config)))
     except (SocketInUse, OSError) as error:
         sys.stderr.write(f"aqua-daemon: {error}\n")
         return 1
     return 0
 
 
-def broker_settings(config: DaemonConfig) -> BrokerSettings:
-    """What of the configuration the broker is told."""
+def broker_settings(config: DaemonConfig, gpus: tuple[GpuUuid, ...]) -> BrokerSettings:
+    """What of the configuration the broker is told; *gpus* are those that it lends."""
     return BrokerSettings(
-        gpus=tuple(GpuUuid(f"SHM-{number}") for number in range(config.shm_gpus)),
-        smallest_slab_bytes=SMALLEST_SLAB_BYTES,
-        largest_slab_bytes=LARGEST_SLAB_BYTES,
+        gpus=gpus,
+        smallest_slab_bytes=config.smallest_slab_bytes,
+        largest_slab_bytes=config.largest_slab_bytes,
         host_pool_bytes=config.host_pool_bytes,
         tenant_host_bytes=config.tenant_host_bytes,
         tenant_quota_bytes=config.tenant_quota_bytes,
@@ -90,11 +96,17 @@ class _Node:
     metrics: MetricsServer
 
 
-async def _serve(config: DaemonConfig) -> None:
+def _lent_gpus(config: DaemonConfig) -> tuple[GpuUuid, ...]:
+    if config.shm_gpus:
+        return tuple(GpuUuid(f"SHM-{number}") for number in range(config.shm_gpus))
+    return tuple(GpuUuid(uuid) for uuid in config.gpus or listed_gpus())
+
+
+async def _serve(config: DaemonConfig, gpus: tuple[GpuUuid, ...]) -> None:
     manager = ServiceManager(config.notify_socket)
     async with contextlib.AsyncExitStack() as stack:
         stopped = asyncio.create_task(_told_to_stop(_stop_signals()))  # before anything can be seen
-        node = _assembled(config, stack)
+        node = _assembled(config, gpus, stack)
         ticking = asyncio.create_task(node.service.run())
         pinging = asyncio.create_task(manager.ping(period_seconds=config.watchdog_seconds))
         node.presence.start()
@@ -114,17 +126,19 @@ async def _serve(config: DaemonConfig) -> None:
             task.cancel()
 
 
-def _assembled(config: DaemonConfig, stack: contextlib.AsyncExitStack) -> _Node:
+def _assembled(
+    config: DaemonConfig, gpus: tuple[GpuUuid, ...], stack: contextlib.AsyncExitStack
+) -> _Node:
     """Every part, bound and listening; *stack* closes what needs closing."""
     loop, clock = asyncio.get_running_loop(), time.monotonic
     claim = stack.enter_context(SocketClaim(lock=config.lock, group=config.group))
-    settings = broker_settings(config)
-    journal, tally = LogJournal(clock=clock), Tally()
+    settings = broker_settings(config, gpus)
+    journal, tally, clients = LogJournal(clock=clock), Tally(), ClientTally()
     broker = Broker(settings, now=clock())
     service = BrokerService(broker, clock=clock, journal=FanOut(journal, tally))
     holders = stack.enter_context(contextlib.closing(Holders(loop, service.submit)))
     keepers = KeeperLinks(
-        [_shm_keeper(config, settings.gpus)],
+        _keepers(config, gpus),
         submit=service.submit,
         holders=holders,
         daemon_version=__version__,
@@ -137,6 +151,7 @@ def _assembled(config: DaemonConfig, stack: contextlib.AsyncExitStack) -> _Node:
         keepers=keepers,
         settings=settings,
         clock=clock,
+        clients=clients,
     )
     stack.callback(presence.close)
     service.connect(keepers=keepers, sessions=presence)
@@ -152,17 +167,31 @@ def _assembled(config: DaemonConfig, stack: contextlib.AsyncExitStack) -> _Node:
     api = make_server((calls.handler(), health.handler()))
     with claim.binding(config.socket):
         api.add_insecure_port(f"unix:{config.socket}")
-    metrics = _metrics_server(config, on_loop(loop, _reader(service, tally)))
+    metrics = _metrics_server(config, on_loop(loop, _reader(service, tally, clients)))
     stack.callback(metrics.close)
     keepers.start()
     return _Node(service=service, presence=presence, api=api, health=health, metrics=metrics)
 
 
-def _shm_keeper(config: DaemonConfig, gpus: tuple[GpuUuid, ...]) -> KeeperAddress:
-    path = Path(config.keeper_socket)
-    command = shm_keeper_command(
-        gpus=config.shm_gpus, gpu_bytes=config.shm_gpu_bytes, socket_path=path
-    )
+def _keepers(config: DaemonConfig, gpus: tuple[GpuUuid, ...]) -> list[KeeperAddress]:
+    """One of all shm GPUs, or one of each CUDA GPU."""
+    if config.shm_gpus:
+        path = Path(config.keeper_socket)
+        command = shm_keeper_command(
+            gpus=config.shm_gpus, gpu_bytes=config.shm_gpu_bytes, socket_path=path
+        )
+        return [_keeper(config, gpus, path, command)]
+    found = []
+    for gpu in gpus:
+        path = Path(config.keeper_socket_of(gpu))
+        command = cuda_keeper_command(gpu=gpu, handles=config.handles, socket_path=path)
+        found.append(_keeper(config, (gpu,), path, command))
+    return found
+
+
+def _keeper(
+    config: DaemonConfig, gpus: tuple[GpuUuid, ...], path: Path, command: tuple[str, ...]
+) -> KeeperAddress:
     # A file and not our stderr: it outlives whoever reads that, and must never wait for them.
     process = KeeperProcess(command, log_path=Path(f"{path}.log"))
     return KeeperAddress(
@@ -179,9 +208,14 @@ def _metrics_server(config: DaemonConfig, ask: Callable[[], Reading | None]) -> 
         raise OSError(msg) from error
 
 
-def _reader(service: BrokerService, tally: Tally) -> Callable[[], Reading]:
+def _reader(service: BrokerService, tally: Tally, clients: ClientTally) -> Callable[[], Reading]:
     def read() -> Reading:
-        return Reading(snapshot=service.snapshot(), counts=tally.counts(), faults=service.faults)
+        return Reading(
+            snapshot=service.snapshot(),
+            counts=tally.counts(),
+            faults=service.faults,
+            clients=clients.totals(),
+        )
 
     return read
 

@@ -17,7 +17,7 @@ OK, FAILED, USAGE = 0, 1, 2
 
 _COMMANDS = """commands:
   aqua-daemon [flags]         serve this node (what `aqua-daemon` without a command does)
-  aqua-daemon keeper ...      keep the memory of the stand-in GPUs; daemons come and go
+  aqua-daemon keeper ...      keep the memory of a GPU, or of stand-ins; daemons come and go
   aqua-daemon load ...        use memory of a stand-in GPU, as an owner of it would
 """
 
@@ -48,8 +48,17 @@ def serving_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"aqua-daemon {__version__}")
-    _setting(parser, "shm_gpus", "N", "how many stand-in GPUs of shared memory to serve")
+    _setting(
+        parser, "shm_gpus", "N", "how many stand-in GPUs of shared memory to serve; default: none"
+    )
     _setting(parser, "shm_gpu_bytes", "SIZE", "the size of each, such as 256MiB")
+    parser.add_argument(
+        "--gpu",
+        action="append",
+        metavar="UUID",
+        help="a CUDA GPU to lend, once for each; default: all",
+    )
+    _setting(parser, "handles", "legacy|vmm", "what CUDA memory travels as")
     _setting(parser, "socket", "PATH", "where clients come (or AQUA_SOCKET)")
     _setting(parser, "group", "NAME", "whose members may use the sockets; default: the daemon's")
     _setting(parser, "metrics", "ADDRESS:PORT", "where Prometheus scrapes; port 0 picks one")
@@ -65,9 +74,15 @@ def serving_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def given_settings(words: Sequence[str]) -> dict[str, str]:
+    """What the flags say, by setting name."""
+    found = vars(serving_parser().parse_args(words))
+    given = {key: text for key, text in found.items() if text is not None}
+    return given | ({"gpu": ",".join(given["gpu"])} if "gpu" in given else {})
+
+
 def _serve(words: Sequence[str]) -> int:
-    given = vars(serving_parser().parse_args(words))
-    settings = config.read_config({key: text for key, text in given.items() if text is not None})
+    settings = config.read_config(given_settings(words))
     from aqua_daemon.assembly import serve
 
     return serve(settings)
@@ -76,24 +91,39 @@ def _serve(words: Sequence[str]) -> int:
 def _keep(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="aqua-daemon keeper",
-        description="Owns the memory of the stand-in GPUs; outlives daemons.",
+        description="Owns the memory of one CUDA GPU, or of the stand-ins; outlives daemons.",
         allow_abbrev=False,
     )
-    _setting(parser, "shm_gpus", "N", "how many GPUs: SHM-0, SHM-1, ...", is_required=True)
-    _setting(parser, "shm_gpu_bytes", "SIZE", "the size of each, such as 256MiB")
-    parser.add_argument("--socket", required=True, metavar="PATH", help="where daemons come")
+    kept = parser.add_mutually_exclusive_group(required=True)
+    kept.add_argument("--gpu", metavar="UUID", help="the CUDA GPU to keep")
+    kept.add_argument("--shm-gpus", metavar="N", help="how many stand-ins: SHM-0, SHM-1, ...")
+    kept.add_argument("--list", action="store_true", help="print the CUDA GPUs as JSON, and end")
+    _setting(parser, "shm_gpu_bytes", "SIZE", "the size of each stand-in, such as 256MiB")
+    _setting(parser, "handles", "legacy|vmm", "what CUDA memory travels as")
+    parser.add_argument("--socket", metavar="PATH", help="where daemons come")
     parser.add_argument(
         "--linger",
         metavar="S",
         help="end after so many seconds without a daemon, owner or holder; default: never",
     )
     found = parser.parse_args(words)
-    gpus, gpu_bytes = config.read_shm_gpus(found.shm_gpus, found.shm_gpu_bytes)
+    if found.list:
+        from aqua_daemon.keeper import listing
+
+        return listing.main()
+    if found.socket is None:
+        parser.error("the following arguments are required: --socket")
     linger = None if found.linger is None else config.parse_seconds("linger", found.linger)
     path = config.checked_socket(found.socket, suffix="")
+    if found.gpu is None:
+        count, gpu_bytes = config.read_shm_gpus(found.shm_gpus, found.shm_gpu_bytes)
+        from aqua_daemon.keeper import program
+
+        return program.keep_shm(gpus=count, gpu_bytes=gpu_bytes, socket=path, linger_seconds=linger)
+    gpu, handles = config.checked_gpu(found.gpu), config.checked_handles(found.handles)
     from aqua_daemon.keeper import program
 
-    return program.main(gpus=gpus, gpu_bytes=gpu_bytes, socket=path, linger_seconds=linger)
+    return program.keep_cuda(gpu=gpu, uses_vmm=handles == "vmm", socket=path, linger_seconds=linger)
 
 
 def _load(words: Sequence[str]) -> int:

@@ -20,8 +20,10 @@ from aqua_daemon.core.sizes import GIB, MIB, SLAB_GRANULE_BYTES, TERM_SECONDS
 
 DEFAULTS: Mapping[str, str] = {
     "socket": "/run/aqua/aqua.sock",
-    "shm_gpus": "0",
+    "shm_gpus": "",  # none: the CUDA GPUs
     "shm_gpu_bytes": "256MiB",
+    "gpu": "",  # all CUDA GPUs that NVML shows
+    "handles": "legacy",
     "keepers": "spawn",
     # Fixed, so that a node keeps its `instance` label; outside 9100 to 9999, which is all given to
     # known exporters, and below 32768, where the kernel takes ports for outgoing connections.
@@ -42,15 +44,19 @@ LARGEST_POOL_BYTES = 2**60
 SMALLEST_TERM_SECONDS = 0.5  # below, a busy machine can't send three keepalives in time
 LARGEST_SECONDS = 600.0
 # On shm GPUs: small enough that 256 MiB hold several, as the slabs of a real GPU do.
-SMALLEST_SLAB_BYTES, LARGEST_SLAB_BYTES = 4 * MIB, 32 * MIB
+SMALLEST_SHM_SLAB_BYTES, LARGEST_SHM_SLAB_BYTES = 4 * MIB, 32 * MIB
+SMALLEST_CUDA_SLAB_BYTES, LARGEST_CUDA_SLAB_BYTES = 32 * MIB, 256 * MIB
+HANDLES = ("legacy", "vmm")
 
-# sockaddr_un has room for 107 bytes and the end mark; the longest name is the keeper's.
+# sockaddr_un has room for 107 bytes and the end mark; the longest name is a keeper's.
 LONGEST_ADDRESS_BYTES = 107
 KEEPER_SUFFIX = ".keeper-shm"
+CUDA_KEEPER_SUFFIX = ".keeper-GPU-01234567-89ab-cdef-0123-456789abcdef"  # as long as each is
 PRESENCE_SUFFIX = ".presence"
 LOCK_SUFFIX = ".lock"
 
 _UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": MIB, "GiB": GIB, "TiB": 2**40}
+_GPU_UUID = re.compile(r"GPU(-[0-9a-f]{8})(-[0-9a-f]{4}){3}(-[0-9a-f]{12})", re.ASCII)
 _TRUTHS = {"true": True, "false": False}
 
 
@@ -67,8 +73,10 @@ class DaemonConfig:
     """Everything that a daemon is told at its start."""
 
     socket: str
-    shm_gpus: int
+    shm_gpus: int  # 0: the CUDA GPUs are lent
     shm_gpu_bytes: int
+    gpus: tuple[str, ...]  # UUIDs of the CUDA GPUs to lend; none named: all there are
+    handles: str  # what slabs of CUDA GPUs travel as
     spawns_keepers: bool
     metrics_host: str
     metrics_port: int  # 0: any free one
@@ -91,6 +99,20 @@ class DaemonConfig:
         """Of the one keeper of all shm GPUs."""
         return self.socket + KEEPER_SUFFIX
 
+    def keeper_socket_of(self, gpu: str) -> str:
+        """Of the keeper of one CUDA GPU."""
+        return f"{self.socket}.keeper-{gpu}"
+
+    @property
+    def smallest_slab_bytes(self) -> int:
+        """No lease is of less."""
+        return SMALLEST_SHM_SLAB_BYTES if self.shm_gpus else SMALLEST_CUDA_SLAB_BYTES
+
+    @property
+    def largest_slab_bytes(self) -> int:
+        """No lease is of more."""
+        return LARGEST_SHM_SLAB_BYTES if self.shm_gpus else LARGEST_CUDA_SLAB_BYTES
+
     @property
     def lock(self) -> str:
         """Held by the daemon that serves these sockets."""
@@ -110,13 +132,21 @@ def read_config(
             raise ConfigError(key, value, f"no such setting; there are {', '.join(DEFAULTS)}")
     environment = os.environ if environment is None else environment
     words = {**DEFAULTS, **_from_environment(environment), **given}
-    gpus, gpu_bytes = read_shm_gpus(words["shm_gpus"], words["shm_gpu_bytes"])
+    has_shm = words["shm_gpus"] != ""
+    count, gpu_bytes = (
+        read_shm_gpus(words["shm_gpus"], words["shm_gpu_bytes"]) if has_shm else (0, 0)
+    )
     host, port = _metrics_address(words)
+    quota = count * gpu_bytes if has_shm else LARGEST_POOL_BYTES
     host_pool = _bytes("host_pool_bytes", words, unset=available_bytes() // 2)
     return DaemonConfig(
-        socket=checked_socket(words["socket"]),
-        shm_gpus=gpus,
+        socket=checked_socket(
+            words["socket"], suffix=KEEPER_SUFFIX if has_shm else CUDA_KEEPER_SUFFIX
+        ),
+        shm_gpus=count,
         shm_gpu_bytes=gpu_bytes,
+        gpus=_named_gpus(words),
+        handles=_one_of("handles", words, HANDLES),
         spawns_keepers=_one_of("keepers", words, ("spawn", "external")) == "spawn",
         metrics_host=host,
         metrics_port=port,
@@ -124,7 +154,7 @@ def read_config(
         group=_group(words["group"]),
         host_pool_bytes=host_pool,
         tenant_host_bytes=_bytes("tenant_host_bytes", words, unset=host_pool),
-        tenant_quota_bytes=_bytes("tenant_quota_bytes", words, unset=gpus * gpu_bytes),
+        tenant_quota_bytes=_bytes("tenant_quota_bytes", words, unset=quota),
         term_seconds=parse_seconds("term_seconds", words["term_seconds"], SMALLEST_TERM_SECONDS),
         notify_socket=environment.get("NOTIFY_SOCKET", ""),
         watchdog_seconds=_watchdog_seconds(environment),
@@ -143,6 +173,23 @@ def read_shm_gpus(count: str, each: str | None) -> tuple[int, int]:
     if gpu_bytes % SLAB_GRANULE_BYTES:
         raise ConfigError("shm_gpu_bytes", text, "give a multiple of 2MiB")
     return gpus, gpu_bytes
+
+
+def checked_gpu(uuid: str) -> str:
+    """*uuid*, if it is one of a CUDA GPU.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if _GPU_UUID.fullmatch(uuid) is None:
+        allowed = "give a UUID as `nvidia-smi -L` or `aqua-daemon keeper --list` shows it"
+        raise ConfigError("gpu", uuid, allowed)
+    return uuid
+
+
+def checked_handles(kind: str | None) -> str:
+    """What CUDA memory travels as. Raises ConfigError: no such kind."""
+    return _one_of("handles", {"handles": DEFAULTS["handles"] if kind is None else kind}, HANDLES)
 
 
 def default_socket(environment: Mapping[str, str] | None = None) -> str:
@@ -216,6 +263,18 @@ def available_bytes(meminfo: Path = Path("/proc/meminfo")) -> int:
 def _from_environment(environment: Mapping[str, str]) -> dict[str, str]:
     found = environment.get("AQUA_SOCKET")
     return {"socket": found} if found else {}
+
+
+def _named_gpus(words: Mapping[str, str]) -> tuple[str, ...]:
+    named = tuple(checked_gpu(uuid) for uuid in words["gpu"].split(",") if uuid)
+    if named and words["shm_gpus"]:
+        raise ConfigError("gpu", words["gpu"], "give either this or shm_gpus, not both")
+    if not named and not words["shm_gpus"] and words["keepers"] == "external":
+        allowed = "name each GPU whose keeper runs; only keepers that are spawned can be found"
+        raise ConfigError("gpu", "", allowed)
+    if len({*named}) < len(named):
+        raise ConfigError("gpu", words["gpu"], "name each GPU once")
+    return named
 
 
 def _watchdog_seconds(environment: Mapping[str, str]) -> float | None:

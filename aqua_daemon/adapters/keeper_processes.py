@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import socket
@@ -22,6 +23,7 @@ from pathlib import Path
 # One that a daemon started ends this long after its last daemon, owner and holder: a daemon that is
 # upgraded or restarted by hand finds it, and a node that is gone for good leaves nothing behind.
 LINGER_SECONDS = 60.0
+LIST_SECONDS = 20.0  # a driver that nothing keeps awake takes a second or two for each GPU
 _SO_PEERPIDFD = 77  # Linux 6.5; Python has no name for it
 _CREDENTIALS = struct.Struct("3i")
 
@@ -38,6 +40,42 @@ def shm_keeper_command(*, gpus: int, gpu_bytes: int, socket_path: Path) -> tuple
     }
     words = [str(word) for flag in flags.items() for word in flag]
     return (sys.executable, "-m", "aqua_daemon", "keeper", *words)
+
+
+def cuda_keeper_command(*, gpu: str, handles: str, socket_path: Path) -> tuple[str, ...]:
+    """How the keeper of one CUDA GPU is started."""
+    flags = {
+        "--gpu": gpu,
+        "--handles": handles,
+        "--socket": socket_path,
+        "--linger": LINGER_SECONDS,
+    }
+    words = [str(word) for flag in flags.items() for word in flag]
+    return (sys.executable, "-m", "aqua_daemon", "keeper", *words)
+
+
+def listed_gpus() -> tuple[str, ...]:
+    """The UUIDs of the node's CUDA GPUs, by a process of its own: NVML can hang.
+
+    Raises:
+        OSError: it could not be asked, did not answer in time, or there are none; says what to do.
+    """
+    command = (sys.executable, "-m", "aqua_daemon", "keeper", "--list")
+    remedy = "name them with --gpu, or serve stand-ins with --shm-gpus"
+    try:
+        found = subprocess.run(command, capture_output=True, timeout=LIST_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        msg = f"NVML did not name the GPUs within {LIST_SECONDS:g} s: {remedy}"
+        raise OSError(msg) from None
+    if found.returncode:
+        reason = found.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        msg = f"the GPUs can't be listed ({reason}): {remedy}"
+        raise OSError(msg)
+    uuids = tuple(str(gpu["uuid"]) for gpu in json.loads(found.stdout)["gpus"])
+    if not uuids:
+        msg = f"NVML shows no GPU here: {remedy}"
+        raise OSError(msg)
+    return uuids
 
 
 class KeeperProcess:

@@ -15,14 +15,14 @@ from aqua_protos.keeper_pb2 import (
     OwnerRegistered,
 )
 
-from aqua_daemon.keeper.gpu import Slab
-from aqua_daemon.keeper.node import FreedSlab, ShmNode
+from aqua_daemon.keeper.gpu import Handle, Slab
+from aqua_daemon.keeper.node import FreedSlab, KeptGpus
 from aqua_daemon.keeper.refusal import Refused
 
 PROTOCOL = 1
 
 
-def attached(request_id: int, node: ShmNode, *, holders: int) -> bytes:
+def attached(request_id: int, node: KeptGpus, *, holders: int) -> bytes:
     """All that the keeper holds; *holders* proofs follow."""
     answer = Attached(
         protocol=PROTOCOL,
@@ -41,9 +41,14 @@ def holder_proof(request_id: int, session_id: str) -> bytes:
     return KeeperReply(request_id=request_id, holder_proof=proof).SerializeToString()
 
 
-def allocated(request_id: int, slab: Slab) -> bytes:
-    """Goes with the slab's descriptor."""
-    answer = Allocated(lease_id=slab.tag.lease_id, canary=slab.memory.canary)
+def allocated(request_id: int, slab: Slab, handle: Handle) -> bytes:
+    """Goes with the handle's descriptor, if it has one."""
+    answer = Allocated(
+        lease_id=slab.tag.lease_id,
+        canary=slab.memory.canary,
+        cuda_ipc_handle=handle.cuda_ipc,
+        descriptor_kind=handle.descriptor_kind,
+    )
     return KeeperReply(request_id=request_id, allocated=answer).SerializeToString()
 
 
@@ -53,6 +58,7 @@ def freed(request_id: int, lease_id: str, slab: FreedSlab) -> bytes:
         lease_id=lease_id,
         scrubbed_bytes=slab.scrubbed_bytes,
         freed_while_mapped=slab.while_mapped,
+        unreturned_bytes=slab.unreturned_bytes,
     )
     return KeeperReply(request_id=request_id, freed=answer).SerializeToString()
 

@@ -1,16 +1,90 @@
-"""The books of one shm GPU: its slabs, its owners, and what is free.
+"""What a keeper keeps: the slabs of a GPU, whatever the GPU is made of.
 
-Nothing here talks to anybody; `node` keeps several of these and the proofs of holders.
+Covers what `node` and `server` need of memory and of a GPU. The two kinds are beside it: `shm_gpu`
+and `shm_memory`, `cuda_gpu` and `cuda_memory`.
 """
 
 from __future__ import annotations
 
+import os
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from aqua_protos.keeper_pb2 import GpuReport, OwnerReport, SlabReport, SlabTag
+from aqua_protos.keeper_pb2 import (
+    DESCRIPTOR_KIND_UNSPECIFIED,
+    DescriptorKind,
+    GpuReport,
+    SlabReport,
+    SlabTag,
+)
 
-from aqua_daemon.keeper.memory import SlabMemory
-from aqua_daemon.keeper.refusal import exhausted
+from aqua_daemon.keeper.mappings import Mapped
+from aqua_daemon.keeper.refusal import Refused
+
+CANARY_BYTES = 64
+
+
+class ScrubFailed(Exception):
+    """Bytes that should be gone are there: the slab must not be counted as free."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handle:
+    """What travels to the holder: one of a legacy CUDA IPC handle and a descriptor."""
+
+    cuda_ipc: bytes = b""
+    descriptor: int | None = None  # the receiver's to close
+    descriptor_kind: DescriptorKind = DESCRIPTOR_KIND_UNSPECIFIED
+
+    def close(self) -> None:
+        """Close the descriptor, if there is one."""
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+
+
+class SlabMemory(Protocol):
+    """One allocation, made for one lease. Zero at first, but for the canary at its start."""
+
+    @property
+    def nbytes(self) -> int:
+        """How large it is."""
+        ...
+
+    @property
+    def canary(self) -> bytes:
+        """Its first 64 bytes, until the holder writes there."""
+        ...
+
+    def handle_for_holder(self) -> Handle:
+        """What travels to the holder; the caller closes it.
+
+        Raises:
+            Refused: there is no descriptor left for it, or the driver makes none.
+        """
+        ...
+
+    def mapped(self, *, likely_pid: int) -> Mapped:
+        """Whether any process maps it; *likely_pid* is looked at first."""
+        ...
+
+    def scrub(self) -> int:
+        """Remove every byte of a slab that nobody maps; how many.
+
+        Raises:
+            ScrubFailed: somebody could still see or change bytes in it. Nothing is lost by trying
+                again.
+            Refused: the driver failed.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give it back. May be called twice.
+
+        Raises:
+            Refused: the driver failed; it is as it was.
+        """
+        ...
 
 
 @dataclass(slots=True, kw_only=True)
@@ -23,13 +97,11 @@ class Slab:
 
 
 @dataclass(slots=True, kw_only=True)
-class ShmGpu:
-    """Never holds more than `total_bytes`, slabs and owners together."""
+class Gpu(ABC):
+    """One GPU and the slabs there."""
 
     name: str
-    total_bytes: int
     slabs: dict[str, Slab] = field(default_factory=dict)
-    owner_bytes: dict[int, int] = field(default_factory=dict)
     freed_while_mapped: int = 0
 
     @property
@@ -38,54 +110,60 @@ class ShmGpu:
         return sum(slab.memory.nbytes for slab in self.slabs.values())
 
     @property
-    def used_by_owners_bytes(self) -> int:
-        """What the GPU's own processes hold."""
-        return sum(self.owner_bytes.values())
+    def slab_reports(self) -> list[SlabReport]:
+        """Every slab, for the daemon."""
+        return [SlabReport(tag=slab.tag, nbytes=slab.memory.nbytes) for slab in self.slabs.values()]
 
     @property
-    def free_bytes(self) -> int:
-        """What could be allocated now."""
-        return self.total_bytes - self.slab_bytes - self.used_by_owners_bytes
+    def failure(self) -> str:
+        """Why no slab can be made here ever again; else empty."""
+        return ""
 
-    def check_room(self, nbytes: int) -> None:
-        """Refuse what does not fit, as the driver would.
+    @abstractmethod
+    def make(self, lease_id: str, nbytes: int) -> SlabMemory:
+        """New memory, scrubbed, with a canary; it is the caller's.
 
         Raises:
-            Refused: with every figure.
+            Refused: there is no room, or it can't be made; nothing is left behind.
         """
-        if nbytes > self.free_bytes:
-            raise exhausted(
-                f"{self.name} has {self.free_bytes} of {self.total_bytes} bytes free, {nbytes} are "
-                f"asked for; slabs hold {self.slab_bytes}, its own processes "
-                f"{self.used_by_owners_bytes}"
-            )
 
+    @abstractmethod
+    def take_back(self, memory: SlabMemory) -> int:
+        """Give memory back to where it came from; how much of it is used all the same.
+
+        Raises:
+            Refused: the driver failed; it is as it was.
+        """
+
+    @abstractmethod
     def set_owner(self, pid: int, nbytes: int, *, what_fits: bool) -> int:
         """Set what the process uses here; what it has now.
 
         Raises:
-            Refused: the growth does not fit, and *what_fits* was not asked for.
+            Refused: the growth does not fit, and *what_fits* was not asked for; or owners need not
+                say what they use.
         """
-        has_bytes = self.owner_bytes.get(pid, 0)
-        if what_fits:
-            nbytes = min(nbytes, has_bytes + self.free_bytes)
-        self.check_room(nbytes - has_bytes)
-        if nbytes:
-            self.owner_bytes[pid] = nbytes
-        else:
-            self.owner_bytes.pop(pid, None)
-        return nbytes
 
+    @abstractmethod
+    def end_owner(self, pid: int) -> None:
+        """The process has ended, and what it used is free. Idempotent."""
+
+    @abstractmethod
+    def has_owner(self, pid: int | None) -> bool:
+        """Whether *pid* (None: anybody) has said that it uses this GPU."""
+
+    @abstractmethod
     def report(self) -> GpuReport:
         """All of this, for the daemon."""
-        return GpuReport(
-            gpu=self.name,
-            total_bytes=self.total_bytes,
-            slabs=[
-                SlabReport(tag=slab.tag, nbytes=slab.memory.nbytes) for slab in self.slabs.values()
-            ],
-            owners=[
-                OwnerReport(pid=pid, nbytes=nbytes) for pid, nbytes in self.owner_bytes.items()
-            ],
-            freed_while_mapped=self.freed_while_mapped,
-        )
+
+    def look(self) -> None:  # noqa: B027 - most kinds have nothing to look at
+        """Once a second: do what has become possible. Never raises."""
+
+    def close(self) -> None:
+        """Give everything back. May be called twice."""
+        for slab in self.slabs.values():
+            try:
+                slab.memory.close()
+            except Refused:
+                continue  # the process ends, and the driver takes back what it had
+        self.slabs.clear()

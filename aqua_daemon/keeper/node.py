@@ -1,4 +1,4 @@
-"""All shm GPUs of one keeper: allocate, free, owners.
+"""All GPUs of one keeper: allocate, free, owners.
 
 Every verb here is done or refused at once and leaves nothing half done; what has to wait (a free
 while mapped) says so, and is asked again. Does not cover connections and timers: that is `server`.
@@ -7,17 +7,16 @@ while mapped) says so, and is asked again. Does not cover connections and timers
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
 from aqua_protos.keeper_pb2 import Allocate, Free, GpuReport, RegisterOwner
 
-from aqua_daemon.keeper.gpu import ShmGpu, Slab
+from aqua_daemon.keeper.gpu import Gpu, ScrubFailed, Slab
 from aqua_daemon.keeper.mappings import Mapped
-from aqua_daemon.keeper.memory import ScrubFailed, make_slab_memory
 from aqua_daemon.keeper.proofs import Proof, Proofs, check_proof
 from aqua_daemon.keeper.refusal import Refused, exhausted, invalid
 from aqua_daemon.keeper.requests import check_allocate, check_gpu, check_id, check_owner
@@ -31,25 +30,18 @@ class FreedSlab:
 
     scrubbed_bytes: int = 0
     while_mapped: bool = False
+    unreturned_bytes: int = 0  # which the driver counts as used all the same
 
 
-class ShmNode:
+class KeptGpus:
     """Owns every slab's memory and every holder's proof."""
 
     def __init__(
-        self, *, gpus: int, gpu_bytes: int, smallest_slab_bytes: int, largest_slab_bytes: int
+        self, gpus: Sequence[Gpu], *, smallest_slab_bytes: int, largest_slab_bytes: int
     ) -> None:
-        sizes_fit = 0 < smallest_slab_bytes <= min(largest_slab_bytes, gpu_bytes)
-        if gpus < 1 or not sizes_fit:
-            msg = (
-                f"{gpus} GPUs of {gpu_bytes} bytes with slabs of {smallest_slab_bytes} to "
-                f"{largest_slab_bytes}: give at least 1 GPU, with room for one of the smallest slabs"
-            )
-            raise ValueError(msg)
-        names = tuple(f"SHM-{number}" for number in range(gpus))
-        self._gpus = {name: ShmGpu(name=name, total_bytes=gpu_bytes) for name in names}
+        self._gpus = {gpu.name: gpu for gpu in gpus}
         self._proofs = Proofs()
-        self.gpus = names
+        self.gpus = tuple(self._gpus)
         self.smallest_slab_bytes = smallest_slab_bytes
         self.largest_slab_bytes = largest_slab_bytes
 
@@ -66,12 +58,9 @@ class ShmNode:
             lease_id = request.tag.lease_id
             try:
                 check_proof(pidfd=pidfd, sentinel=sentinel)
-                memory = make_slab_memory(f"aqua-{lease_id}", request.nbytes)
             except OSError as error:
-                name = errno.errorcode.get(error.errno or 0, "?")
-                raise exhausted(f"the kernel gave no memory: {name}: {error.strerror}") from error
-            except ScrubFailed as error:
-                raise Refused("INTERNAL", str(error)) from error
+                raise exhausted(f"the proof can't be looked at: {error.strerror}") from error
+            memory = gpu.make(lease_id, request.nbytes)
             undo.pop_all()
         self._proofs.keep(request.tag.session_id, pidfd=pidfd, sentinel=sentinel)
         slab = gpu.slabs[lease_id] = Slab(tag=request.tag, memory=memory)
@@ -81,7 +70,7 @@ class ShmNode:
         """Scrub the slab and give its memory back; None while somebody may still map it.
 
         Raises:
-            Refused: the request is malformed, or the slab is on another GPU.
+            Refused: the request is malformed, the slab is on another GPU, or the driver failed.
         """
         check_gpu(request.gpu, self.gpus)
         check_id("lease_id", request.lease_id)
@@ -94,10 +83,16 @@ class ShmNode:
         scrubbed_bytes = self._scrubbed_bytes(holding, slab)
         if scrubbed_bytes is None:
             return None
+        unreturned_bytes = holding.take_back(slab.memory)
+        if unreturned_bytes:
+            self._note_mapped(holding, slab)
         del holding.slabs[request.lease_id]
-        slab.memory.close()
         self._proofs.drop(slab.tag.session_id)
-        return FreedSlab(scrubbed_bytes=scrubbed_bytes, while_mapped=slab.was_mapped_at_free)
+        return FreedSlab(
+            scrubbed_bytes=scrubbed_bytes,
+            while_mapped=slab.was_mapped_at_free,
+            unreturned_bytes=unreturned_bytes,
+        )
 
     def set_owner(self, request: RegisterOwner, *, pid: int) -> int:
         """Set what *pid* uses on a GPU; what it has there now.
@@ -113,12 +108,11 @@ class ShmNode:
     def end_owner(self, pid: int) -> None:
         """The process has ended, and what it used is free. Idempotent."""
         for gpu in self._gpus.values():
-            gpu.owner_bytes.pop(pid, None)
+            gpu.end_owner(pid)
 
     def has_owner(self, pid: int | None = None) -> bool:
         """Whether *pid* (None: anybody) uses any GPU."""
-        owners = (gpu.owner_bytes for gpu in self._gpus.values())
-        return any(pid in by_pid if pid is not None else by_pid for by_pid in owners)
+        return any(gpu.has_owner(pid) for gpu in self._gpus.values())
 
     def has_living_holders(self) -> bool:
         """Whether a process that lives may still hold a slab."""
@@ -128,16 +122,25 @@ class ShmNode:
         """Of every session that holds a slab."""
         return self._proofs.all()
 
+    def look(self) -> None:
+        """Once a second: let each GPU do what has become possible."""
+        for gpu in self._gpus.values():
+            gpu.look()
+
+    @property
+    def failure(self) -> str:
+        """Why no slab can be made on any GPU ever again; else empty."""
+        failures = [gpu.failure for gpu in self._gpus.values()]
+        return failures[0] if all(failures) else ""
+
     def reports(self) -> list[GpuReport]:
         """Every GPU as it is now."""
         return [gpu.report() for gpu in self._gpus.values()]
 
     def close(self) -> None:
-        """Give everything back to the kernel. May be called twice."""
+        """Give everything back. May be called twice."""
         for gpu in self._gpus.values():
-            for slab in gpu.slabs.values():
-                slab.memory.close()
-            gpu.slabs.clear()
+            gpu.close()
         self._proofs.close()
 
     def __enter__(self) -> Self:
@@ -146,7 +149,7 @@ class ShmNode:
     def __exit__(self, *_exception: object) -> None:
         self.close()
 
-    def _gpu_for(self, request: Allocate) -> ShmGpu:
+    def _gpu_for(self, request: Allocate) -> Gpu:
         check_gpu(request.gpu, self.gpus)
         check_allocate(
             request,
@@ -158,14 +161,12 @@ class ShmNode:
         if holding is not None:
             message = f"lease {lease_id} has a slab on {holding.name}: lease ids are never reused"
             raise Refused("ALREADY_EXISTS", message)
-        gpu = self._gpus[request.gpu]
-        gpu.check_room(request.nbytes)
-        return gpu
+        return self._gpus[request.gpu]
 
-    def _holding(self, lease_id: str) -> ShmGpu | None:
+    def _holding(self, lease_id: str) -> Gpu | None:
         return next((gpu for gpu in self._gpus.values() if lease_id in gpu.slabs), None)
 
-    def _scrubbed_bytes(self, gpu: ShmGpu, slab: Slab) -> int | None:
+    def _scrubbed_bytes(self, gpu: Gpu, slab: Slab) -> int | None:
         """How many bytes were scrubbed; None while a living process may hold the slab."""
         mapped = slab.memory.mapped(likely_pid=slab.tag.holder_pid)
         if mapped is Mapped.UNKNOWN and self._proofs.of(slab.tag.session_id).has_ended():
@@ -183,12 +184,12 @@ class ShmNode:
             _log.warning("lease %s was freed unscrubbed: %s", slab.tag.lease_id, error)
             return 0
 
-    def _note_mapped(self, gpu: ShmGpu, slab: Slab) -> None:
+    def _note_mapped(self, gpu: Gpu, slab: Slab) -> None:
         if not slab.was_mapped_at_free:
             slab.was_mapped_at_free = True
             gpu.freed_while_mapped += 1
             _log.warning(
-                "lease %s of process %d is to be freed and is still mapped: its %d bytes stay held",
+                "lease %s of process %d is to be freed and is still mapped: its %d bytes stay used",
                 slab.tag.lease_id,
                 slab.tag.holder_pid,
                 slab.memory.nbytes,

@@ -1,11 +1,11 @@
-"""`aqua-daemon keeper`: the process that owns the memory of all shm GPUs.
+"""`aqua-daemon keeper`: the process that owns the memory of all shm GPUs, or of one CUDA GPU.
 
 Covers starting and stopping: the lock and the socket, signals, descriptor limits, the log. What is
 answered on the socket is `server`'s, the books of slabs and owners are `node`'s.
 
 A keeper outlives its importers and its daemon. It ends at SIGTERM once no living process holds a
 slab (at a second SIGTERM in any case), or, when it was told to linger for so long only, after that
-time without a daemon, owners and living holders.
+time without a daemon, owners and living holders. One whose GPU fails for good ends with status 1.
 """
 
 from __future__ import annotations
@@ -19,16 +19,20 @@ import sys
 from pathlib import Path
 
 from aqua_daemon.keeper.exclusive_socket import AlreadyServed, ExclusiveSocket
-from aqua_daemon.keeper.node import ShmNode
+from aqua_daemon.keeper.node import KeptGpus
 from aqua_daemon.keeper.server import KeeperServer
+from aqua_daemon.keeper.shm_gpu import shm_gpus
 
-SMALLEST_SHM_SLAB_BYTES = 4 * 2**20
-LARGEST_SHM_SLAB_BYTES = 32 * 2**20
+MIB = 2**20
+SMALLEST_SHM_SLAB_BYTES, LARGEST_SHM_SLAB_BYTES = 4 * MIB, 32 * MIB
+# Opening a mapping costs about the same for every size up to here, and much more far above.
+SMALLEST_CUDA_SLAB_BYTES, LARGEST_CUDA_SLAB_BYTES = 32 * MIB, 256 * MIB
+FIRST_READING_SECONDS = 2.0  # what is not known by then is told as not known
 
 _log = logging.getLogger("aqua.keeper")
 
 
-def main(
+def keep_shm(
     *,
     gpus: int,
     gpu_bytes: int,
@@ -52,27 +56,72 @@ def main(
         0 after an orderly end, 1 when it could not start (the reason is on stderr).
     """
     _prepare_process()
+    sizes = {"smallest_slab_bytes": smallest_slab_bytes, "largest_slab_bytes": largest_slab_bytes}
     try:
-        node = ShmNode(
-            gpus=gpus,
-            gpu_bytes=gpu_bytes,
-            smallest_slab_bytes=smallest_slab_bytes,
-            largest_slab_bytes=largest_slab_bytes,
+        kept = KeptGpus(shm_gpus(count=gpus, gpu_bytes=gpu_bytes, **sizes), **sizes)
+    except ValueError as error:
+        return _refused(error)
+    _log.info("keeping %d GPUs of %d bytes at %s", gpus, gpu_bytes, socket)
+    return _keep(kept, Path(socket), linger_seconds)
+
+
+def keep_cuda(
+    *, gpu: str, uses_vmm: bool, socket: str | Path, linger_seconds: float | None = None
+) -> int:
+    """Keep the memory of one CUDA GPU until told to end; the exit status.
+
+    Args:
+        gpu: its UUID, as NVML writes it.
+        uses_vmm: export slabs as descriptors; else as legacy CUDA IPC handles.
+        socket: as for `keep_shm`; `SOCKET.no-mps` beside it stays an empty directory.
+        linger_seconds: as for `keep_shm`.
+
+    Returns:
+        0 after an orderly end, 1 when it could not start or its GPU can make no slab any more (the
+        reason is on stderr).
+    """
+    from aqua_daemon.keeper.cuda_gpu import CudaGpu
+    from aqua_daemon.keeper.nvml_reader import NvmlReader
+
+    _prepare_process()
+    path = Path(socket)
+    with contextlib.closing(NvmlReader(gpu)) as reader:
+        reader.wait_for_first(FIRST_READING_SECONDS)
+        kept = CudaGpu(
+            name=gpu, uses_vmm=uses_vmm, reader=reader, no_mps=path.with_name(f"{path.name}.no-mps")
         )
-        listening = ExclusiveSocket(Path(socket))
-    except (AlreadyServed, OSError, ValueError) as error:
-        sys.stderr.write(f"aqua keeper: {error}\n")
-        return 1
-    with listening, node:
-        _log.info("keeping %d GPUs of %d bytes at %s", gpus, gpu_bytes, socket)
-        asyncio.run(_serve(node, listening, linger_seconds))
-    return 0
+        _log.info("keeping %s at %s", gpu, socket)
+        return _keep(
+            KeptGpus(
+                (kept,),
+                smallest_slab_bytes=SMALLEST_CUDA_SLAB_BYTES,
+                largest_slab_bytes=LARGEST_CUDA_SLAB_BYTES,
+            ),
+            path,
+            linger_seconds,
+        )
 
 
-async def _serve(node: ShmNode, listening: ExclusiveSocket, linger_seconds: float | None) -> None:
+def _keep(kept: KeptGpus, path: Path, linger_seconds: float | None) -> int:
+    try:
+        listening = ExclusiveSocket(path)
+    except (AlreadyServed, OSError) as error:
+        return _refused(error)
+    with listening, kept:
+        kept.look()
+        asyncio.run(_serve(kept, listening, linger_seconds))
+        return 1 if kept.failure else 0
+
+
+def _refused(error: Exception) -> int:
+    sys.stderr.write(f"aqua keeper: {error}\n")
+    return 1
+
+
+async def _serve(kept: KeptGpus, listening: ExclusiveSocket, linger_seconds: float | None) -> None:
     loop = asyncio.get_running_loop()
     with contextlib.closing(
-        KeeperServer(node, listener=listening.listener, linger_seconds=linger_seconds)
+        KeeperServer(kept, listener=listening.listener, linger_seconds=linger_seconds)
     ) as server:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, server.stop)

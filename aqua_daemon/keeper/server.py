@@ -13,6 +13,7 @@ Covers connections, the daemon's place, and timers. What a request does is `node
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -24,8 +25,9 @@ from google.protobuf.message import DecodeError
 
 from aqua_daemon.keeper import answers
 from aqua_daemon.keeper.accepting import Acceptor
+from aqua_daemon.keeper.gpu import Slab
 from aqua_daemon.keeper.lifetime import Lifetime
-from aqua_daemon.keeper.node import ShmNode
+from aqua_daemon.keeper.node import KeptGpus
 from aqua_daemon.keeper.owners import Owners
 from aqua_daemon.keeper.peers import Peer, peer_pidfd
 from aqua_daemon.keeper.refusal import Refused, exhausted, invalid
@@ -43,7 +45,7 @@ class KeeperServer:
     """Serves one listener until `finished` is set. Made on a running loop."""
 
     def __init__(
-        self, node: ShmNode, *, listener: socket.socket, linger_seconds: float | None
+        self, node: KeptGpus, *, listener: socket.socket, linger_seconds: float | None
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._node = node
@@ -156,14 +158,18 @@ class KeeperServer:
         pidfd, sentinel = descriptors
         slab = self._node.allocate(request, pidfd=pidfd, sentinel=sentinel)
         try:
-            descriptor = slab.memory.open_for_holder()
-            try:
-                link.send(answers.allocated(request_id, slab), (descriptor,))
-            finally:
-                os.close(descriptor)
-        except OSError as error:
+            self._hand_over(link, request_id, slab)
+        except Refused:
             self._node.free(Free(gpu=request.gpu, lease_id=request.tag.lease_id))
-            raise exhausted(f"the slab's descriptor can't be sent: {error}") from error
+            raise
+
+    def _hand_over(self, link: FrameLink, request_id: int, slab: Slab) -> None:
+        with contextlib.closing(slab.memory.handle_for_holder()) as handle:
+            descriptors = () if handle.descriptor is None else (handle.descriptor,)
+            try:
+                link.send(answers.allocated(request_id, slab, handle), descriptors)
+            except OSError as error:
+                raise exhausted(f"the slab's descriptor can't be sent: {error}") from error
 
     def _free(self, link: FrameLink, request_id: int, request: Free) -> None:
         _check_request_id(request_id)
@@ -190,9 +196,16 @@ class KeeperServer:
         daemon = self._daemon
         if daemon is not None:
             self._waiting_frees = [
-                waiting for waiting in self._waiting_frees if not self._try_free(daemon, *waiting)
+                waiting for waiting in self._waiting_frees if not self._retry(daemon, *waiting)
             ]
             self._retry_soon()
+
+    def _retry(self, daemon: FrameLink, request_id: int, request: Free) -> bool:
+        try:
+            return self._try_free(daemon, request_id, request)
+        except Refused as refusal:
+            daemon.send(answers.failed(request_id, refusal))
+            return True
 
     def _register_owner(self, link: FrameLink, request_id: int, request: RegisterOwner) -> None:
         _check_request_id(request_id)
@@ -222,8 +235,12 @@ class KeeperServer:
 
     def _tick(self) -> None:
         self._tick_timer = self._loop.call_later(REPORT_SECONDS, self._tick)
+        self._node.look()
         self._report()
         self._end_if_over()
+        if self._node.failure:
+            _log.error("no slab can be made here any more: %s", self._node.failure)
+            self.finished.set()
 
     def _end_if_over(self) -> None:
         if self._lifetime.is_over(

@@ -89,7 +89,9 @@ def test_help_shows_every_setting_with_its_default(capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), "shm_gpus = '0': give a whole number from 1 to 64"),
+        (("--shm-gpus", "0"), "shm_gpus = '0': give a whole number from 1 to 64"),
+        (("--gpu", "0"), "gpu = '0': give a UUID"),
+        (("--keepers", "external"), "gpu = '': name each GPU whose keeper runs"),
         (("--shm-gpus", "8", "--shm-gpu-bytes", "lots"), "shm_gpu_bytes = 'lots'"),
         (("--shm-gpus", "8", "--metrics", "0.0.0.0:1"), "--metrics-any-address"),
         (("--shm-gpu", "8"), "unrecognized arguments"),

@@ -114,7 +114,9 @@ def test_other_forms_of_sizes_are_refused(text: str) -> None:
         ("shm_gpus", "0", "1 to 64"),
         ("shm_gpus", "65", "1 to 64"),
         ("shm_gpus", "eight", "1 to 64"),
-        ("shm_gpus", "", "1 to 64"),
+        ("gpu", "GPU-0", "a UUID as `nvidia-smi -L`"),
+        ("gpu", "GPU-00000000-0000-0000-0000-000000000000", "either this or shm_gpus"),
+        ("handles", "both", "legacy, vmm"),
         ("shm_gpu_bytes", "1MiB", "16MiB to 4TiB"),
         ("shm_gpu_bytes", "33MiB", "multiple of 2MiB"),
         ("keepers", "mine", "spawn, external"),
@@ -193,8 +195,44 @@ def test_the_service_managers_words_are_read(
 
 
 def test_the_slab_sizes_are_the_keepers() -> None:
-    """The daemon promises clients what the keeper of shm GPUs makes."""
-    assert (config.SMALLEST_SLAB_BYTES, config.LARGEST_SLAB_BYTES) == (
+    """The daemon promises clients what the keepers of either kind make."""
+    shm, cuda = read(), read_config({}, environment={})
+    assert (shm.smallest_slab_bytes, shm.largest_slab_bytes) == (
         program.SMALLEST_SHM_SLAB_BYTES,
         program.LARGEST_SHM_SLAB_BYTES,
     )
+    assert (cuda.smallest_slab_bytes, cuda.largest_slab_bytes) == (
+        program.SMALLEST_CUDA_SLAB_BYTES,
+        program.LARGEST_CUDA_SLAB_BYTES,
+    )
+
+
+def test_without_stand_ins_the_cuda_gpus_are_lent() -> None:
+    """All of them, or those that are named; each has a keeper and a socket of its own."""
+    found = read_config({"socket": "/tmp/a.sock"}, environment={})
+    assert (found.shm_gpus, found.gpus, found.handles) == (0, (), "legacy")
+    assert found.tenant_quota_bytes == config.LARGEST_POOL_BYTES
+    named = tuple(f"GPU-{number:08x}-89ab-cdef-0123-456789abcdef" for number in range(2))
+    found = read_config({"gpu": ",".join(named), "handles": "vmm"}, environment={})
+    assert (found.gpus, found.handles) == (named, "vmm")
+    assert found.keeper_socket_of(named[1]) == f"/run/aqua/aqua.sock.keeper-{named[1]}"
+
+
+@pytest.mark.parametrize(
+    ("given", "allowed"),
+    [
+        ({"keepers": "external"}, "name each GPU whose keeper runs"),
+        ({"gpu": "SHM-0"}, "a UUID as"),
+        (
+            {
+                "gpu": "GPU-01234567-89ab-cdef-0123-456789abcdef,GPU-01234567-89ab-cdef-0123-456789abcdef"
+            },
+            "once",
+        ),
+        ({"socket": "/tmp/" + "x" * 60}, "65 bytes; a Unix socket allows 59"),
+    ],
+)
+def test_wrong_words_about_cuda_gpus_are_refused(given: dict[str, str], allowed: str) -> None:
+    """Before anything is started, with what would be right."""
+    with pytest.raises(ConfigError, match=allowed):
+        read_config(given, environment={})

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from aqua_daemon.keeper.lifetime import Lifetime
-from aqua_daemon.keeper.program import main
+from aqua_daemon.keeper.program import keep_shm
 from tests.keeper.keepers import GPU_BYTES, Keeper, holder, running_keeper
 from tests.nodes import short_directory, wait_until
 
@@ -124,7 +124,7 @@ def test_a_keeper_that_cant_listen_says_why(
 ) -> None:
     """Exit status 1 and the path: no directory, or a path too long for a socket."""
     for path in (tmp_path / "missing" / "keeper.sock", tmp_path / ("long" * 40)):
-        assert main(gpus=1, gpu_bytes=GPU_BYTES, socket=path) == 1
+        assert keep_shm(gpus=1, gpu_bytes=GPU_BYTES, socket=path) == 1
         assert str(path) in capsys.readouterr().err
-    assert main(gpus=0, gpu_bytes=GPU_BYTES, socket=tmp_path / "none.sock") == 1
+    assert keep_shm(gpus=0, gpu_bytes=GPU_BYTES, socket=tmp_path / "none.sock") == 1
     assert "give at least 1 GPU" in capsys.readouterr().err

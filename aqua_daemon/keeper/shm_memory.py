@@ -32,21 +32,20 @@ import os
 import secrets
 from dataclasses import dataclass
 
-from aqua_daemon.keeper.mappings import Mapped, who_maps
+from aqua_protos.keeper_pb2 import DESCRIPTOR_KIND_SHARED_MEMORY
 
-CANARY_BYTES = 64
+from aqua_daemon.keeper.gpu import CANARY_BYTES, Handle, ScrubFailed
+from aqua_daemon.keeper.mappings import Mapped, who_maps
+from aqua_daemon.keeper.refusal import exhausted
+
 _FALLOC_FL_KEEP_SIZE, _FALLOC_FL_PUNCH_HOLE = 0x01, 0x02
 _SAMPLE_BYTES = 4096
 _SAMPLES = 8
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class ScrubFailed(Exception):
-    """Bytes that should be gone are there: the slab must not be counted as free."""
-
-
 @dataclass(slots=True, kw_only=True)
-class SlabMemory:
+class ShmMemory:
     """One memfd. Whoever made it closes it."""
 
     descriptor: int  # an open file that nobody else has
@@ -54,13 +53,17 @@ class SlabMemory:
     canary: bytes
     _is_unscrubbable: bool = False  # sealed by us before it was scrubbed: rule 3
 
-    def open_for_holder(self) -> int:
+    def handle_for_holder(self) -> Handle:
         """A descriptor of an open file of its own; the caller closes it.
 
         Raises:
-            OSError: there is no descriptor left for it.
+            Refused: there is no descriptor left for it.
         """
-        return _opened_again(self.descriptor)
+        try:
+            descriptor = _opened_again(self.descriptor)
+        except OSError as error:
+            raise exhausted(f"the slab's descriptor can't be made: {error}") from error
+        return Handle(descriptor=descriptor, descriptor_kind=DESCRIPTOR_KIND_SHARED_MEMORY)
 
     def mapped(self, *, likely_pid: int) -> Mapped:
         """Whether any process maps it; *likely_pid* is looked at first."""
@@ -130,7 +133,7 @@ class SlabMemory:
         return None
 
 
-def make_slab_memory(name: str, nbytes: int) -> SlabMemory:
+def make_shm_memory(name: str, nbytes: int) -> ShmMemory:
     """A new slab: sealed against shrinking and growing, zero but for a random canary at its start.
 
     Raises:
@@ -150,7 +153,7 @@ def make_slab_memory(name: str, nbytes: int) -> SlabMemory:
         canary = secrets.token_bytes(CANARY_BYTES)
         os.pwrite(descriptor, canary, 0)
         undo.pop_all()
-    return SlabMemory(descriptor=descriptor, nbytes=nbytes, canary=canary)
+    return ShmMemory(descriptor=descriptor, nbytes=nbytes, canary=canary)
 
 
 def _opened_again(descriptor: int) -> int:

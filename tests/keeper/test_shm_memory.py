@@ -11,17 +11,19 @@ from pathlib import Path
 
 import pytest
 
+from aqua_daemon.keeper.gpu import ScrubFailed
 from aqua_daemon.keeper.mappings import Mapped, who_maps
-from aqua_daemon.keeper.memory import ScrubFailed, SlabMemory, make_slab_memory
+from aqua_daemon.keeper.shm_memory import ShmMemory, make_shm_memory
 
 NBYTES = 4 * 2**20
 
 
 @contextlib.contextmanager
-def slab() -> Iterator[tuple[SlabMemory, int]]:
+def slab() -> Iterator[tuple[ShmMemory, int]]:
     """A slab and its holder's descriptor, both closed at the end."""
-    with contextlib.closing(make_slab_memory("test", NBYTES)) as memory:
-        held = memory.open_for_holder()
+    with contextlib.closing(make_shm_memory("test", NBYTES)) as memory:
+        held = memory.handle_for_holder().descriptor
+        assert held is not None
         try:
             yield memory, held
         finally:
@@ -29,7 +31,7 @@ def slab() -> Iterator[tuple[SlabMemory, int]]:
                 os.close(held)
 
 
-def mapped(memory: SlabMemory) -> Mapped:
+def mapped(memory: ShmMemory) -> Mapped:
     return memory.mapped(likely_pid=os.getpid())
 
 
@@ -116,7 +118,7 @@ def test_a_holder_that_cant_be_looked_at_is_asked_by_a_seal(
     monkeypatch: pytest.MonkeyPatch, *, is_mapped: bool, expected: Mapped
 ) -> None:
     """Where its mappings are closed to us, the kernel still says whether it maps the slab."""
-    monkeypatch.setattr("aqua_daemon.keeper.memory.who_maps", unknown)
+    monkeypatch.setattr("aqua_daemon.keeper.shm_memory.who_maps", unknown)
     with slab() as (memory, held):
         os.pwrite(held, b"mine", 0)
         mapping = mmap.mmap(held, NBYTES) if is_mapped else None
@@ -155,7 +157,7 @@ def test_mappings_are_found_by_device_and_inode(tmp_path: Path) -> None:
 
 def test_closing_twice_is_closing_once() -> None:
     """The second close has nothing to close."""
-    memory = make_slab_memory("test", NBYTES)
+    memory = make_shm_memory("test", NBYTES)
     memory.close()
     memory.close()
     with pytest.raises(OSError, match="Bad file descriptor"):

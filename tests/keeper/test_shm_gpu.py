@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 from aqua_protos.keeper_pb2 import SlabTag
 
-from aqua_daemon.keeper.gpu import ShmGpu, Slab
-from aqua_daemon.keeper.memory import SlabMemory
-from aqua_daemon.keeper.node import ShmNode
+from aqua_daemon.keeper.gpu import Slab
+from aqua_daemon.keeper.node import KeptGpus
 from aqua_daemon.keeper.refusal import Refused
+from aqua_daemon.keeper.shm_gpu import ShmGpu, shm_gpus
+from aqua_daemon.keeper.shm_memory import ShmMemory
 
 MIB = 2**20
 
@@ -17,7 +18,7 @@ def gpu_with(*, slab_bytes: int = 0, owners: dict[int, int] | None = None) -> Sh
     """A GPU of 64 MiB that holds one slab of that size, and those owners."""
     gpu = ShmGpu(name="SHM-0", total_bytes=64 * MIB)
     if slab_bytes:
-        memory = SlabMemory(descriptor=-1, nbytes=slab_bytes, canary=bytes(64))
+        memory = ShmMemory(descriptor=-1, nbytes=slab_bytes, canary=bytes(64))
         gpu.slabs["a"] = Slab(tag=SlabTag(lease_id="a"), memory=memory)
     gpu.owner_bytes.update(owners or {})
     return gpu
@@ -88,9 +89,8 @@ def test_a_report_says_all_of_it() -> None:
 
 def test_owners_end_on_every_gpu() -> None:
     """A process that ends leaves nothing behind on any of them."""
-    node = ShmNode(
-        gpus=2, gpu_bytes=64 * MIB, smallest_slab_bytes=4 * MIB, largest_slab_bytes=32 * MIB
-    )
+    sizes = {"smallest_slab_bytes": 4 * MIB, "largest_slab_bytes": 32 * MIB}
+    node = KeptGpus(shm_gpus(count=2, gpu_bytes=64 * MIB, **sizes), **sizes)
     for report in node.reports():
         assert not report.owners
     assert not node.has_owner()
@@ -112,8 +112,8 @@ def test_a_node_that_could_hold_nothing_is_refused(
 ) -> None:
     """The message has every figure."""
     with pytest.raises(ValueError, match=f"{gpus} GPUs of {gpu_bytes} bytes with slabs"):
-        ShmNode(
-            gpus=gpus,
+        shm_gpus(
+            count=gpus,
             gpu_bytes=gpu_bytes,
             smallest_slab_bytes=smallest,
             largest_slab_bytes=largest,

@@ -1,0 +1,238 @@
+"""One CUDA GPU of a keeper: its context, its slabs, and what it tells of the GPU.
+
+Covers when a context is made, room, and figures. Does not cover one slab's memory (`cuda_memory`),
+the driver's calls (`cuda_driver`), nor what NVML says (`nvml_reader`, `inventory`).
+
+1. There is a context only while the GPU may be lent: on one in exclusive mode it would keep its
+   owner out.
+2. What a free should have given back and did not is used by others from that moment: the answer to
+   the free says so, then NVML does. So it is never counted as free.
+3. A broken context breaks every call after it. The keeper says so and ends; its slabs are lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from aqua_protos.keeper_pb2 import GpuLink, GpuReport, OwnerReport
+
+from aqua_daemon.keeper import inventory
+from aqua_daemon.keeper.cuda_driver import CudaDevice, CudaError
+from aqua_daemon.keeper.cuda_memory import CudaMemory, LegacyMemory, VmmMemory, refused
+from aqua_daemon.keeper.gpu import Gpu, ScrubFailed, SlabMemory
+from aqua_daemon.keeper.nvml_reader import Figures, NvmlReader
+from aqua_daemon.keeper.refusal import Refused, exhausted
+
+STALE_SECONDS = 5.0
+_OPEN_AGAIN_SECONDS = 30.0  # after the driver refused a context
+_MIB = 2**20
+
+_log = logging.getLogger("aqua.keeper")
+
+
+@dataclass(slots=True, kw_only=True)
+class CudaGpu(Gpu):
+    """All of it from the one thread that calls `look` first."""
+
+    uses_vmm: bool
+    reader: NvmlReader
+    no_mps: Path
+    _device: CudaDevice | None = None
+    _open_problem: str = ""
+    _open_again_at: float = 0.0
+    _failure: str = ""
+    _unseen: list[tuple[int, int]] = field(default_factory=list)  # revision, bytes not come back
+    _missing_bytes: int = 0  # freed, and still used as far as can be told
+    _missing_floor: int = 0  # what others used before
+
+    @property
+    def failure(self) -> str:
+        """The driver's words about a context that is broken for good; else empty."""
+        return self._failure
+
+    def look(self) -> None:
+        """Make the context as soon as it may be, and see whether it still works."""
+        if self._device is None:
+            if not self._gpu_trouble() and time.monotonic() >= self._open_again_at:
+                self._open()
+        elif not self._failure:
+            self._failure = self._device.breakage()
+
+    def make(self, lease_id: str, nbytes: int) -> SlabMemory:
+        """See `Gpu.make`."""
+        device = self._usable_device()
+        with self.reader.held.changing():
+            try:
+                memory = self._made(device, nbytes)
+            except CudaError as error:
+                raise self._refusal_of(error, nbytes) from error
+            except ScrubFailed as error:
+                raise Refused("INTERNAL", f"lease {lease_id}: {error}") from error
+            self.reader.held.nbytes += nbytes
+        return memory
+
+    def take_back(self, memory: SlabMemory) -> int:
+        """Free it, and see whether the device has it back; see `Gpu.take_back`."""
+        if self._device is None:
+            raise Refused("INTERNAL", self._failure or "there is no context")
+        held = self.reader.held
+        with held.changing():
+            try:
+                before = self._device.used_bytes()
+                memory.close()
+                held.nbytes -= memory.nbytes
+                fallen_bytes = before - self._device.used_bytes()
+            except CudaError as error:
+                raise refused(error) from error
+        unreturned_bytes = max(0, memory.nbytes - fallen_bytes)
+        if unreturned_bytes:
+            self._note_missing(unreturned_bytes)
+        self.reader.wake()
+        return unreturned_bytes
+
+    def set_owner(self, pid: int, nbytes: int, *, what_fits: bool) -> int:
+        """Refused: NVML tells what the processes of a real GPU use."""
+        del nbytes, what_fits
+        message = f"process {pid} need not say what it uses of {self.name}: NVML tells"
+        raise Refused("FAILED_PRECONDITION", message)
+
+    def end_owner(self, pid: int) -> None:
+        """NVML sees that too."""
+
+    def has_owner(self, pid: int | None) -> bool:
+        """Nobody has to say so here, and a keeper need not stay for them."""
+        del pid
+        return False
+
+    def report(self) -> GpuReport:
+        """See `Gpu.report`."""
+        report = GpuReport(
+            gpu=self.name,
+            slabs=self.slab_reports,
+            freed_while_mapped=self.freed_while_mapped,
+            not_lending=self._trouble(),
+        )
+        figures = self.reader.latest
+        if figures is not None:
+            self._forget_seen(figures)
+            _tell(report, figures)
+            report.other_bytes = figures.others_bytes + sum(nbytes for _, nbytes in self._unseen)
+            report.warnings.extend(self._warnings(figures))
+        return report
+
+    def close(self) -> None:
+        """See `Gpu.close`."""
+        Gpu.close(self)
+        if self._device is not None:
+            self._device.close()
+            self._device = None
+        with contextlib.suppress(OSError):
+            self.no_mps.rmdir()
+
+    def _open(self) -> None:
+        try:
+            self._device = CudaDevice(self.name, no_mps=self.no_mps)
+        except (CudaError, OSError) as error:
+            self._open_problem = f"the driver made no context there: {error}"
+            self._open_again_at = time.monotonic() + _OPEN_AGAIN_SECONDS
+            _log.error("%s: %s", self.name, self._open_problem)
+            return
+        self._open_problem = ""
+        self.reader.wake()
+
+    def _usable_device(self) -> CudaDevice:
+        if self._failure:
+            raise Refused("INTERNAL", self._failure)
+        trouble = self._trouble()
+        if trouble or self._device is None:
+            message = f"{self.name} is not lent: {trouble or 'it has not been looked at yet'}"
+            raise Refused("FAILED_PRECONDITION", message)
+        return self._device
+
+    def _made(self, device: CudaDevice, nbytes: int) -> CudaMemory:
+        kind: type[LegacyMemory | VmmMemory] = VmmMemory if self.uses_vmm else LegacyMemory
+        memory = kind.made(device, nbytes)
+        try:
+            memory.prepare()
+        except (CudaError, ScrubFailed):
+            with contextlib.suppress(Refused):  # what went wrong first is to be told
+                memory.close()
+            raise
+        return memory
+
+    def _refusal_of(self, error: CudaError, nbytes: int) -> Refused:
+        if not error.is_out_of_memory:
+            return refused(error)
+        figures = self.reader.latest
+        room = (
+            ""
+            if figures is None
+            else (f" of {figures.reading.total_bytes} bytes, {figures.others_bytes} used by others")
+        )
+        return exhausted(
+            f"{error}: {nbytes} are asked for on {self.name}{room}, {self.slab_bytes} in slabs"
+        )
+
+    def _trouble(self) -> str:
+        return self._failure or self._gpu_trouble() or self._open_problem
+
+    def _gpu_trouble(self) -> str:
+        figures = self.reader.latest
+        if self.reader.problem:
+            return self.reader.problem
+        if figures is None:
+            return "NVML has not answered yet"
+        age_seconds = self.reader.age_seconds()
+        if age_seconds > STALE_SECONDS:
+            return f"NVML has not answered for {age_seconds:.0f} s"
+        return inventory.not_lending(figures.reading)
+
+    def _warnings(self, figures: Figures) -> list[str]:
+        found = list(inventory.warnings(figures.reading))
+        if self._missing_bytes:
+            found.append(
+                f"{self._missing_bytes // _MIB} MiB were freed and are still used (unreturned): "
+                "somebody has them mapped"
+            )
+        return found
+
+    def _note_missing(self, nbytes: int) -> None:
+        figures = self.reader.latest
+        if not self._missing_bytes:
+            self._missing_floor = figures.others_bytes if figures else 0
+        self._missing_bytes += nbytes
+        self._unseen.append((self.reader.held.revision, nbytes))
+
+    def _forget_seen(self, figures: Figures) -> None:
+        """What the figures have in them by now need not be added to them."""
+        self._unseen = [one for one in self._unseen if one[0] > figures.revision]
+        if not self._unseen:
+            above = max(0, figures.others_bytes - self._missing_floor)
+            self._missing_bytes = min(self._missing_bytes, above)
+
+
+def _tell(report: GpuReport, figures: Figures) -> None:
+    reading, identity = figures.reading, figures.identity
+    report.total_bytes = reading.total_bytes
+    report.model = identity.model
+    report.owners.extend(
+        OwnerReport(pid=pid, nbytes=nbytes)
+        for pid, nbytes in reading.process_bytes.items()
+        if pid != os.getpid()
+    )
+    report.links.extend(
+        GpuLink(
+            peer=link.peer,
+            kind=link.kind,
+            count=link.count,
+            has_peer_access=link.has_peer_access,
+        )
+        for link in identity.links
+    )
+    if identity.numa_node is not None:
+        report.numa_node = identity.numa_node
