@@ -7,7 +7,49 @@ a snapshot may be one step behind.
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+
+# Looking at the clock twice costs as much as a tenth of the smallest fetch: only larger ones,
+# of which the copy takes a hundred times as long, are timed.
+LEAST_TIMED_BYTES = 2**20
+TIERS = ("peer", "host", "mixed")
+# The bounds of the daemon's buckets: 0.1 ms to 1 s.
+FETCH_BOUNDS_NANOSECONDS = tuple(
+    microseconds * 1000
+    for microseconds in (100, 300, 1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
+)
+
+
+@dataclass(slots=True)
+class Durations:
+    """How many took at most each bound (the last: longer than any), and all of them together."""
+
+    counts: list[int] = field(default_factory=lambda: [0] * (len(FETCH_BOUNDS_NANOSECONDS) + 1))
+    sum_nanoseconds: int = 0
+
+    def count(self, nanoseconds: int) -> None:
+        """One more."""
+        self.counts[bisect_left(FETCH_BOUNDS_NANOSECONDS, nanoseconds)] += 1
+        self.sum_nanoseconds += nanoseconds
+
+    def copy(self) -> Durations:
+        """The same, which stays as it is."""
+        return Durations(list(self.counts), self.sum_nanoseconds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """What of the counters the daemon is told, at one moment."""
+
+    peer_offload_bytes: int
+    host_offload_bytes: int
+    peer_fetch_bytes: int
+    host_fetch_bytes: int
+    evacuated_bytes: int
+    fallbacks: Mapping[str, int]
+    fetch_durations: Mapping[str, Durations]  # by tier
 
 
 @dataclass(slots=True, kw_only=True)
@@ -31,6 +73,10 @@ class Counters:
     breaker_openings: int = 0
     fallbacks: dict[str, int] = field(default_factory=dict)  # to host memory, by reason
     call_failures: dict[str, int] = field(default_factory=dict)  # of the daemon, by reason
+    # By tier, of fetches of LEAST_TIMED_BYTES and more.
+    fetch_durations: dict[str, Durations] = field(
+        default_factory=lambda: {tier: Durations() for tier in TIERS}
+    )
 
     def count_fallback(self, reason: str) -> None:
         """One offload went to host memory because of *reason*."""
@@ -41,9 +87,22 @@ class Counters:
         self.call_failures[reason] = self.call_failures.get(reason, 0) + 1
 
     def snapshot(self) -> dict[str, int | dict[str, int]]:
-        """A copy, by name: what `aqua_client.stats()` shows."""
+        """A copy, by name, without durations: what `aqua_client.stats()` shows."""
         now: dict[str, int | dict[str, int]] = {}
         for one in fields(self):
-            value: int | dict[str, int] = getattr(self, one.name)
-            now[one.name] = dict(value) if isinstance(value, dict) else value
+            if one.name != "fetch_durations":
+                value: int | dict[str, int] = getattr(self, one.name)
+                now[one.name] = dict(value) if isinstance(value, dict) else value
         return now
+
+    def figures(self) -> Figures:
+        """A copy of what the daemon's metrics show of clients."""
+        return Figures(
+            peer_offload_bytes=self.peer_out_bytes,
+            host_offload_bytes=self.host_out_bytes,
+            peer_fetch_bytes=self.peer_in_bytes,
+            host_fetch_bytes=self.host_in_bytes,
+            evacuated_bytes=self.evacuated_bytes,
+            fallbacks=dict(self.fallbacks),
+            fetch_durations={tier: one.copy() for tier, one in self.fetch_durations.items()},
+        )

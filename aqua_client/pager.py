@@ -19,7 +19,7 @@ from aqua_client.lender import LenderMaker
 from aqua_client.news import News
 from aqua_client.records import SafetyClass
 from aqua_client.settings import ClientSettings
-from aqua_client.slabs import Place, Reservation, Slab, Stored
+from aqua_client.slabs import Place, Reservation, Slab, Stored, tier_of
 from aqua_client.tiers import Tiers
 from aqua_client.worker import Worker
 
@@ -104,8 +104,8 @@ class Pager:
             self._check_open()
             return self._tiers.pin(stored)
 
-    def unpin(self, places: Iterable[Place], *, is_read: bool) -> None:
-        """The copy is over; *is_read*: it worked."""
+    def unpin(self, places: Sequence[Place], *, is_read: bool, nanoseconds: int = 0) -> None:
+        """The copy is over; *is_read*: it worked; it took *nanoseconds*, 0: not timed."""
         counters = self._counters
         with self._tiers.lock:
             if is_read:
@@ -115,6 +115,8 @@ class Pager:
                         counters.peer_in_bytes += place.nbytes
                     else:
                         counters.host_in_bytes += place.nbytes
+                if nanoseconds:
+                    counters.fetch_durations[tier_of(places)].count(nanoseconds)
             self._tiers.unpin(places)
 
     def release(self, stored: Stored) -> None:

@@ -15,11 +15,12 @@ import os
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, assert_never
 
-from aqua_client.counters import Counters
+from aqua_client.counters import Counters, Figures
 from aqua_client.descriptors import ArrivingDescriptors
 from aqua_client.link import Link, LinkBroken, Waker
 from aqua_client.records import (
@@ -128,6 +129,8 @@ class Presence:
         self._pause_seconds = FIRST_PAUSE_SECONDS
         self._is_stopping = False
         self._sequence = 0
+        self._sent_figures: deque[Figures] = deque()  # one for each keepalive not yet answered
+        self._heard_figures: Figures | None = None  # what some daemon has answered for
         self._tried = threading.Event()
         self._thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
 
@@ -187,6 +190,7 @@ class Presence:
         self._pause_seconds = min(LONGEST_PAUSE_SECONDS, 2 * self._pause_seconds)
 
     def _greet(self, link: Link) -> Welcome:
+        self._sent_figures.clear()
         link.send(
             hello_frame(
                 home_gpu=self._settings.home_gpu,
@@ -196,6 +200,7 @@ class Presence:
                 session_id=self._session_id,
                 uses=self._listener.lease_uses() if self._session_id else (),
                 room=self._listener.host_room(),
+                figures=self._heard_figures,
             )
         )
         payload = link.next_payload(deadline=time.monotonic() + GREETING_SECONDS)
@@ -276,12 +281,14 @@ class Presence:
                 keepalive_at = now + term_seconds / 3
                 unanswered_since = unanswered_since or now
                 self._send_keepalive(link)
-        link.send(goodbye_frame())
+        link.send(goodbye_frame(self._counters.figures()))
 
     def _send_keepalive(self, link: Link) -> None:
         self._sequence += 1
         uses, room = self._listener.lease_uses(), self._listener.host_room()
-        link.send(keepalive_frame(self._sequence, uses, room))
+        figures = self._counters.figures()
+        self._sent_figures.append(figures)
+        link.send(keepalive_frame(self._sequence, uses, room, figures))
 
     def _hear(self, payload: bytes, link: Link) -> None:
         match parse_daemon_frame(payload, now=time.monotonic()):
@@ -289,7 +296,9 @@ class Presence:
                 self._listener.revoked(notice)
             case DescriptorArrived(lease_id=lease_id):
                 self._descriptors.put(lease_id, link.take_descriptor())
-            case LeasesEnded(lease_ids=lease_ids):
+            case LeasesEnded(lease_ids=lease_ids):  # a keepalive's answer, which come in order
+                if self._sent_figures:
+                    self._heard_figures = self._sent_figures.popleft()
                 if lease_ids:
                     self._listener.leases_ended(lease_ids)
             case LeasesLost(lease_ids=lease_ids, reason=reason):

@@ -6,7 +6,7 @@ when is `tiers`' to say.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from aqua_client.copying import Memory
 from aqua_client.extents import ExtentMap
@@ -31,10 +31,7 @@ class Stored:
         """`peer`, `host` or `mixed`; `lost` when the bytes are gone."""
         if self.lost_reason:
             return "lost"
-        on_peers = {place.slab is not None for place in tuple(self.places)}
-        if len(on_peers) == 2:
-            return "mixed"
-        return "peer" if True in on_peers else "host"
+        return tier_of(self.places)
 
 
 class Place:
@@ -68,6 +65,14 @@ class Place:
         self.pins = 1
         self.is_writing = True
         self.is_retired = False
+
+
+def tier_of(places: Iterable[Place]) -> str:
+    """`peer`, `host` or `mixed`."""
+    on_peers = {place.slab is not None for place in tuple(places)}
+    if len(on_peers) == 2:
+        return "mixed"
+    return "peer" if True in on_peers else "host"
 
 
 class Reservation:

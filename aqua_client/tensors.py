@@ -9,11 +9,13 @@ Does not cover where the bytes are (`pager`) and what a layout is (`layouts`).
 
 from __future__ import annotations
 
+from time import perf_counter_ns
 from typing import NoReturn
 
 import torch
 
 from aqua_client import copying
+from aqua_client.counters import LEAST_TIMED_BYTES
 from aqua_client.errors import HandleReleased, InvalidRequest
 from aqua_client.layouts import Layout, check_out, layout_of
 from aqua_client.pager import Pager
@@ -70,6 +72,7 @@ class OffloadedTensor:
         """
         layout = self._layout
         pager = self._pager
+        started_at = perf_counter_ns() if layout.nbytes >= LEAST_TIMED_BYTES else 0
         pager.check_not_forked()
         target = copying.new_tensor(layout) if out is None else check_out(out, layout)
         places = pager.pin(self._stored)
@@ -78,7 +81,8 @@ class OffloadedTensor:
             copying.read(places, layout, target)
             is_read = True
         finally:
-            pager.unpin(places, is_read=is_read)
+            nanoseconds = perf_counter_ns() - started_at if started_at else 0
+            pager.unpin(places, is_read=is_read, nanoseconds=nanoseconds)
         if out is None and layout.requires_grad:
             target.requires_grad_()
         return target

@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 from aqua_protos import broker_pb2, presence_pb2
 from google.protobuf.message import DecodeError, Message
 
+from aqua_client.counters import Figures
 from aqua_client.records import (
     DaemonFrame,
     DescriptorArrived,
@@ -130,8 +131,9 @@ def hello_frame(
     session_id: str | None,
     uses: Sequence[LeaseUse],
     room: HostRoom,
+    figures: Figures | None = None,
 ) -> bytes:
-    """The first frame; with a *session_id* of before, to re-attach."""
+    """The first frame; with a *session_id* of before, to re-attach; *figures* were heard before."""
     hello = presence_pb2.Hello(
         protocol=PROTOCOL,
         home_gpu=home_gpu or "",
@@ -141,19 +143,28 @@ def hello_frame(
         session_id=session_id or "",
         leases=_uses(uses),
         host_room=_room(room),
+        figures=None if figures is None else _figures(figures),
     )
     return presence_pb2.ClientFrame(hello=hello).SerializeToString()
 
 
-def keepalive_frame(sequence: int, uses: Sequence[LeaseUse], room: HostRoom) -> bytes:
+def keepalive_frame(
+    sequence: int, uses: Sequence[LeaseUse], room: HostRoom, figures: Figures | None = None
+) -> bytes:
     """Once each third of a term."""
-    keepalive = presence_pb2.Keepalive(sequence=sequence, leases=_uses(uses), host_room=_room(room))
+    keepalive = presence_pb2.Keepalive(
+        sequence=sequence,
+        leases=_uses(uses),
+        host_room=_room(room),
+        figures=None if figures is None else _figures(figures),
+    )
     return presence_pb2.ClientFrame(keepalive=keepalive).SerializeToString()
 
 
-def goodbye_frame() -> bytes:
+def goodbye_frame(figures: Figures | None = None) -> bytes:
     """The last frame."""
-    return presence_pb2.ClientFrame(goodbye=presence_pb2.Goodbye()).SerializeToString()
+    goodbye = presence_pb2.Goodbye(figures=None if figures is None else _figures(figures))
+    return presence_pb2.ClientFrame(goodbye=goodbye).SerializeToString()
 
 
 def parse_daemon_frame(payload: bytes, *, now: float) -> DaemonFrame:
@@ -294,6 +305,21 @@ def _uses(uses: Sequence[LeaseUse]) -> list[presence_pb2.LeaseUse]:
 
 def _room(room: HostRoom) -> broker_pb2.HostRoom:
     return broker_pb2.HostRoom(revision=room.revision, nbytes=room.nbytes)
+
+
+def _figures(figures: Figures) -> presence_pb2.ClientFigures:
+    message = presence_pb2.ClientFigures(
+        peer_offload_bytes=figures.peer_offload_bytes,
+        host_offload_bytes=figures.host_offload_bytes,
+        peer_fetch_bytes=figures.peer_fetch_bytes,
+        host_fetch_bytes=figures.host_fetch_bytes,
+        evacuated_bytes=figures.evacuated_bytes,
+        fallbacks=figures.fallbacks,
+    )
+    for tier, durations in figures.fetch_durations.items():
+        message.fetch_durations[tier].counts.extend(durations.counts)
+        message.fetch_durations[tier].sum_nanoseconds = durations.sum_nanoseconds
+    return message
 
 
 def _parse(message: Message, payload: bytes) -> None:

@@ -17,7 +17,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
@@ -32,9 +32,11 @@ from prometheus_client.registry import Collector
 
 from aqua_daemon import __version__
 from aqua_daemon.adapters.tally import Counts, Durations, cumulative
+from aqua_daemon.adapters.wire.figures import FETCH_BUCKETS_SECONDS, TIERS, ClientFigures
 from aqua_daemon.core.model import GpuSnapshot, LeaseState, NodeSnapshot
 
 ANSWER_SECONDS = 1.0
+_CLIENTS = "as clients say, a third of a term late"
 _END_SECONDS = 0.05  # how often the thread looks whether it is to end: a stop waits for it
 
 
@@ -45,6 +47,7 @@ class Reading:
     snapshot: NodeSnapshot
     counts: Counts
     faults: int
+    clients: ClientFigures = field(default_factory=ClientFigures)
 
 
 def on_loop(
@@ -95,6 +98,7 @@ class NodeCollector(Collector):
             yield from _gpu_metrics(self._last.snapshot.gpus)
             yield from _state_metrics(self._last.snapshot)
             yield from _lease_counters(self._last.counts)
+            yield from _client_counters(self._last.clients)
             yield from _fault_counters(self._last)
 
 
@@ -175,7 +179,9 @@ def _state_metrics(snapshot: NodeSnapshot) -> Iterator[Metric]:
         tenants.add_metric([tenant.tenant], tenant.leased_bytes)
     reserved = _gauge("host_reserved_bytes", "Host memory reserved for data of class store.")
     reserved.add_metric([], snapshot.host_reserved_bytes)
-    yield from (leases, sessions, tenants, reserved)
+    pool = _gauge("host_pool_bytes", "Host memory that may be reserved for data of class store.")
+    pool.add_metric([], snapshot.host_pool_bytes)
+    yield from (leases, sessions, tenants, reserved, pool)
 
 
 def _lease_counters(counts: Counts) -> Iterator[Metric]:
@@ -198,6 +204,25 @@ def _lease_counters(counts: Counts) -> Iterator[Metric]:
     yield scrubbed
 
 
+def _client_counters(figures: ClientFigures) -> Iterator[Metric]:
+    parked = _counter("offload_bytes", f"Bytes that clients parked, {_CLIENTS}.", "tier")
+    fetched = _counter("fetch_bytes", f"Bytes that clients fetched, {_CLIENTS}.", "tier")
+    for tier in TIERS:
+        parked.add_metric([tier], figures.offload_bytes[tier])
+        fetched.add_metric([tier], figures.fetch_bytes[tier])
+    what = f"How long fetches of at least 1 MiB took their callers, {_CLIENTS}."
+    took = HistogramMetricFamily("aqua_fetch_duration_seconds", what, labels=("tier",))
+    for tier, durations in figures.fetch_durations.items():
+        buckets = list(cumulative(durations.counts, FETCH_BUCKETS_SECONDS).items())
+        took.add_metric([tier], buckets, sum_value=durations.sum_nanoseconds / 1e9)
+    fallbacks = _counter("fallback", f"Offloads that went to host memory, {_CLIENTS}.", "reason")
+    for reason, count in figures.fallbacks.items():
+        fallbacks.add_metric([reason], count)
+    evacuated = _counter("evacuated_bytes", f"Bytes moved out of revoked leases, {_CLIENTS}.")
+    evacuated.add_metric([], figures.evacuated_bytes)
+    yield from (parked, fetched, took, fallbacks, evacuated)
+
+
 def _fault_counters(reading: Reading) -> Iterator[Metric]:
     violations = _counter("invariant_violations", "Times that the books were found wrong.")
     violations.add_metric([], reading.snapshot.invariant_violations)
@@ -215,7 +240,7 @@ def _counter(name: str, text: str, *labels: str) -> CounterMetricFamily:
 
 
 def _histogram(name: str, text: str, durations: Durations) -> HistogramMetricFamily:
-    buckets = list(cumulative(durations).items())
+    buckets = list(cumulative(durations.counts).items())
     return HistogramMetricFamily(
         f"aqua_{name}", text, buckets=buckets, sum_value=durations.sum_seconds
     )

@@ -21,6 +21,7 @@ import socket
 from collections import Counter
 
 from aqua_daemon import __version__
+from aqua_daemon.adapters.client_tally import ClientTally
 from aqua_daemon.adapters.greeting import (
     Identify,
     check_hello,
@@ -70,6 +71,7 @@ class PresenceServer:
         clock: Clock,
         limits: PresenceLimits | None = None,
         identify: Identify = peer_of,
+        clients: ClientTally | None = None,
     ) -> None:
         """Owns *listener*, which is bound and listens; call `start` on the running loop."""
         self._listener = listener
@@ -80,6 +82,7 @@ class PresenceServer:
         self._clock = clock
         self._limits = limits or PresenceLimits()
         self._identify = identify
+        self._clients = clients or ClientTally()
         self._all: set[PresenceLink] = set()
         self._per_uid: Counter[int] = Counter()
         self._links: dict[SessionId, PresenceLink] = {}
@@ -145,6 +148,7 @@ class PresenceServer:
         if link is not None:
             self._drop(link)
         self._holders.forget(session_id)
+        self._clients.forget(session_id)
 
     def _accept(self) -> None:
         for _ in range(_ACCEPTS_AT_ONCE):
@@ -207,8 +211,9 @@ class PresenceServer:
                 raise InvalidRequest("say hello first: this connection has no session yet")
             case frames.Keepalive():
                 self._keep_alive(link, link.session_id, frame)
-            case frames.Goodbye():
+            case frames.Goodbye(figures=figures):
                 session_id = link.session_id
+                self._clients.said(session_id, figures)
                 self._drop(link)
                 self._service.submit(SessionClosed(session_id=session_id))
 
@@ -227,6 +232,7 @@ class PresenceServer:
             event = introduction(hello, peer, session_id)
             answer = self._enter(link, event, hello)
             undo.pop_all()
+        self._clients.greeted(session_id, hello.figures)
         link.pid = peer.process.pid
         logger.info(
             "session %s is %s %s, process %d", session_id, hello.program, hello.version, link.pid
@@ -306,6 +312,7 @@ class PresenceServer:
                 host_room=frame.host_room,
             )
         )
+        self._clients.said(session_id, frame.figures)
         foreign = {*answer.ended, *answer.unheard}
         for use in frame.uses:
             if use.lease_id not in foreign:  # it has the handle: nobody needs ours any more

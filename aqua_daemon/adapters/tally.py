@@ -8,7 +8,7 @@ bytes. Does not cover the names and form that Prometheus sees (metrics.py) nor w
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -157,11 +157,13 @@ class Tally:
             self._counts.denials[kind.reason] += 1
 
 
-def cumulative(durations: Durations) -> Mapping[str, int]:
+def cumulative(
+    counts: Sequence[int], bounds_seconds: Sequence[float] = DURATION_BUCKETS_SECONDS
+) -> Mapping[str, int]:
     """The buckets as Prometheus wants them: each with all that are smaller."""
-    bounds = [*(f"{bound:g}" for bound in DURATION_BUCKETS_SECONDS), "+Inf"]
+    bounds = [*(f"{bound:g}" for bound in bounds_seconds), "+Inf"]
     total, found = 0, {}
-    for bound, count in zip(bounds, durations.counts, strict=True):
+    for bound, count in zip(bounds, counts, strict=True):
         total += count
         found[bound] = total
     return found

@@ -17,7 +17,7 @@ class ClientFrame(_message.Message):
     def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., keepalive: _Optional[_Union[Keepalive, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("protocol", "features", "home_gpu", "sub_tenant", "program", "version", "session_id", "leases", "host_room")
+    __slots__ = ("protocol", "features", "home_gpu", "sub_tenant", "program", "version", "session_id", "leases", "host_room", "figures")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     HOME_GPU_FIELD_NUMBER: _ClassVar[int]
@@ -27,6 +27,7 @@ class Hello(_message.Message):
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     LEASES_FIELD_NUMBER: _ClassVar[int]
     HOST_ROOM_FIELD_NUMBER: _ClassVar[int]
+    FIGURES_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     features: _containers.RepeatedScalarFieldContainer[str]
     home_gpu: str
@@ -36,7 +37,8 @@ class Hello(_message.Message):
     session_id: str
     leases: _containers.RepeatedCompositeFieldContainer[LeaseUse]
     host_room: _broker_pb2.HostRoom
-    def __init__(self, protocol: _Optional[int] = ..., features: _Optional[_Iterable[str]] = ..., home_gpu: _Optional[str] = ..., sub_tenant: _Optional[str] = ..., program: _Optional[str] = ..., version: _Optional[str] = ..., session_id: _Optional[str] = ..., leases: _Optional[_Iterable[_Union[LeaseUse, _Mapping]]] = ..., host_room: _Optional[_Union[_broker_pb2.HostRoom, _Mapping]] = ...) -> None: ...
+    figures: ClientFigures
+    def __init__(self, protocol: _Optional[int] = ..., features: _Optional[_Iterable[str]] = ..., home_gpu: _Optional[str] = ..., sub_tenant: _Optional[str] = ..., program: _Optional[str] = ..., version: _Optional[str] = ..., session_id: _Optional[str] = ..., leases: _Optional[_Iterable[_Union[LeaseUse, _Mapping]]] = ..., host_room: _Optional[_Union[_broker_pb2.HostRoom, _Mapping]] = ..., figures: _Optional[_Union[ClientFigures, _Mapping]] = ...) -> None: ...
 
 class LeaseUse(_message.Message):
     __slots__ = ("lease_id", "used_bytes", "copy_bytes", "idle_seconds")
@@ -51,18 +53,62 @@ class LeaseUse(_message.Message):
     def __init__(self, lease_id: _Optional[str] = ..., used_bytes: _Optional[int] = ..., copy_bytes: _Optional[int] = ..., idle_seconds: _Optional[float] = ...) -> None: ...
 
 class Keepalive(_message.Message):
-    __slots__ = ("sequence", "leases", "host_room")
+    __slots__ = ("sequence", "leases", "host_room", "figures")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     LEASES_FIELD_NUMBER: _ClassVar[int]
     HOST_ROOM_FIELD_NUMBER: _ClassVar[int]
+    FIGURES_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     leases: _containers.RepeatedCompositeFieldContainer[LeaseUse]
     host_room: _broker_pb2.HostRoom
-    def __init__(self, sequence: _Optional[int] = ..., leases: _Optional[_Iterable[_Union[LeaseUse, _Mapping]]] = ..., host_room: _Optional[_Union[_broker_pb2.HostRoom, _Mapping]] = ...) -> None: ...
+    figures: ClientFigures
+    def __init__(self, sequence: _Optional[int] = ..., leases: _Optional[_Iterable[_Union[LeaseUse, _Mapping]]] = ..., host_room: _Optional[_Union[_broker_pb2.HostRoom, _Mapping]] = ..., figures: _Optional[_Union[ClientFigures, _Mapping]] = ...) -> None: ...
 
 class Goodbye(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("figures",)
+    FIGURES_FIELD_NUMBER: _ClassVar[int]
+    figures: ClientFigures
+    def __init__(self, figures: _Optional[_Union[ClientFigures, _Mapping]] = ...) -> None: ...
+
+class ClientFigures(_message.Message):
+    __slots__ = ("peer_offload_bytes", "host_offload_bytes", "peer_fetch_bytes", "host_fetch_bytes", "evacuated_bytes", "fallbacks", "fetch_durations")
+    class FallbacksEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class FetchDurationsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: FetchDurations
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[FetchDurations, _Mapping]] = ...) -> None: ...
+    PEER_OFFLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    HOST_OFFLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PEER_FETCH_BYTES_FIELD_NUMBER: _ClassVar[int]
+    HOST_FETCH_BYTES_FIELD_NUMBER: _ClassVar[int]
+    EVACUATED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FALLBACKS_FIELD_NUMBER: _ClassVar[int]
+    FETCH_DURATIONS_FIELD_NUMBER: _ClassVar[int]
+    peer_offload_bytes: int
+    host_offload_bytes: int
+    peer_fetch_bytes: int
+    host_fetch_bytes: int
+    evacuated_bytes: int
+    fallbacks: _containers.ScalarMap[str, int]
+    fetch_durations: _containers.MessageMap[str, FetchDurations]
+    def __init__(self, peer_offload_bytes: _Optional[int] = ..., host_offload_bytes: _Optional[int] = ..., peer_fetch_bytes: _Optional[int] = ..., host_fetch_bytes: _Optional[int] = ..., evacuated_bytes: _Optional[int] = ..., fallbacks: _Optional[_Mapping[str, int]] = ..., fetch_durations: _Optional[_Mapping[str, FetchDurations]] = ...) -> None: ...
+
+class FetchDurations(_message.Message):
+    __slots__ = ("counts", "sum_nanoseconds")
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    SUM_NANOSECONDS_FIELD_NUMBER: _ClassVar[int]
+    counts: _containers.RepeatedScalarFieldContainer[int]
+    sum_nanoseconds: int
+    def __init__(self, counts: _Optional[_Iterable[int]] = ..., sum_nanoseconds: _Optional[int] = ...) -> None: ...
 
 class DaemonFrame(_message.Message):
     __slots__ = ("welcome", "refusal", "keepalive_reply", "revoke", "slab_descriptor", "leases_lost", "restarting")

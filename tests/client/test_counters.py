@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from aqua_client.counters import Counters
+from aqua_client.counters import (
+    FETCH_BOUNDS_NANOSECONDS,
+    TIERS,
+    Counters,
+    Durations,
+)
 
 
 def test_everything_begins_at_nothing() -> None:
-    """A new client has done nothing, and says so of every count."""
+    """A new client has done nothing, and says so of every count; durations are no counts."""
     snapshot = Counters().snapshot()
-    assert set(snapshot) == {one.name for one in fields(Counters)}
+    assert set(snapshot) == {one.name for one in fields(Counters)} - {"fetch_durations"}
     assert all(not value for value in snapshot.values())
 
 
@@ -34,3 +39,31 @@ def test_a_snapshot_does_not_move() -> None:
     counters.count_fallback("no_room")
     assert before["offloads"] == 1
     assert before["fallbacks"] == {"no_room": 1}
+
+
+def test_a_duration_falls_into_the_first_bucket_that_holds_it() -> None:
+    """A bound belongs to its bucket, and what is longer than all goes into the last."""
+    durations = Durations()
+    for nanoseconds in (1, FETCH_BOUNDS_NANOSECONDS[0], FETCH_BOUNDS_NANOSECONDS[0] + 1, 10**12):
+        durations.count(nanoseconds)
+    assert durations.counts == [2, 1, *[0] * (len(FETCH_BOUNDS_NANOSECONDS) - 2), 1]
+    assert durations.sum_nanoseconds == 200_002 + 10**12
+
+
+def test_figures_are_a_copy_of_what_the_daemon_is_told() -> None:
+    """Bytes by tier, fallbacks, evacuations, durations: as they were at that moment."""
+    counters = Counters()
+    counters.peer_out_bytes, counters.host_out_bytes = 1, 2
+    counters.peer_in_bytes, counters.host_in_bytes = 3, 4
+    counters.evacuated_bytes = 5
+    counters.count_fallback("no_room")
+    counters.fetch_durations["mixed"].count(7)
+    figures = counters.figures()
+    counters.count_fallback("no_room")
+    counters.fetch_durations["mixed"].count(7)
+    assert (figures.peer_offload_bytes, figures.host_offload_bytes) == (1, 2)
+    assert (figures.peer_fetch_bytes, figures.host_fetch_bytes) == (3, 4)
+    assert figures.evacuated_bytes == 5
+    assert figures.fallbacks == {"no_room": 1}
+    assert set(figures.fetch_durations) == set(TIERS)
+    assert figures.fetch_durations["mixed"].sum_nanoseconds == 7

@@ -64,6 +64,25 @@ def test_a_lost_link_is_attached_again(daemon: FakeDaemon, link: Link) -> None:
     assert len(daemon.books.sessions) == 1
 
 
+def test_a_greeting_tells_what_of_the_figures_was_heard(daemon: FakeDaemon, link: Link) -> None:
+    """Answered keepalives count, those that nobody answered do not: the next one tells them."""
+    session = link()
+    assert not daemon.hellos[0].HasField("figures")
+    session.counters.evacuated_bytes = 5
+    wait_until(
+        lambda: daemon.keepalives and daemon.keepalives[-1].figures.evacuated_bytes == 5,
+        what="the figures are told",
+    )
+    count = len(daemon.keepalives)
+    wait_until(lambda: len(daemon.keepalives) > count, what="an answer was heard")
+    daemon.is_silent = True
+    session.counters.evacuated_bytes = 7
+    wait_until(lambda: daemon.keepalives[-1].figures.evacuated_bytes == 7, what="unanswered")
+    daemon.drop_links()
+    wait_until(lambda: session.counters.session_reattaches == 1, what="attached again")
+    assert daemon.hellos[-1].figures.evacuated_bytes == 5
+
+
 def test_the_next_daemon_is_found_and_keeps_the_leases(
     settings: ClientSettings, link: Link
 ) -> None:
@@ -184,6 +203,22 @@ def test_a_stuck_keeper_costs_one_deadline_too(daemon: FakeDaemon, link: Link) -
         with pytest.raises(BrokerUnreachable) as caught:
             session.acquire(4 * MIB, STORE, seconds=5.0)
         assert caught.value.reason == reason
+
+
+def test_a_return_is_not_held_back_by_what_acquires_wait_for(
+    daemon: FakeDaemon, link: Link
+) -> None:
+    """A stuck keeper is no reason to let a revoke run into its deadline."""
+    session = link()
+    first, second = borrow(session), borrow(session)
+    daemon.refuse["Acquire"] = (grpc.StatusCode.DEADLINE_EXCEEDED, "deadline")
+    with pytest.raises(BrokerUnreachable):
+        session.acquire(4 * MIB, STORE, seconds=5.0)
+    assert session.reason == "breaker"
+    room = HostRoom(revision=1, nbytes=0)
+    assert session.acknowledge([first], room) == {first}
+    assert session.release([second], room) == {second}
+    assert session.reason == "breaker"  # they say nothing of the keeper
 
 
 def test_a_daemon_without_a_sentinel_gives_another(settings: ClientSettings, link: Link) -> None:

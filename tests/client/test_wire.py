@@ -8,6 +8,7 @@ from typing import Literal
 import pytest
 from aqua_protos import broker_pb2, presence_pb2
 
+from aqua_client.counters import Counters
 from aqua_client.records import (
     DescriptorArrived,
     HostRoom,
@@ -98,6 +99,35 @@ def test_a_keepalive_names_every_lease() -> None:
     assert keepalive.sequence == 9
     assert [use.lease_id for use in keepalive.leases] == ["a" * 32]
     assert keepalive.host_room.nbytes == 5
+    assert not keepalive.HasField("figures")
+
+
+def test_figures_go_with_every_frame_of_a_client() -> None:
+    """What was counted, whole; in a greeting what was heard of it before."""
+    counters = Counters()
+    counters.peer_out_bytes, counters.host_in_bytes, counters.evacuated_bytes = 1, 2, 3
+    counters.count_fallback("no_room")
+    counters.fetch_durations["peer"].count(150_000)
+    figures = counters.figures()
+    hello = hello_frame(
+        home_gpu=None,
+        sub_tenant="",
+        program="",
+        version="",
+        session_id=None,
+        uses=(),
+        room=ROOM,
+        figures=figures,
+    )
+    sent = [hello, keepalive_frame(1, (), ROOM, figures), goodbye_frame(figures)]
+    frames = [presence_pb2.ClientFrame.FromString(payload) for payload in sent]
+    said = [frames[0].hello.figures, frames[1].keepalive.figures, frames[2].goodbye.figures]
+    assert said[0] == said[1] == said[2]
+    assert (said[0].peer_offload_bytes, said[0].host_fetch_bytes) == (1, 2)
+    assert said[0].evacuated_bytes == 3
+    assert dict(said[0].fallbacks) == {"no_room": 1}
+    assert list(said[0].fetch_durations["peer"].counts) == [0, 1, 0, 0, 0, 0, 0, 0, 0, 0]
+    assert said[0].fetch_durations["peer"].sum_nanoseconds == 150_000
 
 
 def test_goodbye_is_a_frame_of_its_own() -> None:

@@ -17,23 +17,40 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from aqua_daemon import __version__
 from aqua_daemon.adapters import metrics
+from aqua_daemon.adapters.client_tally import ClientTally
 from aqua_daemon.adapters.metrics import MetricsServer, NodeCollector, Reading, on_loop
 from aqua_daemon.adapters.tally import RevokeOutcome, Tally
+from aqua_daemon.adapters.wire.figures import ClientFigures, FetchDurations
 from aqua_daemon.core.errors import QuotaExceeded
 from aqua_daemon.core.model import LeaseState, RevokeReason
 from tests.conftest import require_tool
-from tests.daemon.samples import GPU, LEASE, MIB, REQUESTED, SNAPSHOT, TENANT, move
+from tests.daemon.samples import (
+    GPU,
+    LEASE,
+    MIB,
+    REQUESTED,
+    SESSION_ID,
+    SNAPSHOT,
+    TENANT,
+    move,
+)
 
 # What operators build dashboards and alerts on: a change here is a change for them.
 NAMES = {
     "aqua_build_info",
+    "aqua_evacuated_bytes",
+    "aqua_fallback",
     "aqua_faults",
+    "aqua_fetch_bytes",
+    "aqua_fetch_duration_seconds",
+    "aqua_host_pool_bytes",
     "aqua_host_reserved_bytes",
     "aqua_invariant_violations",
     "aqua_lease_denials",
     "aqua_lease_grants",
     "aqua_leases",
     "aqua_lendable_bytes",
+    "aqua_offload_bytes",
     "aqua_pool_bytes",
     "aqua_quarantined_bytes",
     "aqua_reclaim_duration_seconds",
@@ -47,7 +64,8 @@ NAMES = {
 
 
 def reading(tally: Tally | None = None) -> Reading:
-    return Reading(snapshot=SNAPSHOT, counts=(tally or Tally()).counts(), faults=0)
+    counts, clients = (tally or Tally()).counts(), ClientTally().totals()
+    return Reading(snapshot=SNAPSHOT, counts=counts, faults=0, clients=clients)
 
 
 def families(text: str) -> dict[str, Metric]:
@@ -98,6 +116,7 @@ def test_the_metrics_equal_the_state() -> None:
     assert values(text, "aqua_sessions") == {(): 1}
     assert values(text, "aqua_tenant_leased_bytes") == {(TENANT,): 4 * MIB}
     assert values(text, "aqua_host_reserved_bytes") == {(): 12 * MIB}
+    assert values(text, "aqua_host_pool_bytes") == {(): 100 * MIB}
     assert values(text, "aqua_scrape_stale") == {(): 0}
     assert f'version="{__version__}"' in text
 
@@ -124,6 +143,10 @@ def test_every_label_set_is_there_before_anything_happened() -> None:
     samples = {sample.name for sample in families(text)["aqua_revoke_duration_seconds"].samples}
     suffixes = ("bucket", "count", "sum")
     assert samples == {f"aqua_revoke_duration_seconds_{suffix}" for suffix in suffixes}
+    tiers = {("peer",): 0, ("host",): 0}
+    assert values(text, "aqua_offload_bytes") == values(text, "aqua_fetch_bytes") == tiers
+    assert values(text, "aqua_fallback")["no_room",] == 0
+    assert 'aqua_fetch_duration_seconds_count{tier="mixed"} 0.0' in text
 
 
 def test_counters_follow_the_tally() -> None:
@@ -142,6 +165,33 @@ def test_counters_follow_the_tally() -> None:
     assert "aqua_revoke_duration_seconds_sum 0.5" in text
     assert 'aqua_revoke_duration_seconds_bucket{le="0.25"} 0.0' in text
     assert 'aqua_revoke_duration_seconds_bucket{le="0.5"} 1.0' in text
+
+
+def test_clients_figures_are_shown_as_they_are_summed() -> None:
+    """Bytes by tier, fallbacks by reason, and a histogram by tier."""
+    clients = ClientTally()
+    clients.greeted(SESSION_ID, None)
+    durations = FetchDurations(counts=(1, 2, *[0] * 8), sum_nanoseconds=1_500_000)
+    clients.said(
+        SESSION_ID,
+        ClientFigures(
+            offload_bytes={"peer": 1, "host": 2},
+            fetch_bytes={"peer": 3, "host": 4},
+            evacuated_bytes=5,
+            fallbacks={"breaker": 6, "mischief": 7},
+            fetch_durations={"peer": durations},
+        ),
+    )
+    with served(lambda: replace(reading(), clients=clients.totals())) as url:
+        text = scrape(url)
+    assert values(text, "aqua_offload_bytes") == {("peer",): 1, ("host",): 2}
+    assert values(text, "aqua_fetch_bytes") == {("peer",): 3, ("host",): 4}
+    assert values(text, "aqua_evacuated_bytes") == {(): 5}
+    fallbacks = {label: n for label, n in values(text, "aqua_fallback").items() if n}
+    assert fallbacks == {("breaker",): 6, ("other",): 7}
+    assert 'aqua_fetch_duration_seconds_bucket{le="0.0001",tier="peer"} 1.0' in text
+    assert 'aqua_fetch_duration_seconds_bucket{le="0.0003",tier="peer"} 3.0' in text
+    assert 'aqua_fetch_duration_seconds_sum{tier="peer"} 0.0015' in text
 
 
 def test_promtool_finds_nothing_to_complain_about() -> None:

@@ -150,7 +150,7 @@ def test_a_duration_falls_into_the_first_bucket_that_holds_it() -> None:
     durations = Durations()
     for seconds in (0.0, DURATION_BUCKETS_SECONDS[0], 0.3, 100.0):
         durations = durations.with_one_more(seconds)
-    buckets = cumulative(durations)
+    buckets = cumulative(durations.counts)
     assert (buckets["0.001"], buckets["0.25"], buckets["0.5"]) == (2, 2, 3)
     assert (buckets["8"], buckets["+Inf"]) == (3, 4)
     assert durations.sum_seconds == pytest.approx(100.301)

@@ -10,6 +10,7 @@ from typing import assert_never
 from aqua_protos import presence_pb2
 
 from aqua_daemon.adapters.wire import checks
+from aqua_daemon.adapters.wire.figures import ClientFigures, client_figures
 from aqua_daemon.adapters.wire.requests import host_room, parsed
 from aqua_daemon.core.errors import InvalidRequest
 from aqua_daemon.core.instructions import AnswerKeepalive, SendRevoke, TellLost
@@ -34,6 +35,7 @@ class Hello:
     session_id: SessionId | None  # of a process that re-attaches
     uses: tuple[LeaseUse, ...]
     host_room: HostRoom
+    figures: ClientFigures | None = None  # what a daemon has heard before
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,11 +45,14 @@ class Keepalive:
     sequence: int
     uses: tuple[LeaseUse, ...]
     host_room: HostRoom
+    figures: ClientFigures | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goodbye:
     """A process leaves, having unmapped everything."""
+
+    figures: ClientFigures | None = None
 
 
 ClientFrame = Hello | Keepalive | Goodbye
@@ -81,9 +86,10 @@ def client_frame(payload: bytes) -> ClientFrame:
                 sequence=checks.counter("sequence", message.keepalive.sequence),
                 uses=_uses(message.keepalive.leases),
                 host_room=host_room(message.keepalive.host_room),
+                figures=_figures(message.keepalive),
             )
         case "goodbye":
-            return Goodbye()
+            return Goodbye(figures=_figures(message.goodbye))
         case None:
             msg = "the frame holds nothing known: send one of hello, keepalive, goodbye"
             raise InvalidRequest(msg)
@@ -168,7 +174,14 @@ def _hello(message: presence_pb2.Hello) -> Hello:
         session_id=checks.session_id(message.session_id) if message.session_id else None,
         uses=_uses(message.leases),
         host_room=host_room(message.host_room),
+        figures=_figures(message),
     )
+
+
+def _figures(
+    message: presence_pb2.Hello | presence_pb2.Keepalive | presence_pb2.Goodbye,
+) -> ClientFigures | None:
+    return client_figures(message.figures) if message.HasField("figures") else None
 
 
 def _uses(messages: Sequence[presence_pb2.LeaseUse]) -> tuple[LeaseUse, ...]:
