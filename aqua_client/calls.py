@@ -79,15 +79,17 @@ class Calls:
         if channel is not None:
             channel.close()
 
-    def make(self, call: Call[AnswerT], *, seconds: float) -> AnswerT:
+    def make(self, call: Call[AnswerT], *, seconds: float, minds_breaker: bool = True) -> AnswerT:
         """The daemon's answer.
+
+        Without *minds_breaker* it goes out whatever became of others, and says nothing for them.
 
         Raises:
             Refused: it answered no.
             BrokerUnreachable: no answer in *seconds*, or none is to be expected now.
         """
         try:
-            return self._make(call, seconds)
+            return self._make(call, seconds, minds_breaker=minds_breaker)
         except (Refused, BrokerUnreachable) as error:
             with self._lock:
                 self._counters.count_call_failure(error.reason)
@@ -99,10 +101,10 @@ class Calls:
         if self._channel is not None:
             _leak(self._channel)
 
-    def _make(self, call: Call[AnswerT], seconds: float) -> AnswerT:
+    def _make(self, call: Call[AnswerT], seconds: float, *, minds_breaker: bool) -> AnswerT:
         if seconds <= 0:
             raise BrokerUnreachable(reason="timeout")
-        channel, token, breaker = self._pass()
+        channel, token, breaker = self._pass(minds_breaker=minds_breaker)
         try:
             ask = channel.unary_unary(call.path, _as_it_is, _as_it_is)
             with GATE.call_out():
@@ -122,15 +124,17 @@ class Calls:
         except Malformed as error:
             raise BrokerUnreachable(str(error), reason="bad_reply") from error
 
-    def _pass(self) -> tuple[grpc.Channel, bytes, Breaker]:
+    def _pass(self, *, minds_breaker: bool) -> tuple[grpc.Channel, bytes, Breaker]:
         with self._lock:
             if self._shut_reason:
                 raise BrokerUnreachable(reason=self._shut_reason)
-            if not self._breaker.allows(now=time.monotonic()):
+            # One of its own, for a call that is not to touch the others'.
+            breaker = self._breaker if minds_breaker else Breaker()
+            if not breaker.allows(now=time.monotonic()):
                 raise BrokerUnreachable(reason="breaker")
             if self._channel is None:
                 self._channel = _new_channel(self._target)
-            return self._channel, self._token, self._breaker
+            return self._channel, self._token, breaker
 
     def _failure(self, error: grpc.RpcError, breaker: Breaker) -> AquaError:
         code, details = error.code(), error.details() or ""
@@ -143,7 +147,7 @@ class Calls:
             if code is _LATE or (code in _UNANSWERED and not reasons):
                 was_open = breaker.is_open
                 breaker.failed(now=time.monotonic())
-                self._counters.breaker_openings += not was_open
+                self._counters.breaker_openings += breaker is self._breaker and not was_open
                 return BrokerUnreachable(details, reason=_UNANSWERED[code])
             breaker.answered()
         if code is grpc.StatusCode.UNAUTHENTICATED:  # the link has ended, and its end is on its way

@@ -135,13 +135,13 @@ class Session:
         self, lease_ids: Sequence[str], host_room: HostRoom, *, seconds: float | None = None
     ) -> set[str]:
         """Give slabs back that are unmapped; the ids that the daemon knew. Raises as `acquire`."""
-        return self._make(release_call(uuid4().hex, lease_ids, host_room), seconds)
+        return self._give_back(release_call(uuid4().hex, lease_ids, host_room), seconds)
 
     def acknowledge(
         self, lease_ids: Sequence[str], host_room: HostRoom, *, seconds: float | None = None
     ) -> set[str]:
         """Say that revoked slabs are evacuated and unmapped. Otherwise as `release`."""
-        return self._make(acknowledge_call(uuid4().hex, lease_ids, host_room), seconds)
+        return self._give_back(acknowledge_call(uuid4().hex, lease_ids, host_room), seconds)
 
     def reserve_host(self, host_room: HostRoom, *, seconds: float | None = None) -> HostRoom:
         """Set the bytes of host memory held for `store`; what is in force. Raises as `acquire`.
@@ -187,9 +187,16 @@ class Session:
         self._presence.abandon_in_child()
         self._descriptors.abandon_in_child()
 
-    def _make(self, call: Call[AnswerT], seconds: float | None) -> AnswerT:
+    def _give_back(self, call: Call[AnswerT], seconds: float | None) -> AnswerT:
+        # A keeper that makes no slabs must not hold up what needs none: revokes have deadlines.
+        return self._make(call, seconds, minds_breaker=False)
+
+    def _make(
+        self, call: Call[AnswerT], seconds: float | None, *, minds_breaker: bool = True
+    ) -> AnswerT:
         self._check_not_forked()
-        return self._calls.make(call, seconds=seconds or self._settings.call_seconds)
+        seconds = seconds or self._settings.call_seconds
+        return self._calls.make(call, seconds=seconds, minds_breaker=minds_breaker)
 
     def _check_not_forked(self) -> None:
         if self._is_abandoned:
