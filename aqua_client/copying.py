@@ -1,70 +1,56 @@
 """The client's door to memory: maps slabs, makes host buffers, and moves tensors' bytes.
 
-Everything is torch's own `copy_` between views, so a tensor may be on any device. Does not cover
-which bytes go where (`tiers`), nor when a slab may be unmapped (`slabs`).
+Everything is torch's own `copy_` between views, so a tensor may be on any device. Between a CUDA
+tensor and a CUDA slab the copies are only enqueued, on the current stream; all others are done on
+return. Does not cover which bytes go where (`tiers`), who waits for what is enqueued (`streams`),
+nor when a slab may be unmapped (`slabs`).
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import torch
 
-from aqua_client.errors import AquaError
 from aqua_client.layouts import Layout
-from aqua_client.mapping import Mapping
+from aqua_client.opening import Mapped, UnusableSlab, open_slab
 from aqua_client.records import Grant
+
+__all__ = [
+    "CHUNK_BYTES",
+    "Memory",
+    "Span",
+    "UnusableSlab",
+    "copy_span",
+    "new_tensor",
+    "read",
+    "write",
+]
 
 # Between two chunks other threads get their turn at the memory, and a closing client is noticed.
 CHUNK_BYTES = 16 * 2**20
 
 
-class UnusableSlab(AquaError):
-    """A slab was granted, but this process can't use it. Never leaves the library."""
-
-    def __init__(self, message: str, *, reason: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-
 class Memory:
     """Bytes that tensors are copied to and from: a slab's, or a buffer of the host."""
 
-    __slots__ = ("_mapping", "_views")
+    __slots__ = ("_mapped", "_views", "ordinal")
 
-    def __init__(self, whole: torch.Tensor, mapping: Mapping | None = None) -> None:
+    def __init__(self, whole: torch.Tensor, mapped: Mapped | None = None) -> None:
         self._views = {torch.uint8: whole}
-        self._mapping = mapping
+        self._mapped = mapped
+        self.ordinal = None if mapped is None else mapped.ordinal  # None: the host's memory
 
     @classmethod
-    def of_grant(cls, grant: Grant) -> Memory:
+    def of_grant(cls, grant: Grant, *, home_gpu: str | None = None) -> Memory:
         """Map a granted slab. The grant's descriptor is closed, whatever happens.
 
         Raises:
             UnusableSlab: it can't be mapped here, or is not the slab that it is said to be.
         """
-        if grant.descriptor is None:
-            raise UnusableSlab("this client maps no CUDA handles", reason="cuda_handle")
-        try:
-            if grant.keeper_pid == os.getpid():
-                message = "the keeper is in another PID namespace: share the host's (hostPID)"
-                raise UnusableSlab(message, reason="pid_namespace")
-            try:
-                mapping = Mapping(grant.descriptor, grant.nbytes)
-            except OSError as error:
-                raise UnusableSlab(f"a slab can't be mapped: {error}", reason="map") from error
-        finally:
-            os.close(grant.descriptor)
-        if mapping.array[: len(grant.canary)].tobytes() != grant.canary:
-            mapping.close()
-            message = f"the memory behind lease {grant.lease_id} is not the slab granted"
-            raise UnusableSlab(message, reason="canary")
-        # Otherwise a first offload in inference mode would make a slab that can't be written
-        # outside of it.
-        with torch.inference_mode(mode=False):
-            return cls(torch.from_numpy(mapping.array), mapping)
+        mapped = open_slab(grant, home_gpu=home_gpu)
+        return cls(mapped.whole(), mapped)
 
     @classmethod
     def of_host(cls, nbytes: int) -> Memory:
@@ -99,13 +85,12 @@ class Memory:
             return
         self._views.clear()
         del whole
-        if self._mapping is None:
+        if self._mapped is None:
             return
         try:
-            self._mapping.close()
+            self._mapped.close()
         except BufferError:
-            with torch.inference_mode(mode=False):
-                self._views[torch.uint8] = torch.from_numpy(self._mapping.array)
+            self._views[torch.uint8] = self._mapped.whole()
             raise
 
 

@@ -16,6 +16,13 @@ class SafetyClass(enum.Enum):
     CACHE = "cache"  # they may be dropped
 
 
+class DescriptorKind(enum.Enum):
+    """What a slab's descriptor is."""
+
+    SHARED_MEMORY = "shared_memory"  # to be mapped with mmap
+    CUDA_VMM = "cuda_vmm"  # an allocation of CUDA's, to be imported
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
     """A lease that was granted, and how to reach its slab. The receiver owns *descriptor*."""
@@ -26,8 +33,9 @@ class Grant:
     safety_class: SafetyClass
     keeper_pid: int  # equal to one's own pid: another PID namespace, the handle can't be opened
     canary: bytes  # the slab's first 64 bytes until the holder writes there
-    descriptor: int | None  # of shared memory; None: a CUDA handle
-    cuda_ipc: bytes  # 64 bytes; empty: a descriptor
+    descriptor: int | None  # None: a legacy CUDA handle
+    cuda_ipc: bytes  # the 64 bytes of one; empty: a descriptor
+    descriptor_kind: DescriptorKind = DescriptorKind.SHARED_MEMORY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

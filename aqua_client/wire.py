@@ -17,6 +17,7 @@ from aqua_client.counters import Figures
 from aqua_client.records import (
     DaemonFrame,
     DescriptorArrived,
+    DescriptorKind,
     Grant,
     Granted,
     HostRoom,
@@ -67,6 +68,12 @@ _CLASS_NUMBERS = {
     SafetyClass.CACHE: broker_pb2.SAFETY_CLASS_CACHE,
 }
 _CLASSES = {number: one for one, number in _CLASS_NUMBERS.items()}
+
+_DESCRIPTOR_KINDS = {
+    broker_pb2.DESCRIPTOR_KIND_UNSPECIFIED: DescriptorKind.SHARED_MEMORY,  # all there once was
+    broker_pb2.DESCRIPTOR_KIND_SHARED_MEMORY: DescriptorKind.SHARED_MEMORY,
+    broker_pb2.DESCRIPTOR_KIND_CUDA_VMM: DescriptorKind.CUDA_VMM,
+}
 
 
 class Malformed(ValueError):
@@ -241,6 +248,9 @@ def _granted(payload: bytes) -> Granted:
     if lease.safety_class not in _CLASSES:
         msg = f"a grant of the unknown safety class {lease.safety_class}"
         raise Malformed(msg)
+    if reply.handle.descriptor.kind not in _DESCRIPTOR_KINDS:
+        msg = f"a grant with a descriptor of the unknown kind {reply.handle.descriptor.kind}"
+        raise Malformed(msg)
     grant = Grant(
         lease_id=lease.lease_id,
         lender_gpu=lease.lender_gpu,
@@ -250,6 +260,7 @@ def _granted(payload: bytes) -> Granted:
         canary=reply.handle.canary,
         descriptor=None,
         cuda_ipc=reply.handle.cuda_ipc.handle,
+        descriptor_kind=_DESCRIPTOR_KINDS[reply.handle.descriptor.kind],
     )
     return Granted(grant=grant, by_descriptor=kind == "descriptor")
 

@@ -11,6 +11,7 @@ from aqua_protos import broker_pb2, presence_pb2
 from aqua_client.counters import Counters
 from aqua_client.records import (
     DescriptorArrived,
+    DescriptorKind,
     HostRoom,
     LeasesEnded,
     LeasesLost,
@@ -242,6 +243,32 @@ def test_an_acquire_says_size_and_class() -> None:
     assert granted.grant.safety_class is SafetyClass.CACHE
     assert (granted.grant.keeper_pid, granted.grant.canary) == (7, b"c")
     assert (granted.grant.descriptor, granted.grant.cuda_ipc) == (None, b"")
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (broker_pb2.DESCRIPTOR_KIND_UNSPECIFIED, DescriptorKind.SHARED_MEMORY),
+        (broker_pb2.DESCRIPTOR_KIND_SHARED_MEMORY, DescriptorKind.SHARED_MEMORY),
+        (broker_pb2.DESCRIPTOR_KIND_CUDA_VMM, DescriptorKind.CUDA_VMM),
+    ],
+)
+def test_a_grant_says_what_its_descriptor_is(
+    number: broker_pb2.DescriptorKind, kind: DescriptorKind
+) -> None:
+    """An older daemon does not say, and has shared memory alone."""
+    reply = grant_reply()
+    reply.handle.descriptor.kind = number
+    granted = acquire_call("r", 1, SafetyClass.STORE).decode(reply.SerializeToString())
+    assert granted.grant.descriptor_kind is kind
+
+
+def test_a_descriptor_of_an_unknown_kind_is_no_grant() -> None:
+    """A newer daemon's; to map it as something else would be a guess."""
+    reply = grant_reply()
+    reply.handle.descriptor.kind = 99  # type: ignore[assignment]  # what a newer daemon may send
+    with pytest.raises(Malformed, match="kind 99"):
+        acquire_call("r", 1, SafetyClass.STORE).decode(reply.SerializeToString())
 
 
 def test_a_cuda_grant_carries_its_handle() -> None:

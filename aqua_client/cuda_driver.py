@@ -1,0 +1,197 @@
+"""The CUDA driver as the client uses it: finding it, acting on a device, and its errors.
+
+The client's only importer of `cuda.bindings`, and it imports it late: a process without CUDA never
+pays for it. What is called when is `cuda_mapping`'s and `streams`'.
+
+Story of a thread that acts: a server may be capturing a graph in another thread, and there one
+call of ours could end that capture. So whoever acts on a device does it in that device's primary
+context (which torch uses too, so that no second one is made) and in the relaxed capture mode, and
+leaves the thread as it was.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from aqua_client.errors import AquaError
+
+_SUCCESS = 0
+_GPU_PREFIX = "GPU-"
+
+# Remedies for what a user can do something about; the driver's own words for the rest.
+_REMEDIES = {
+    "CUDA_ERROR_OUT_OF_MEMORY": "free device memory on this process's own GPU",
+    "CUDA_ERROR_INVALID_CONTEXT": "the memory was made in this very process, or another PID "
+    "namespace uses the same process id: share the host's (hostPID)",
+    "CUDA_ERROR_NOT_INITIALIZED": "CUDA does not work in a forked child: start it with spawn",
+    "CUDA_ERROR_PEER_ACCESS_UNSUPPORTED": "the two GPUs can't reach each other",
+    "CUDA_ERROR_NO_DEVICE": "no GPU is visible: check CUDA_VISIBLE_DEVICES and the container",
+}
+
+
+class CudaError(AquaError):
+    """The driver refused: `NAME: explanation`. Never leaves the library."""
+
+    def __init__(self, name: str, explanation: str) -> None:
+        super().__init__(f"{name}: {explanation}")
+        self.name = name
+
+
+class CudaUnavailable(CudaError):
+    """There is no driver to call in this process."""
+
+
+def driver() -> Any:  # noqa: ANN401 - cuda-bindings has no types
+    """`cuda.bindings.driver`, initialised.
+
+    Raises:
+        CudaUnavailable: it is not installed, or finds no driver or no device.
+    """
+    try:
+        from cuda.bindings import driver as bindings
+    except ImportError as error:
+        remedy = "pip install cuda-bindings of the driver's major version"
+        raise CudaUnavailable("CUDA_BINDINGS_MISSING", f"{error}; {remedy}") from error
+    if bindings not in _initialised:
+        try:
+            code = bindings.cuInit(0)[0]
+        except RuntimeError as error:  # how cuda-bindings says that libcuda is missing
+            raise CudaUnavailable("CUDA_DRIVER_MISSING", str(error)) from error
+        if int(code) != _SUCCESS:
+            raise CudaUnavailable(*_explained(bindings, code))
+        _contexts.clear()
+        _initialised[:] = [bindings]
+    return bindings
+
+
+def call(name: str, *arguments: object) -> Any:  # noqa: ANN401 - cuda-bindings has no types
+    """Call a function of the driver; what it returns beside its result code.
+
+    Raises:
+        CudaError: it failed.
+    """
+    bindings = driver()
+    try:
+        code, *values = getattr(bindings, name)(*arguments)
+    except RuntimeError as error:  # this driver has no such function
+        raise CudaError("CUDA_FUNCTION_MISSING", f"{name}: {error}") from error
+    if int(code) != _SUCCESS:
+        raise CudaError(*_explained(bindings, code))
+    return values[0] if len(values) == 1 else tuple(values)
+
+
+@contextmanager
+def acting_on(ordinal: int) -> Iterator[None]:
+    """Make a device's primary context current, in the relaxed capture mode; then undo that."""
+    context = _primary_context(ordinal)
+    before = call("cuCtxGetCurrent")
+    call("cuCtxSetCurrent", context)
+    try:
+        with relaxed_capture():
+            yield
+    finally:
+        call("cuCtxSetCurrent", before)
+
+
+@contextmanager
+def relaxed_capture() -> Iterator[None]:
+    """What this thread calls meanwhile ends no graph capture of another one."""
+    mode = call("cuThreadExchangeStreamCaptureMode", _relaxed())
+    try:
+        yield
+    finally:
+        call("cuThreadExchangeStreamCaptureMode", mode)
+
+
+def settle_thread(ordinal: int) -> None:
+    """Let this thread act on a device for good. The device comes first: a mode needs one."""
+    call("cuCtxSetCurrent", _primary_context(ordinal))
+    call("cuThreadExchangeStreamCaptureMode", _relaxed())
+
+
+def ordinal_of(gpu: str) -> int | None:
+    """The ordinal of a GPU in this process; None: it is not visible here."""
+    for ordinal in range(int(call("cuDeviceGetCount"))):
+        if uuid_of(ordinal) == gpu:
+            return ordinal
+    return None
+
+
+def uuid_of(ordinal: int) -> str:
+    """A GPU's name on the wire."""
+    name = "cuDeviceGetUuid_v2" if hasattr(driver(), "cuDeviceGetUuid_v2") else "cuDeviceGetUuid"
+    digits = bytes(call(name, call("cuDeviceGet", ordinal)).bytes).hex()
+    parts = (digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])
+    return _GPU_PREFIX + "-".join(parts)
+
+
+def current_ordinal() -> int | None:
+    """The device of this thread's context; None: it has none."""
+    if not int(call("cuCtxGetCurrent")):
+        return None
+    return int(call("cuCtxGetDevice"))
+
+
+def has_context(ordinal: int) -> bool:
+    """Whether this process has a primary context there already."""
+    _flags, is_active = call("cuDevicePrimaryCtxGetState", call("cuDeviceGet", ordinal))
+    return bool(is_active)
+
+
+def read_bytes(address: int, nbytes: int) -> bytes:
+    """Copy a few bytes out. To be called while acting on a device."""
+    found = ctypes.create_string_buffer(nbytes)
+    call("cuMemcpyDtoH", ctypes.addressof(found), driver().CUdeviceptr(address), nbytes)
+    return found.raw
+
+
+def is_host_memory(address: int) -> bool:
+    """Whether the driver says that a pointer of its own is the host's memory."""
+    bindings = driver()
+    attribute = bindings.CUpointer_attribute.CU_POINTER_ATTRIBUTE_MEMORY_TYPE
+    kind = call("cuPointerGetAttribute", attribute, bindings.CUdeviceptr(address))
+    return int(kind) == int(bindings.CUmemorytype.CU_MEMORYTYPE_HOST)
+
+
+def _primary_context(ordinal: int) -> Any:  # noqa: ANN401 - cuda-bindings has no types
+    """Retained once, and kept: one that torch made stays torch's too."""
+    driver()
+    with _contexts_lock:
+        context = _contexts.get(ordinal)
+        if context is None:
+            device = call("cuDeviceGet", ordinal)
+            context = _contexts[ordinal] = call("cuDevicePrimaryCtxRetain", device)
+        return context
+
+
+def _relaxed() -> Any:  # noqa: ANN401 - cuda-bindings has no types
+    return driver().CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
+
+
+def _explained(bindings: Any, code: Any) -> tuple[str, str]:  # noqa: ANN401 - as above
+    """The code's name, and what it means for whoever reads it."""
+    name = getattr(code, "name", f"CUDA_ERROR_{int(code)}")
+    if name in _REMEDIES:
+        return name, _REMEDIES[name]
+    text = bindings.cuGetErrorString(code)[1]
+    return name, text.decode() if isinstance(text, bytes) else f"code {int(code)}"
+
+
+def _forget_in_child() -> None:
+    """CUDA does not survive a fork; the driver says so itself when it is asked again."""
+    global _contexts_lock  # noqa: PLW0603 - whoever held it is not here
+    _contexts_lock = threading.Lock()
+    _contexts.clear()
+    _initialised.clear()
+
+
+_initialised: list[Any] = []
+_contexts: dict[int, Any] = {}
+_contexts_lock = threading.Lock()
+
+os.register_at_fork(after_in_child=_forget_in_child)
