@@ -77,6 +77,7 @@ def _case(mode: str, thread: str, name: str, where: Devices) -> str:
     said = _in_another_thread(operation, relaxed=thread == RELAXED, ordinal=where.borrower)
     ended = _result(lambda: _finish(stream, buffer))
     for clean in (
+        lambda: call("cuStreamEndCapture", stream),  # a broken one is still open
         lambda: call("cuStreamDestroy", stream),
         lambda: call("cuMemFree", buffer),
     ):
@@ -101,14 +102,14 @@ def _result(work: Callable[[], object]) -> str:
 def _in_another_thread(work: Callable[[], object], *, relaxed: bool, ordinal: int) -> str:
     said: list[str] = []
 
-    def run() -> None:
+    def prepared() -> None:
         use_device(ordinal)
         if relaxed:
             mode = enum("CUstreamCaptureMode", "CU_STREAM_CAPTURE_MODE_RELAXED")
             call("cuThreadExchangeStreamCaptureMode", mode)
-        said.append(_result(work))
+        work()
 
-    thread = threading.Thread(target=run, daemon=True)
+    thread = threading.Thread(target=lambda: said.append(_result(prepared)), daemon=True)
     thread.start()
     thread.join(10.0)
     return said[0] if said else "does not return"
