@@ -7,17 +7,60 @@ from __future__ import annotations
 
 import secrets
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 from aqua_daemon import __version__
 from aqua_daemon.adapters.processes import Peer, PeerGone, is_admin, tenant_of
+from aqua_daemon.adapters.statuses import TooMany
 from aqua_daemon.adapters.wire import frames
 from aqua_daemon.core.errors import InvalidRequest, RefusedForNow
 from aqua_daemon.core.events import SessionOpened, SessionReattached
-from aqua_daemon.core.model import GpuUuid, RequestId, SessionId
+from aqua_daemon.core.model import GpuUuid, ProcessIdentity, RequestId, SessionId
 
 Identify = Callable[[socket.socket], Peer]
 _ID_BYTES = 16
+
+
+class Roll:
+    """Whose each session is, so that no process has too many.
+
+    One that drops its connections without a goodbye keeps every session until it ends.
+    """
+
+    def __init__(self, *, most_sessions: int) -> None:
+        """So many for one process."""
+        self._most_sessions = most_sessions
+        self._process_of: dict[SessionId, ProcessIdentity] = {}
+        self._sessions: Counter[ProcessIdentity] = Counter()
+
+    def check_room(self, process: ProcessIdentity) -> None:
+        """Refuse another session of a process that has too many.
+
+        Raises:
+            TooMany: says how many.
+        """
+        has = self._sessions[process]
+        if has >= self._most_sessions:
+            msg = (
+                f"process {process.pid} has {has} sessions, the most it may have: say goodbye in "
+                "those that are over, or re-attach with their ids"
+            )
+            raise TooMany(msg)
+
+    def enter(self, session_id: SessionId, process: ProcessIdentity) -> None:
+        """A session is there, for the first time or again."""
+        self.strike(session_id)
+        self._process_of[session_id] = process
+        self._sessions[process] += 1
+
+    def strike(self, session_id: SessionId) -> None:
+        """It is over. Idempotent."""
+        process = self._process_of.pop(session_id, None)
+        if process is not None:
+            self._sessions[process] -= 1
+            if not self._sessions[process]:
+                del self._sessions[process]
 
 
 def check_hello(hello: frames.Hello, *, gpus: Iterable[GpuUuid]) -> None:

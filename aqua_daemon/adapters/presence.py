@@ -24,6 +24,7 @@ from aqua_daemon import __version__
 from aqua_daemon.adapters.client_tally import ClientTally
 from aqua_daemon.adapters.greeting import (
     Identify,
+    Roll,
     check_hello,
     identified,
     introduction,
@@ -87,6 +88,7 @@ class PresenceServer:
         self._per_uid: Counter[int] = Counter()
         self._links: dict[SessionId, PresenceLink] = {}
         self._tokens: dict[bytes, PresenceLink] = {}
+        self._roll = Roll(most_sessions=self._limits.sessions_per_process)
         self._is_leaving = False
         self._is_closed = False
 
@@ -125,9 +127,8 @@ class PresenceServer:
     def send_descriptor(self, session_id: SessionId, lease_id: LeaseId, descriptor: int) -> bool:
         """Send a slab's memory, of which the caller stays the owner; False: it can't be sent."""
         link = self._links.get(session_id)
-        return link is not None and link.push_descriptor(
-            frames.slab_descriptor(lease_id), descriptor
-        )
+        payload = frames.slab_descriptor(lease_id)
+        return link is not None and link.push_descriptor(payload, descriptor)
 
     def send_revoke(self, order: SendRevoke, *, seconds: float) -> None:
         """Push a revoke. A session that is not attached gets it when it is."""
@@ -149,6 +150,7 @@ class PresenceServer:
             self._drop(link)
         self._holders.forget(session_id)
         self._clients.forget(session_id)
+        self._roll.strike(session_id)
 
     def _accept(self) -> None:
         for _ in range(_ACCEPTS_AT_ONCE):
@@ -223,6 +225,8 @@ class PresenceServer:
         with contextlib.ExitStack() as undo:
             peer = identified(link.connection, self._identify)
             undo.callback(os.close, peer.pidfd)
+            if hello.session_id is None:
+                self._roll.check_room(peer.process)
             if not self._holders.are_of(session_id, peer.pidfd):
                 msg = f"session {session_id} is another process's: open a session of your own"
                 raise NotPermitted(msg)
@@ -233,10 +237,9 @@ class PresenceServer:
             answer = self._enter(link, event, hello)
             undo.pop_all()
         self._clients.greeted(session_id, hello.figures)
-        link.pid = peer.process.pid
-        logger.info(
-            "session %s is %s %s, process %d", session_id, hello.program, hello.version, link.pid
-        )
+        link.pid = pid = peer.process.pid
+        self._roll.enter(session_id, peer.process)
+        logger.info("session %s is %s %s, pid %d", session_id, hello.program, hello.version, pid)
         if sentinel is None:
             os.close(peer.pidfd)
             self._welcome(link, event, answer, descriptors=())

@@ -32,6 +32,7 @@ class PresenceLimits:
 
     connections: int = 4096
     connections_per_uid: int = 256
+    sessions_per_process: int = 64  # a session is two descriptors of ours until its process ends
     hello_seconds: float = 2.0
     # A client sends a frame in 3.3 s; the largest keepalive costs 220 credits.
     credits_per_second: float = 64.0

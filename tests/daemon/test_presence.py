@@ -378,6 +378,32 @@ def test_connections_are_limited_per_uid_and_in_all() -> None:
     asyncio.run(story(PresenceLimits(connections=2), "the node has 2"))
 
 
+def test_sessions_are_limited_per_process() -> None:
+    """A process that forgets to say goodbye uses up its own sessions, never our descriptors."""
+
+    async def story() -> None:
+        async with running(PresenceLimits(sessions_per_process=2)) as node:
+            for _ in range(2):
+                async with greeted(node):
+                    pass
+            await node.wait_for(lambda: len(node.events(PresenceEnded)) == 2, "no PresenceEnded")
+            before = open_descriptors()
+            async with Client(node) as third:
+                frame = await third.hello()
+                assert frame.refusal.code == "RESOURCE_EXHAUSTED"
+                assert f"process {os.getpid()} has 2 sessions" in frame.refusal.message
+            (first, _) = node.events(SessionOpened)
+            assert isinstance(first, SessionOpened)
+            async with greeted(node, session_id=first.session_id) as back:  # this one is no more
+                await back.send(presence_pb2.ClientFrame(goodbye=presence_pb2.Goodbye()))
+                await node.wait_for(lambda: node.events(SessionClosed), "no SessionClosed")
+            assert open_descriptors() <= before
+            async with greeted(node):
+                pass
+
+    asyncio.run(story())
+
+
 def test_descriptors_of_a_client_are_never_taken() -> None:
     """What a client sends by SCM_RIGHTS stays outside this process."""
 
