@@ -7,6 +7,7 @@ call can hang on a sick GPU: it belongs into a thread (`nvml_reader`) or a proce
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -117,7 +118,8 @@ class Nvml:
         if not servers:
             return None
         clients = self._optional(self._nvml.nvmlDeviceGetMPSComputeRunningProcesses, handle) or ()
-        pids = {int(client.pid) for client in clients} or processes.keys() - servers
+        # Without a list of its own, whoever is there but the server and this keeper, which never is.
+        pids = {int(client.pid) for client in clients} or processes.keys() - servers - {os.getpid()}
         return frozenset(_uid(pid) for pid in pids)
 
     def _compute_mode(self, mode: int | None) -> str:

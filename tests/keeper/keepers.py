@@ -17,9 +17,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from aqua_protos.framing import FrameReader, send_frame
 from aqua_protos.keeper_pb2 import (
@@ -84,8 +85,20 @@ class Slab:
 
     gpu: str
     lease_id: str
-    descriptor: int
+    nbytes: int
+    descriptor: int  # -1: the handle is a legacy one
     canary: bytes
+    cuda_ipc: bytes = b""
+    descriptor_kind: int = 0
+
+
+class Tenant(Protocol):
+    """What a daemon knows of whom a slab is for, and its proofs."""
+
+    pid: int
+    pidfd: int
+    sentinel: socket.socket
+    session_id: str
 
 
 class Holder:
@@ -186,7 +199,7 @@ class Peer:
         return attached
 
     def allocate(
-        self, holder: Holder, *, gpu: str = "SHM-0", nbytes: int = SLAB_BYTES, lease: int = 1
+        self, holder: Tenant, *, gpu: str = "SHM-0", nbytes: int = SLAB_BYTES, lease: int = 1
     ) -> Slab:
         reply = self.answer(self.ask_for_slab(holder, gpu=gpu, nbytes=nbytes, lease=lease))
         assert reply.WhichOneof("kind") == "allocated", reply
@@ -194,12 +207,15 @@ class Peer:
         return Slab(
             gpu=gpu,
             lease_id=answer.lease_id,
-            descriptor=self.descriptors[-1],
+            nbytes=nbytes,
+            descriptor=-1 if answer.cuda_ipc_handle else self.descriptors[-1],
             canary=answer.canary,
+            cuda_ipc=answer.cuda_ipc_handle,
+            descriptor_kind=answer.descriptor_kind,
         )
 
     def ask_for_slab(
-        self, holder: Holder, *, gpu: str = "SHM-0", nbytes: int = SLAB_BYTES, lease: int = 1
+        self, holder: Tenant, *, gpu: str = "SHM-0", nbytes: int = SLAB_BYTES, lease: int = 1
     ) -> int:
         allocate = Allocate(gpu=gpu, nbytes=nbytes, tag=tag_for(holder, lease))
         proof = (holder.pidfd, holder.sentinel.fileno())
@@ -230,12 +246,16 @@ class Peer:
 
     def report_when(self, gpu: str, holds: str) -> GpuReport:
         """The first report for which `holds` is true of `report`'s owners: "some" or "none"."""
+        return self.report_that(gpu, lambda report: bool(report.owners) == (holds == "some"))
+
+    def report_that(self, gpu: str, is_awaited: Callable[[GpuReport], bool]) -> GpuReport:
+        """The first report that is said unasked and is as awaited."""
         deadline = time.monotonic() + ANSWER_SECONDS
         while time.monotonic() < deadline:
             report = self.next_report(gpu)
-            if bool(report.owners) == (holds == "some"):
+            if is_awaited(report):
                 return report
-        raise AssertionError(f"no report of {gpu} with {holds} owners")
+        raise AssertionError(f"no such report of {gpu}; the last: {report}")
 
     def close_descriptor(self, slab: Slab) -> None:
         if slab.descriptor in self.descriptors:
@@ -275,7 +295,8 @@ class Peer:
                     pidfd, sentinel = self._reader.take_descriptors(2)
                     self.proofs[reply.holder_proof.session_id] = (pidfd, sentinel)
                 case "allocated":
-                    self.descriptors += self._reader.take_descriptors(1)
+                    if not reply.allocated.cuda_ipc_handle:
+                        self.descriptors += self._reader.take_descriptors(1)
                     self._unread.append(reply)
                 case _:
                     self._unread.append(reply)
@@ -284,13 +305,24 @@ class Peer:
 class Keeper:
     """One real keeper process."""
 
-    def __init__(self, directory: Path, *words: str, gpus: int = 2) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *words: str,
+        gpus: int = 2,
+        keeps: Sequence[str] = (),
+        variables: dict[str, str] | None = None,
+    ) -> None:
+        """Of shm GPUs, unless *keeps* names something else in words of the command line."""
         self.socket = directory / "keeper.sock"
         self.log_path = directory / "keeper.log"
-        command = [sys.executable, "-m", "aqua_daemon", "keeper", "--shm-gpus", str(gpus)]
-        command += ["--shm-gpu-bytes", str(GPU_BYTES), "--socket", str(self.socket), *words]
+        kept = keeps or ("--shm-gpus", str(gpus), "--shm-gpu-bytes", str(GPU_BYTES))
+        command = [sys.executable, "-m", "aqua_daemon", "keeper", *kept]
+        command += ["--socket", str(self.socket), *words]
         with self.log_path.open("a") as log:
-            self.process = subprocess.Popen(command, env=environment(), stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                command, env=variables or environment(), stdout=log, stderr=log
+            )
         self.pid = self.process.pid
 
     def wait_until_ready(self) -> None:
@@ -362,7 +394,7 @@ def lease_id(number: int) -> str:
     return f"{number:032x}"
 
 
-def tag_for(tenant: Holder, lease: int) -> SlabTag:
+def tag_for(tenant: Tenant, lease: int) -> SlabTag:
     return SlabTag(
         lease_id=lease_id(lease),
         session_id=tenant.session_id,
