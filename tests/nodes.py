@@ -204,10 +204,8 @@ class Node:
             process.wait(END_SECONDS)
             if process.stdout:
                 process.stdout.close()
-        for pid, _ in self._processes():
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: not self._processes(), what=f"no process left: {self._processes()}")
+        # Again and again: one that was being started is not seen at once.
+        wait_until(lambda: not self._kill_all(), what=f"no process left: {self._processes()}")
 
     def _start(self, words: list[str], log: Path) -> subprocess.Popen[str]:
         with log.open("a") as errors:
@@ -239,6 +237,14 @@ class Node:
         process.wait(END_SECONDS)
         if process.stdout:
             process.stdout.close()
+
+    def _kill_all(self) -> bool:
+        """Whether there was anybody to kill."""
+        found = self._processes()
+        for pid, _ in found:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return bool(found)
 
     def _processes(self) -> list[tuple[int, list[str]]]:
         """Every living process whose arguments name this node's directory."""
