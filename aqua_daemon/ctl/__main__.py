@@ -15,6 +15,9 @@ from rich.console import Console
 
 from aqua_daemon import __version__
 from aqua_daemon.core.model import LeaseState
+from aqua_daemon.ctl.doctor.examining import examine
+from aqua_daemon.ctl.doctor.findings import Level, worst
+from aqua_daemon.ctl.doctor.report import diagnosed, report, report_document
 from aqua_daemon.ctl.documents import (
     Document,
     event_document,
@@ -118,6 +121,21 @@ def events(path: Path, seconds: float, lines: int, *, follow: bool, as_json: boo
         return  # the way to end it
 
 
+@commands.command()
+@socket_option
+@seconds_option
+@json_option
+@click.option("--metrics", metavar="ADDRESS:PORT", help="Where the daemon's metrics should be.")
+def doctor(path: Path, seconds: float, metrics: str | None, *, as_json: bool) -> int:
+    """Whether this machine can serve, line by line, with the remedy; the daemon may be down."""
+    findings = diagnosed(examine(path, seconds=seconds, metrics=metrics))
+    if as_json:
+        _print_document(report_document(findings))
+    else:
+        _console().print(report(findings))
+    return FAILED if worst(findings) is Level.FAIL else 0
+
+
 def main() -> None:
     """Run aquactl, with an error as one line that says the cause and the fix."""
     sys.exit(_exit_status(lambda: commands(standalone_mode=False)))
@@ -125,7 +143,7 @@ def main() -> None:
 
 def _exit_status(run: Callable[[], object]) -> int:
     try:
-        run()
+        status = run()
     except click.ClickException as error:
         error.show()
         return error.exit_code
@@ -140,7 +158,7 @@ def _exit_status(run: Callable[[], object]) -> int:
     except BrokenPipeError:  # `aquactl leases | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the rest is for nobody
         return 0
-    return 0
+    return status if isinstance(status, int) else 0
 
 
 def _ask(path: Path, seconds: float) -> broker_pb2.GetStateReply:

@@ -7,26 +7,26 @@ from aqua_protos import broker_pb2
 MIB = 2**20
 
 
-def gpu(name: str, **figures: int | str) -> broker_pb2.GpuState:
+def gpu(name: str, **figures: object) -> broker_pb2.GpuState:
     """A quiet 256 MiB GPU, with *figures* changed."""
-    quiet: dict[str, int | str] = {
+    quiet: dict[str, object] = {
         "total_bytes": 256 * MIB,
         "free_bytes": 256 * MIB,
         "reserve_bytes": 26 * MIB,
         "lendable_bytes": 217 * MIB,
     }
-    return broker_pb2.GpuState(gpu=name, **(quiet | figures))  # type: ignore[arg-type]  # figures are ints but trouble
+    return broker_pb2.GpuState(gpu=name, **(quiet | figures))  # type: ignore[arg-type]  # the caller names the message's own fields
 
 
 def node(*gpus: broker_pb2.GpuState, **fields: object) -> broker_pb2.GetStateReply:
     """A node of *gpus*, up for an hour and a bit."""
-    return broker_pb2.GetStateReply(
-        version="0.1.0",
-        uptime_seconds=3700,
-        gpus=gpus or [gpu("SHM-0"), gpu("SHM-1")],
-        host_pool_bytes=1024 * MIB,
-        **fields,  # type: ignore[arg-type]  # the caller names the message's own fields
-    )
+    usual: dict[str, object] = {
+        "version": "0.1.0",
+        "uptime_seconds": 3700,
+        "gpus": gpus or [gpu("SHM-0"), gpu("SHM-1")],
+        "host_pool_bytes": 1024 * MIB,
+    }
+    return broker_pb2.GetStateReply(**(usual | fields))  # type: ignore[arg-type]  # as above
 
 
 def lease(number: int, **fields: object) -> broker_pb2.Lease:

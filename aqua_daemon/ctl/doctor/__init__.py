@@ -1,0 +1,1 @@
+"""aquactl doctor: whether this machine can serve a node, and what to do where it can't."""
