@@ -8,7 +8,7 @@ from __future__ import annotations
 import uuid
 from dataclasses import replace
 
-from tests.fakes.fake_cuda.description import GIB, MIB, GpuDescription, NodeDescription
+from tests.fakes.fake_cuda.description import MIB, GpuDescription, NodeDescription
 
 H100 = "NVIDIA H100 80GB HBM3"
 _H100_BYTES = 81559 * MIB
@@ -135,6 +135,29 @@ def mixed_models() -> NodeDescription:
     )
 
 
+def two_rtx_5090() -> NodeDescription:
+    """Two GeForce cards on one host bridge that refuse to be peers: not supported by the GPU."""
+    return NodeDescription(
+        gpus=tuple(
+            replace(
+                gpu(
+                    index,
+                    node="rtx-5090",
+                    name="NVIDIA GeForce RTX 5090",
+                    memory_bytes=32607 * MIB,
+                    bus=bus,
+                ),
+                compute_capability=(12, 0),
+                ecc=None,
+                nvlink_version=0,
+            )
+            for index, bus in enumerate(["01", "03"])
+        ),
+        links=_all_pairs(2, "PHB"),
+        peers=_all_pairs(2, "GNS"),
+    )
+
+
 def one_with_mig() -> NodeDescription:
     """HGX H100 whose GPU 2 is cut into MIG instances."""
     node = hgx_h100()
@@ -142,17 +165,7 @@ def one_with_mig() -> NodeDescription:
     return replace(node, gpus=tuple(gpus))
 
 
-def with_gpu(node: NodeDescription, index: int, *, like: GpuDescription) -> NodeDescription:
-    """The node with another GPU at a place."""
-    gpus = list(node.gpus)
-    gpus[index] = like
-    return replace(node, gpus=tuple(gpus))
-
-
 def _all_pairs(count: int, kind: str) -> tuple[tuple[str, ...], ...]:
     return tuple(
         tuple("X" if row == column else kind for column in range(count)) for row in range(count)
     )
-
-
-SMALL = 4 * GIB  # a GPU for tests that fill one

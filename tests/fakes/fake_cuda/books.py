@@ -123,18 +123,17 @@ class Books:
 
     def drop_holders(self, is_gone: Callable[[Holder], bool]) -> None:
         """Forget what processes had that are gone, with those that they left behind."""
+        self.heirs = {
+            holder: living
+            for holder, heirs in self.heirs.items()
+            if (living := [heir for heir in heirs if not is_gone(heir)])
+        }
         holders = {context.holder for context in self.contexts}
         holders |= {hold.holder for hold in self.holds}
-        gone = {
-            holder
-            for holder in holders
-            if is_gone(holder) and all(is_gone(heir) for heir in self.heirs.get(holder, []))
-        }
+        gone = {holder for holder in holders if holder not in self.heirs and is_gone(holder)}
         if gone:
             self.contexts = [context for context in self.contexts if context.holder not in gone]
             self.holds = [hold for hold in self.holds if hold.holder not in gone]
-            for holder in gone:
-                self.heirs.pop(holder, None)
 
 
 def _key(hold: Hold) -> tuple[Holder, int, HoldKind, str]:

@@ -1,6 +1,7 @@
 """The driver's handles and structures, with what cuda-bindings lets a caller do with them.
 
-Handles turn into integers by `int()` alone and support no arithmetic; a struct takes no attribute
+Handles are compared by identity, as those of 12.8 (later ones compare some by value), turn into
+integers by `int()`, and support no arithmetic; a struct takes no attribute
 that it does not have. `CUipcMemHandle` has no `reserved`: 12.9.10 and 13.5 have dropped it, and
 what works with each version is the 64 bytes at `getPtr()`.
 """
@@ -45,16 +46,10 @@ class _Handle:
         return ctypes.addressof(self._cell)
 
 
-class _ComparableHandle(_Handle):
-    """What cuda-bindings compares by value: contexts, streams and events."""
+class _IndexHandle(_Handle):
+    """What is an index too: contexts, streams and events."""
 
     __slots__ = ()
-
-    def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and int(self) == int(other)
-
-    def __hash__(self) -> int:
-        return hash((type(self).__name__, int(self)))
 
     def __index__(self) -> int:
         return int(self)
@@ -81,25 +76,25 @@ class CUmemGenericAllocationHandle(_Handle):
     __slots__ = ()
 
 
-class CUcontext(_ComparableHandle):
+class CUcontext(_IndexHandle):
     """A process's state on a device."""
 
     __slots__ = ()
 
 
-class CUstream(_ComparableHandle):
+class CUstream(_IndexHandle):
     """Work in order."""
 
     __slots__ = ()
 
 
-class CUevent(_ComparableHandle):
+class CUevent(_IndexHandle):
     """A point in a stream."""
 
     __slots__ = ()
 
 
-class CUgraph(_ComparableHandle):
+class CUgraph(_IndexHandle):
     """What a capture ended with."""
 
     __slots__ = ()
