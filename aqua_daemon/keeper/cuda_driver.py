@@ -68,6 +68,7 @@ class CudaDevice:
         """Why every further call will fail, as a broken context is for good; else empty."""
         try:
             self._do("cuCtxSynchronize")
+            self.used_bytes()  # with nothing to wait for, the call above may not reach the GPU
         except CudaError as error:
             return str(error)
         return ""

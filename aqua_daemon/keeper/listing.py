@@ -19,17 +19,18 @@ def main() -> int:
     try:
         with Nvml() as nvml:
             gpus = [_listed(nvml, uuid) for uuid in nvml.uuids()]
+            lost = nvml.count() - len(gpus)
     except NvmlError as error:
         sys.stderr.write(f"aqua keeper: {error}\n")
         return 1
-    sys.stdout.write(json.dumps({"schema": SCHEMA, "gpus": gpus}, indent=1) + "\n")
+    sys.stdout.write(json.dumps({"schema": SCHEMA, "gpus": gpus, "lost": lost}, indent=1) + "\n")
     return 0
 
 
 def _listed(nvml: Nvml, uuid: str) -> dict[str, object]:
     try:
         identity, reading = nvml.identity(uuid), nvml.reading(uuid)
-    except NvmlError as error:  # one sick GPU hides no other
+    except NvmlError as error:  # lost this moment
         return {"uuid": uuid, "not_lending": str(error)}
     return {
         "uuid": uuid,

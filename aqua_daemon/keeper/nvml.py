@@ -40,13 +40,13 @@ class Nvml:
         self._told("start", pynvml.nvmlInit)
 
     def uuids(self) -> tuple[str, ...]:
-        """Of every GPU of the node, in NVML's order. Raises NvmlError."""
-        nvml = self._nvml
-        count = self._told("count GPUs", nvml.nvmlDeviceGetCount)
-        handles = (
-            self._told("find a GPU", nvml.nvmlDeviceGetHandleByIndex, at) for at in range(count)
-        )
-        return tuple(_text(self._told("name a GPU", nvml.nvmlDeviceGetUUID, at)) for at in handles)
+        """Of every GPU of the node that answers, in NVML's order. Raises NvmlError."""
+        found = (self._uuid_at(index) for index in range(self.count()))
+        return tuple(uuid for uuid in found if uuid is not None)
+
+    def count(self) -> int:
+        """How many GPUs there are, those that are lost among them. Raises NvmlError."""
+        return int(self._told("count GPUs", self._nvml.nvmlDeviceGetCount))
 
     def identity(self, uuid: str) -> Identity:
         """What does not change. Raises NvmlError."""
@@ -97,6 +97,16 @@ class Nvml:
 
     def _handle(self, uuid: str) -> Any:  # noqa: ANN401 - an opaque pointer
         return self._told("find it", self._nvml.nvmlDeviceGetHandleByUUID, uuid)
+
+    def _uuid_at(self, index: int) -> str | None:
+        nvml = self._nvml
+        try:
+            return _text(nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetHandleByIndex(index)))
+        except nvml.NVMLError_GpuIsLost:
+            return None  # one that is gone hides no other
+        except nvml.NVMLError as error:
+            msg = f"NVML can't name GPU {index}: {error}"
+            raise NvmlError(msg) from error
 
     def _processes(self, handle: object) -> dict[int, int]:
         nvml = self._nvml
