@@ -9,8 +9,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from aqua_daemon import __version__, config
+from aqua_daemon import __version__, config, config_sources
 from aqua_daemon.config import ConfigError
 
 OK, FAILED, USAGE = 0, 1, 2
@@ -71,21 +72,44 @@ def serving_parser() -> argparse.ArgumentParser:
     _setting(parser, "tenant_host_bytes", "SIZE", "of it, for one tenant; default: all")
     _setting(parser, "tenant_quota_bytes", "SIZE", "GPU memory for one tenant; default: all")
     _setting(parser, "term_seconds", "S", "how long a lease lives without a sign of its holder")
+    _setting(parser, "state_dir", "PATH", "where what admins set is kept (or STATE_DIRECTORY)")
+    parser.add_argument(
+        "--config",
+        metavar="PATH",
+        help=f"a file of settings (default: {config_sources.DEFAULT_PATH}, if it exists)",
+    )
+    parser.add_argument(
+        "--check-config",
+        action="store_true",
+        help="print the settings that are in force and where each comes from, and end",
+    )
     return parser
 
 
 def given_settings(words: Sequence[str]) -> dict[str, str]:
     """What the flags say, by setting name."""
-    found = vars(serving_parser().parse_args(words))
-    given = {key: text for key, text in found.items() if text is not None}
+    return _settings_of(serving_parser().parse_args(words))
+
+
+def _settings_of(found: argparse.Namespace) -> dict[str, str]:
+    given = {
+        key: text
+        for key, text in vars(found).items()
+        if text is not None and key in config.DEFAULTS
+    }
     return given | ({"gpu": ",".join(given["gpu"])} if "gpu" in given else {})
 
 
 def _serve(words: Sequence[str]) -> int:
-    settings = config.read_config(given_settings(words))
+    found = serving_parser().parse_args(words)
+    path = None if found.config is None else Path(found.config)
+    settings = config_sources.read_settings(_settings_of(found), path=path)
+    if found.check_config:
+        sys.stdout.write(config_sources.in_toml(settings))
+        return OK
     from aqua_daemon.assembly import serve
 
-    return serve(settings)
+    return serve(settings.config)
 
 
 def _keep(words: Sequence[str]) -> int:

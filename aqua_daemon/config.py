@@ -1,9 +1,8 @@
 """What an operator sets, read once into one frozen object; defaults and limits are visible here.
 
-Covers the values of `aqua-daemon`'s flags, AQUA_SOCKET, and what is worked out from the machine.
-Flags win over the environment, the environment over the defaults. Does not cover the flags' form
-(cli.py) or the rules' own constants (core/sizes.py). Every source gives the same thing, words by
-setting name, so that a file of settings can become one more of them.
+Covers what each setting may be, its default, and what is worked out from the machine. Every source
+gives the same thing, words by setting name. Does not cover the sources (config_sources.py), the
+flags' form (cli.py) or the rules' own constants (core/sizes.py).
 """
 
 from __future__ import annotations
@@ -35,7 +34,9 @@ DEFAULTS: Mapping[str, str] = {
     "tenant_host_bytes": "",  # all of the host pool
     "tenant_quota_bytes": "",  # all of the GPUs
     "term_seconds": f"{TERM_SECONDS:g}",
+    "state_dir": "/var/lib/aqua",
 }
+WORKED_OUT = ("host_pool_bytes", "tenant_host_bytes", "tenant_quota_bytes")  # where left empty
 
 MOST_SHM_GPUS = 64
 SMALLEST_GPU_BYTES = 16 * MIB  # below, the reserve leaves no room for one slab
@@ -61,11 +62,21 @@ _TRUTHS = {"true": True, "false": False}
 
 
 class ConfigError(ValueError):
-    """A setting is not what it may be: the message names it, its value, and what is allowed."""
+    """A setting is not what it may be: the message names it, its value, and what is allowed.
 
-    def __init__(self, key: str, value: object, allowed: str) -> None:
-        super().__init__(f"{key} = {str(value)!r}: {allowed}")
+    Where it is known who gave it (a flag, a variable, a place in a file), it names that too.
+    """
+
+    def __init__(self, key: str, value: object, allowed: str, *, origin: str = "") -> None:
+        given = f" (given in {origin})" if origin else ""
+        super().__init__(f"{key} = {str(value)!r}: {allowed}{given}")
         self.key = key
+        self._value = value
+        self._allowed = allowed
+
+    def given_in(self, origin: str) -> ConfigError:
+        """The same, naming where the value comes from."""
+        return ConfigError(self.key, self._value, self._allowed, origin=origin)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +97,7 @@ class DaemonConfig:
     tenant_host_bytes: int
     tenant_quota_bytes: int
     term_seconds: float
+    state_dir: Path  # what admins set is kept there
     notify_socket: str  # the service manager's; empty: there is none
     watchdog_seconds: float | None  # it restarts a daemon that is silent for so long
 
@@ -133,9 +145,8 @@ def read_config(
     environment = os.environ if environment is None else environment
     words = {**DEFAULTS, **_from_environment(environment), **given}
     has_shm = words["shm_gpus"] != ""
-    count, gpu_bytes = (
-        read_shm_gpus(words["shm_gpus"], words["shm_gpu_bytes"]) if has_shm else (0, 0)
-    )
+    count, gpu_bytes = read_shm_gpus(words["shm_gpus"] or "1", words["shm_gpu_bytes"])
+    count = count if has_shm else 0
     host, port = _metrics_address(words)
     quota = count * gpu_bytes if has_shm else LARGEST_POOL_BYTES
     host_pool = _bytes("host_pool_bytes", words, unset=available_bytes() // 2)
@@ -156,6 +167,7 @@ def read_config(
         tenant_host_bytes=_bytes("tenant_host_bytes", words, unset=host_pool),
         tenant_quota_bytes=_bytes("tenant_quota_bytes", words, unset=quota),
         term_seconds=parse_seconds("term_seconds", words["term_seconds"], SMALLEST_TERM_SECONDS),
+        state_dir=_directory("state_dir", words),
         notify_socket=environment.get("NOTIFY_SOCKET", ""),
         watchdog_seconds=_watchdog_seconds(environment),
     )
@@ -295,7 +307,7 @@ def _metrics_address(words: Mapping[str, str]) -> tuple[str, int]:
         is_loopback = ipaddress.ip_address(host).is_loopback
     except ValueError:
         raise ConfigError("metrics", text, "give a numeric address, such as 127.0.0.1") from None
-    if not is_loopback and not _truth("metrics_any_address", words):
+    if not _truth("metrics_any_address", words) and not is_loopback:
         allowed = "give a loopback address; any other needs --metrics-any-address"
         raise ConfigError("metrics", text, allowed)
     return host, int(port_text)
@@ -322,6 +334,12 @@ def _one_of(key: str, words: Mapping[str, str], choices: tuple[str, ...]) -> str
     if words[key] not in choices:
         raise ConfigError(key, words[key], f"give one of {', '.join(choices)}")
     return words[key]
+
+
+def _directory(key: str, words: Mapping[str, str]) -> Path:
+    if not words[key].startswith("/") or "\0" in words[key]:
+        raise ConfigError(key, words[key], "give an absolute path")
+    return Path(words[key])
 
 
 def _truth(key: str, words: Mapping[str, str]) -> bool:

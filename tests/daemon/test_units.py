@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from aqua_daemon.cli import serving_parser
+from aqua_daemon.cli import given_settings
 from aqua_daemon.config import read_config
 from tests.conftest import require_path, require_tool
 from tests.nodes import REPOSITORY, environment
@@ -82,8 +82,7 @@ def test_daemon_and_keeper_agree_on_gpus_and_socket() -> None:
     """The daemon looks for the very GPUs and the very socket that the keeper has."""
     daemon = shlex.split(service_of("aqua-daemon.service")["ExecStart"])[1:]
     keeper = shlex.split(service_of("aqua-keeper@.service")["ExecStart"])[1:]
-    found = vars(serving_parser().parse_args(daemon))
-    given = {key: text for key, text in found.items() if text is not None}
+    given = given_settings(daemon)
     settings = read_config(given, environment={})
     assert not settings.spawns_keepers
     flags = dict(zip(keeper[1::2], keeper[2::2], strict=True))

@@ -52,9 +52,9 @@ class Prometheus:
         return [Sample(labels=one["metric"], value=float(one["value"][1])) for one in result]
 
     def is_ready(self) -> bool:
-        with suppress(OSError):
-            with urllib.request.urlopen(f"{self._url}/-/ready", timeout=1) as reply:  # noqa: S310 - loopback
-                return bool(reply.status == 200)
+        url = f"{self._url}/-/ready"
+        with suppress(OSError), urllib.request.urlopen(url, timeout=1) as reply:  # noqa: S310 - loopback
+            return bool(reply.status == 200)
         return False
 
 
