@@ -104,6 +104,17 @@ def test_unmapping_under_a_queued_copy_is_fatal_and_counted(
         assert keeper.ask("read(p, 1)") == "00"
 
 
+def test_a_batch_of_copies_is_in_the_stream_too(program: Program) -> None:
+    """All of them, each with its size; never in the null stream."""
+    program.run("ok(d.cuMemsetD8(p, 3, 64)); a = d.CUmemcpyAttributes()")
+    batch = "d.cuMemcpyBatchAsync([q, int(q) + 8], [p, p], [1, 2], 2, [a], [0], 1, {})[0]"
+    assert program.ask(batch.format("0")) == CUresult.CUDA_ERROR_INVALID_VALUE
+    assert program.ask(batch.format("s")) == 0
+    assert program.ask("ctypes.string_at(int(q), 1).hex()") == "00"
+    program.run("ok(d.cuStreamSynchronize(s))")
+    assert program.ask("ctypes.string_at(int(q), 11).hex()") == "03" + "00" * 7 + "030300"
+
+
 def test_ended_streams_and_events_are_unknown(program: Program) -> None:
     """And ending them twice is an error."""
     program.run("ok(d.cuEventDestroy(e)); ok(d.cuStreamDestroy(s))")

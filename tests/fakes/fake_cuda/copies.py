@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tests.fakes.fake_cuda import pages, process, streams
 from tests.fakes.fake_cuda.memory import Pointer, require_range
 from tests.fakes.fake_cuda.process import call, call_for_one
 from tests.fakes.fake_cuda.results import CUresult, Failed
+from tests.fakes.fake_cuda.structs import CUmemcpyAttributes
 
 HostPointer = int | ctypes.c_void_p | bytes | bytearray | memoryview | None
 _pinned: dict[int, int] = {}  # registered address -> bytes
 _allocated: dict[int, int] = {}
+process.at_end.extend([_pinned.clear, _allocated.clear])
 
 
 @call
@@ -23,6 +25,27 @@ def cuMemcpy(dst: Pointer, src: Pointer, ByteCount: int) -> None:
 @call
 def cuMemcpyAsync(dst: Pointer, src: Pointer, ByteCount: int, hStream: Pointer) -> None:
     _in_order(_unified(dst, src, ByteCount), hStream)
+
+
+@call
+def cuMemcpyBatchAsync(
+    dsts: Sequence[Pointer],
+    srcs: Sequence[Pointer],
+    sizes: Sequence[int],
+    count: int,
+    attrs: Sequence[CUmemcpyAttributes],
+    attrsIdxs: Sequence[int],
+    numAttrs: int,
+    hStream: Pointer,
+) -> None:
+    process.current_device()
+    if not count or not numAttrs or len(attrs) < numAttrs or list(attrsIdxs)[:1] != [0]:
+        raise Failed(CUresult.CUDA_ERROR_INVALID_VALUE)
+    if int(hStream or 0) == 0:  # the driver takes no null stream here
+        raise Failed(CUresult.CUDA_ERROR_INVALID_VALUE)
+    triples = list(zip(dsts, srcs, sizes, strict=True))[:count]
+    for copy in [_unified(to, source, nbytes) for to, source, nbytes in triples]:
+        streams.enqueue(hStream, copy)
 
 
 @call

@@ -120,6 +120,15 @@ class CUstreamCaptureStatus(IntEnum):
     CU_STREAM_CAPTURE_STATUS_INVALIDATED = 2
 
 
+class CUmemcpySrcAccessOrder(IntEnum):
+    """When a batched copy may read its source."""
+
+    CU_MEMCPY_SRC_ACCESS_ORDER_INVALID = 0
+    CU_MEMCPY_SRC_ACCESS_ORDER_STREAM = 1
+    CU_MEMCPY_SRC_ACCESS_ORDER_DURING_API_CALL = 2
+    CU_MEMCPY_SRC_ACCESS_ORDER_ANY = 3
+
+
 class CUctx_flags(IntEnum):
     """How a context waits."""
 

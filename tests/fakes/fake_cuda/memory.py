@@ -23,6 +23,7 @@ from tests.fakes.fake_cuda.structs import CUdeviceptr
 Pointer = SupportsInt | None
 _PIECE_WORDS = 1 << 18
 _last_freed: dict[int, int] = {}  # bytes -> address, where a node uses addresses again
+process.at_end.append(_last_freed.clear)
 
 
 @call_for_two
@@ -181,7 +182,7 @@ def close_import(pointer: Pointer) -> None:
 
 def _drop(books: Books, span: Span) -> None:
     node = process.node()
-    node.spans.remove(span)
+    node.remove_span(span)
     pages.release(span.address, span.nbytes)
     allocation = books.allocations.get(span.number)
     if span.kind == "import":

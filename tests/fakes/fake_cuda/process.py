@@ -54,20 +54,24 @@ class Node:
     visible: tuple[GpuDescription, ...]
     retained: dict[int, int] = field(default_factory=dict)  # ordinal -> references
     context_flags: dict[int, int] = field(default_factory=dict)
-    spans: list[Span] = field(default_factory=list)  # by address
+    spans: list[Span] = field(default_factory=list)  # by address; replaced, never changed
     peers: set[tuple[int, int]] = field(default_factory=set)
     sticky: CUresult = CUresult.CUDA_SUCCESS
 
     def span_at(self, address: int) -> Span | None:
-        place = bisect_right(self.spans, address, key=lambda span: span.address) - 1
+        spans = self.spans
+        place = bisect_right(spans, address, key=lambda span: span.address) - 1
         if place < 0:
             return None
-        span = self.spans[place]
+        span = spans[place]
         return span if address < span.address + span.nbytes else None
 
     def add_span(self, span: Span) -> None:
         place = bisect_right(self.spans, span.address, key=lambda other: other.address)
-        self.spans.insert(place, span)
+        self.spans = [*self.spans[:place], span, *self.spans[place:]]
+
+    def remove_span(self, span: Span) -> None:
+        self.spans = [other for other in self.spans if other is not span]
 
 
 class _Thread(threading.local):
@@ -78,6 +82,7 @@ class _Thread(threading.local):
 
 thread = _Thread()
 lock = threading.RLock()  # over everything of this process
+at_end: list[Callable[[], None]] = []  # what modules forget when a node is left
 _node: Node | None = None
 _is_forked = False
 
@@ -99,8 +104,11 @@ def initialise() -> None:
 def end() -> None:
     """What a process's end does, while it lives on."""
     if _node is not None and not _is_forked:
+        for clean in at_end:
+            clean()
         for span in _node.spans:
-            pages.release(span.address, span.nbytes)
+            if span.kind != "vmm":
+                pages.release(span.address, span.nbytes)
         with _node.registry.books() as books:
             books.drop_holders(_node.holder.__eq__)
     forget()

@@ -68,6 +68,7 @@ class Registry:
     def make_file(self, number: int, *, uuid: str, nbytes: int) -> Path:
         """A sparse file; where the node leaves bytes behind, with those of a freed allocation."""
         path = self.file_of(number)
+        path.unlink(missing_ok=True)  # of a process that was killed before it could count it
         left = self.directory / "leftovers" / uuid
         if self.node.leftovers and left.exists():
             left.rename(path)

@@ -87,6 +87,16 @@ _defaults: dict[int, _Stream] = {}  # by ordinal
 _events: dict[int, _Event] = {}
 
 
+def _forget() -> None:
+    for stream in [*_streams.values(), *_defaults.values()]:
+        stream.close()
+    for kept in (_streams, _defaults, _events):
+        kept.clear()
+
+
+process.at_end.append(_forget)
+
+
 def enqueue(stream: object, work: Work) -> None:
     """Do it in the stream's order; a captured stream only notes it."""
     found = _stream_of(stream)

@@ -15,6 +15,7 @@ from tests.fakes.fake_cuda.enums import (
     CUmemAccess_flags,
     CUmemAllocationHandleType,
     CUmemAllocationType,
+    CUmemcpySrcAccessOrder,
     CUmemLocationType,
 )
 
@@ -182,6 +183,18 @@ class CUmemAllocationProp:
         self.location = CUmemLocation()
         self.win32HandleMetaData = 0
         self.allocFlags = CUmemAllocationFlags()
+
+
+class CUmemcpyAttributes:
+    """How a batch of copies is done; the fake ignores it."""
+
+    __slots__ = ("dstLocHint", "flags", "srcAccessOrder", "srcLocHint")
+
+    def __init__(self) -> None:
+        self.srcAccessOrder = CUmemcpySrcAccessOrder.CU_MEMCPY_SRC_ACCESS_ORDER_INVALID
+        self.srcLocHint = CUmemLocation()
+        self.dstLocHint = CUmemLocation()
+        self.flags = 0
 
 
 class CUmemAccessDesc:

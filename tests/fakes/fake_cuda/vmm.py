@@ -53,6 +53,16 @@ _handles: dict[int, _Physical] = {}
 _reserved: dict[int, int] = {}  # address -> bytes
 
 
+def _forget() -> None:
+    for address, size in _reserved.items():
+        pages.release(address, size)
+    _reserved.clear()
+    _handles.clear()
+
+
+process.at_end.append(_forget)
+
+
 @call_for_one
 def cuMemGetAllocationGranularity(
     prop: CUmemAllocationProp,
@@ -205,7 +215,7 @@ def cuMemUnmap(ptr: Pointer, size: int) -> None:
         with process.node().registry.books() as books:
             for span in spans:
                 pages.unmap_file(span.address, span.nbytes)
-                process.node().spans.remove(span)
+                process.node().remove_span(span)
                 books.let_go(_hold("mapping", span.number, span.gpu.uuid))
 
 
