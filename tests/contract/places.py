@@ -1,0 +1,250 @@
+"""Where the contract must hold: nodes whose memory is of one sort, with tenants as processes.
+
+    with shm_place() as place, place.tenant() as tenant:
+        slab = tenant.borrow()
+
+Covers starting them and what can be seen from outside. What tenants do is tenant.py's; what must
+hold, the tests'.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.fakes.cuda_node import fake_cuda_node
+from tests.nodes import (
+    MIB,
+    PROGRAM,
+    REPOSITORY,
+    Node,
+    environment,
+    flag_words,
+    read_line,
+    running_node,
+    short_directory,
+    wait_until,
+)
+
+ANSWER_SECONDS = 60.0  # importing torch on a busy machine; many lease cycles in one request
+
+
+class TenantFailed(AssertionError):
+    """A tenant could not do what it was told; its own words."""
+
+
+class Tenant:
+    """A client's process that obeys, line by line."""
+
+    def __init__(self, variables: Mapping[str, str]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.contract.tenant"],
+            cwd=REPOSITORY,
+            env=dict(variables),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def ask(self, verb: str, **arguments: object) -> dict[str, object]:
+        """Have one thing done, and what came of it."""
+        self.begin(verb, **arguments)
+        return self.answer()
+
+    def number(self, verb: str, **arguments: object) -> int:
+        """The same, for what is one number."""
+        found = self.ask(verb, **arguments)["number"]
+        assert isinstance(found, int)
+        return found
+
+    def begin(self, verb: str, **arguments: object) -> None:
+        """Let it begin, and do not wait."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"verb": verb, "arguments": arguments}) + "\n")
+        self._process.stdin.flush()
+
+    def answer(self, *, seconds: float = ANSWER_SECONDS) -> dict[str, object]:
+        """What came of what was begun."""
+        assert self._process.stdout is not None
+        line = read_line(self._process.stdout, seconds=seconds)
+        if not line:
+            raise TenantFailed(f"no answer in {seconds:g} s, status {self._process.poll()}")
+        found: dict[str, object] = json.loads(line)
+        if "failed" in found:
+            raise TenantFailed(str(found["failed"]))
+        return found
+
+    def kill(self) -> None:
+        """SIGKILL, and wait until it is gone."""
+        self._process.kill()
+        self._process.wait()
+
+    def end(self) -> None:
+        """At the end of a block: whatever it does."""
+        self.kill()
+        for stream in (self._process.stdin, self._process.stdout):
+            assert stream is not None
+            stream.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A running node, and how its tenants find it."""
+
+    name: str
+    node: Node
+    home_gpu: str
+    lender_gpu: str
+    slab_bytes: int  # the smallest that there are
+    variables: Mapping[str, str]
+    torch_device: str  # where tenants' own tensors are
+
+    @contextmanager
+    def tenant(self, **more: str) -> Iterator[Tenant]:
+        """A tenant's process; killed at the end of the block."""
+        tenant = Tenant(
+            {
+                **environment(**self.variables),
+                "AQUA_SOCKET": self.node.socket,
+                "AQUA_HOME_GPU": self.home_gpu,
+                "AQUA_CONNECT_SECONDS": "20",
+                "AQUA_TEST_DEVICE": self.torch_device,
+                **more,
+            }
+        )
+        try:
+            tenant.answer()  # it has imported what it needs
+            yield tenant
+        finally:
+            tenant.end()
+
+    def pool_bytes(self, *states: str) -> int:
+        """Of the lending GPU, as the daemon sees it."""
+        samples = self.node.scrape()
+        names = [f'aqua_pool_bytes{{gpu="{self.lender_gpu}",state="{state}"}}' for state in states]
+        return int(sum(samples[name] for name in names))
+
+    def keeper_pid(self) -> int:
+        """Of the lending GPU; one keeper has all shm GPUs."""
+        processes = [words for words in self.node._processes() if "keeper" in words[1]]
+        found = [pid for pid, words in processes if {self.lender_gpu, "--shm-gpus"} & {*words}]
+        assert len(found) == 1, processes
+        return found[0]
+
+    def kill_keeper(self) -> None:
+        pid = self.keeper_pid()
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not Path(f"/proc/{pid}/exe").exists(), what="the keeper is gone")
+
+    def await_all_free(self, free_before: int) -> None:
+        """Return when as much is free as before; nothing else is using the GPU meanwhile."""
+        slack = self.slab_bytes // 2  # a process that ends elsewhere on a real GPU
+        wait_until(
+            lambda: (
+                self.pool_bytes("free") >= free_before - slack
+                and not self.pool_bytes("lent", "returning", "quarantined")
+            ),
+            seconds=20,
+            what="every slab is free again",
+        )
+
+
+@contextmanager
+def shm_place() -> Iterator[Place]:
+    """Two stand-in GPUs."""
+    with running_node(gpus=2, gpu_bytes=64 * MIB) as node:
+        yield Place(
+            name="shm",
+            node=node,
+            home_gpu="SHM-0",
+            lender_gpu="SHM-1",
+            slab_bytes=4 * MIB,
+            variables={},
+            torch_device="cpu",
+        )
+
+
+@contextmanager
+def fake_cuda_place(handles: str) -> Iterator[Place]:
+    """Two GPUs of a made-up driver, with real keepers."""
+    with short_directory() as directory:
+        directory.chmod(0o777)
+        made = fake_cuda_node(directory / "cuda", gpus=2, memory=2048 * MIB)
+        home, lender = made.uuids
+        variables = made.environment()
+        with _cuda_node(directory / "node", variables, handles=handles) as node:
+            place = Place(
+                name=f"fake {handles}",
+                node=node,
+                home_gpu=home,
+                lender_gpu=lender,
+                slab_bytes=32 * MIB,
+                variables=variables,
+                torch_device="cpu",
+            )
+            _await_lending(place)
+            yield place
+
+
+@contextmanager
+def cuda_place(handles: str, ordinal: int) -> Iterator[Place]:
+    """One real GPU that lends to itself."""
+    import torch
+
+    gpu = f"GPU-{torch.cuda.get_device_properties(ordinal).uuid}"
+    with (
+        short_directory() as directory,
+        _cuda_node(directory / "node", {}, handles=handles, gpu=gpu, lend_to_own_gpu=True) as node,
+    ):
+        place = Place(
+            name=f"cuda {handles}",
+            node=node,
+            home_gpu=gpu,
+            lender_gpu=gpu,
+            slab_bytes=32 * MIB,
+            variables={},
+            torch_device=f"cuda:{ordinal}",
+        )
+        _await_lending(place)
+        yield place
+
+
+class _CudaNode(Node):
+    """A node that lends the GPUs that NVML shows."""
+
+    def __init__(
+        self, directory: Path, variables: Mapping[str, str], flags: Mapping[str, str | bool]
+    ) -> None:
+        super().__init__(
+            directory, gpus=0, gpu_bytes=0, variables=variables, program=PROGRAM, flags=flags
+        )
+        words = flag_words({"metrics": "127.0.0.1:0", **flags})
+        self._flags = ["--socket", self.socket, *words]
+
+
+@contextmanager
+def _cuda_node(
+    directory: Path, variables: Mapping[str, str], **flags: str | bool
+) -> Iterator[_CudaNode]:
+    node = _CudaNode(directory, variables, flags)
+    try:
+        node.start_daemon()
+        yield node
+    finally:
+        node.end()
+
+
+def _await_lending(place: Place) -> None:
+    """The first figures of a real GPU take NVML a moment."""
+    wait_until(lambda: place.pool_bytes("free") > 0, seconds=30, what="the keeper has reported")
