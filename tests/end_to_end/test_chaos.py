@@ -1,0 +1,105 @@
+"""A node and its clients under faults chosen by chance: every byte is right, and all of it heals.
+
+Daemon, keeper, clients and owners are killed, stopped and continued while the clients park, fetch,
+compare and fork. A failure prints the seed, the faults in order and what the daemons logged. The
+short run kills no keeper: only what one held may be lost.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.chaos import GPU_BYTES, GPUS, Chaos
+from tests.nodes import Node, environment, running_node, wait_until
+
+SLOWEST_SECONDS = 20.0  # ten times what a call may take: a hang fails, a slow machine does not
+HEAL_SECONDS = 30.0  # a term, a restart's grace, and the keeper's look at slabs
+LOGGED_FAULTS = ("Traceback", "fault while applying", '"reason": "fault"')
+
+
+@pytest.mark.limit(150)
+def test_clients_lose_nothing_while_everything_around_them_fails() -> None:
+    """Ten seconds of faults: bytes exact, `store` kept, calls bounded, all of it returned."""
+    run_chaos(1, seconds=10, keeper_dies=False)
+
+
+@pytest.mark.long
+@pytest.mark.limit(400)
+@pytest.mark.parametrize("seed", range(8))
+def test_minutes_of_faults_break_no_promise(seed: int) -> None:
+    """Longer, and in every other run keepers die too."""
+    run_chaos(seed, seconds=45, keeper_dies=seed % 2 == 1)
+
+
+def run_chaos(seed: int, *, seconds: float, keeper_dies: bool) -> None:
+    """Rage, calm down, and look at everything."""
+    with running_node(gpus=GPUS, gpu_bytes=GPU_BYTES) as node:
+        descriptors = descriptors_of(node.pid)
+        chaos = Chaos(node, seed, keeper_dies=keeper_dies)
+        try:
+            chaos.rage(seconds)
+            reports = chaos.calm_down()
+            print(json.dumps(reports, indent=1))
+            for report in reports:
+                check_report(report, may_lose=chaos.keeper_died)
+            chaos.leave()
+            wait_until(lambda: is_quiet(node), seconds=HEAL_SECONDS, what="all came back")
+            check_node(node, descriptors)
+        except BaseException:
+            print(f"seed {seed}: {chaos.told}\n{node.log()}")
+            raise
+        finally:
+            chaos.end()
+
+
+def check_report(report: dict[str, object], *, may_lose: bool) -> None:
+    """Every byte right, no call endless, nothing lost that was promised, and leases to be had."""
+    seen, slowest = report["seen"], report["slowest"]
+    assert isinstance(seen, dict)
+    assert isinstance(slowest, dict)
+    assert seen["fetched"]
+    assert seen["parked_peer"]
+    assert not seen.get("wrong")
+    assert not seen.get("children_failed")
+    assert may_lose or not seen.get("lost_store")
+    assert max(slowest.values()) < SLOWEST_SECONDS
+    assert report["healed"]
+
+
+def is_quiet(node: Node) -> bool:
+    """Whether nothing is lent, reserved or remembered any more."""
+    metrics = node.scrape()
+    free = sum(value for name, value in metrics.items() if 'state="free"' in name)
+    leases = sum(value for name, value in metrics.items() if name.startswith("aqua_leases{"))
+    rest = (leases, metrics["aqua_sessions"], metrics["aqua_host_reserved_bytes"])
+    return free == GPUS * GPU_BYTES and not any(rest)
+
+
+def check_node(node: Node, descriptors: int) -> None:
+    """No daemon found a fault in itself, and the last one is as the first was."""
+    metrics = node.scrape()
+    assert metrics["aqua_invariant_violations_total"] == metrics["aqua_faults_total"] == 0
+    assert [trouble for trouble in LOGGED_FAULTS if trouble in node.log()] == []
+    assert verdict_of(node) == "ok"
+    wait_until(lambda: descriptors_of(node.pid) <= descriptors, what="descriptors are closed")
+    held = [link for link in Path(f"/proc/{node.keeper_pid()}/fd").iterdir() if is_slab(link)]
+    assert held == []
+
+
+def verdict_of(node: Node) -> str:
+    words = [sys.executable, "-m", "aqua_daemon.ctl", "status", "--json", "--socket", node.socket]
+    done = subprocess.run(words, env=environment(), capture_output=True, timeout=30, check=True)
+    return str(json.loads(done.stdout)["verdict"]["level"])
+
+
+def descriptors_of(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def is_slab(descriptor: Path) -> bool:
+    return "memfd:aqua-" in str(descriptor.readlink())
