@@ -73,11 +73,7 @@ def serving_parser() -> argparse.ArgumentParser:
     _setting(parser, "tenant_quota_bytes", "SIZE", "GPU memory for one tenant; default: all")
     _setting(parser, "term_seconds", "S", "how long a lease lives without a sign of its holder")
     _setting(parser, "state_dir", "PATH", "where what admins set is kept (or STATE_DIRECTORY)")
-    parser.add_argument(
-        "--config",
-        metavar="PATH",
-        help=f"a file of settings (default: {config_sources.DEFAULT_PATH}, if it exists)",
-    )
+    _config_file(parser)
     parser.add_argument(
         "--check-config",
         action="store_true",
@@ -102,8 +98,7 @@ def _settings_of(found: argparse.Namespace) -> dict[str, str]:
 
 def _serve(words: Sequence[str]) -> int:
     found = serving_parser().parse_args(words)
-    path = None if found.config is None else Path(found.config)
-    settings = config_sources.read_settings(_settings_of(found), path=path)
+    settings = config_sources.read_settings(_settings_of(found), path=_path(found))
     if found.check_config:
         sys.stdout.write(config_sources.in_toml(settings))
         return OK
@@ -118,13 +113,16 @@ def _keep(words: Sequence[str]) -> int:
         description="Owns the memory of one CUDA GPU, or of the stand-ins; outlives daemons.",
         allow_abbrev=False,
     )
-    kept = parser.add_mutually_exclusive_group(required=True)
+    kept = parser.add_mutually_exclusive_group()
     kept.add_argument("--gpu", metavar="UUID", help="the CUDA GPU to keep")
-    kept.add_argument("--shm-gpus", metavar="N", help="how many stand-ins: SHM-0, SHM-1, ...")
+    kept.add_argument("--shm-gpus", metavar="N", help="how many stand-ins; default: the setting")
     kept.add_argument("--list", action="store_true", help="print the CUDA GPUs as JSON, and end")
     _setting(parser, "shm_gpu_bytes", "SIZE", "the size of each stand-in, such as 256MiB")
     _setting(parser, "handles", "legacy|vmm", "what CUDA memory travels as")
-    parser.add_argument("--socket", metavar="PATH", help="where daemons come")
+    parser.add_argument(
+        "--socket", metavar="PATH", help="where daemons come; default: as they are set to look"
+    )
+    _config_file(parser)
     parser.add_argument(
         "--linger",
         metavar="S",
@@ -135,12 +133,12 @@ def _keep(words: Sequence[str]) -> int:
         from aqua_daemon.keeper import listing
 
         return listing.main()
-    if found.socket is None:
-        parser.error("the following arguments are required: --socket")
     linger = None if found.linger is None else config.parse_seconds("linger", found.linger)
+    if found.socket is None:
+        return _keep_as_set(found, linger)
     path = config.checked_socket(found.socket, suffix="")
     if found.gpu is None:
-        count, gpu_bytes = config.read_shm_gpus(found.shm_gpus, found.shm_gpu_bytes)
+        count, gpu_bytes = config.read_shm_gpus(found.shm_gpus or "", found.shm_gpu_bytes)
         from aqua_daemon.keeper import program
 
         return program.keep_shm(gpus=count, gpu_bytes=gpu_bytes, socket=path, linger_seconds=linger)
@@ -148,6 +146,27 @@ def _keep(words: Sequence[str]) -> int:
     from aqua_daemon.keeper import program
 
     return program.keep_cuda(gpu=gpu, uses_vmm=handles == "vmm", socket=path, linger_seconds=linger)
+
+
+def _keep_as_set(found: argparse.Namespace, linger: float | None) -> int:
+    """As a unit starts it: what no flag says, the daemon's settings say."""
+    names = ("shm_gpus", "shm_gpu_bytes", "handles")
+    flags = {key: text for key in names if (text := getattr(found, key)) is not None}
+    settings = config_sources.read_settings(flags, path=_path(found)).config
+    from aqua_daemon.keeper import program
+
+    if found.gpu is not None:
+        gpu, uses_vmm = config.checked_gpu(found.gpu), settings.handles == "vmm"
+        path = settings.keeper_socket_of(gpu)
+        return program.keep_cuda(gpu=gpu, uses_vmm=uses_vmm, socket=path, linger_seconds=linger)
+    if not settings.shm_gpus:
+        raise ConfigError("shm_gpus", "", "say what to keep: --gpu UUID, or how many stand-ins")
+    return program.keep_shm(
+        gpus=settings.shm_gpus,
+        gpu_bytes=settings.shm_gpu_bytes,
+        socket=settings.keeper_socket,
+        linger_seconds=linger,
+    )
 
 
 def _load(words: Sequence[str]) -> int:
@@ -192,6 +211,18 @@ def _setting(
     shown = f"{text} (default: {default})" if default and not is_required else text
     flag = f"--{key.replace('_', '-')}"
     parser.add_argument(flag, dest=key, metavar=metavar, required=is_required, help=shown)
+
+
+def _config_file(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        metavar="PATH",
+        help=f"a file of settings (default: {config_sources.DEFAULT_PATH}, if it exists)",
+    )
+
+
+def _path(found: argparse.Namespace) -> Path | None:
+    return None if found.config is None else Path(found.config)
 
 
 def _claim(parser: argparse.ArgumentParser, key: str, text: str) -> None:

@@ -96,7 +96,10 @@ def test_help_shows_every_setting_with_its_default(capsys: pytest.CaptureFixture
         (("--shm-gpus", "8", "--metrics", "0.0.0.0:1"), "--metrics-any-address"),
         (("--shm-gpu", "8"), "unrecognized arguments"),
         (("keeper", "--shm-gpus", "0", "--socket", "/tmp/k"), "shm_gpus = '0'"),
-        (("keeper", "--shm-gpus", "1"), "--socket"),
+        (("keeper",), "shm_gpus = '': say what to keep: --gpu UUID, or how many stand-ins"),
+        (("keeper", "--gpu", "0"), "gpu = '0': give a UUID"),
+        (("keeper", "--shm-gpus", "65"), "64 (given in --shm-gpus)"),
+        (("keeper", "--socket", "/tmp/k"), "shm_gpus = '': give a whole number"),
         (("keeper", "--shm-gpus", "1", "--socket", "k"), "socket = 'k': give an absolute path"),
         (("keeper", "--shm-gpus", "1", "--socket", "/tmp/k", "--linger", "x"), "linger = 'x'"),
         (("load", "--gpu", "SHM-0"), "--bytes"),
@@ -122,6 +125,27 @@ def test_wrong_usage_says_what_is_wrong_and_exits_2(
 def test_a_keeper_ends_when_it_is_told_to(keeper: str) -> None:
     """It serves its socket until SIGTERM; the fixture asserts its status."""
     assert connects(Path(keeper))
+
+
+def test_a_keeper_as_a_unit_starts_it_is_where_the_daemon_looks(directory: Path) -> None:
+    """From the same file: how many stand-ins, of which size, at which socket."""
+    described = directory / "aqua-daemon.toml"
+    described.write_text(
+        f'socket = "{directory}/s"\nshm_gpus = 2\nshm_gpu_bytes = "32MiB"\nkeepers = "external"\n'
+        'metrics = "127.0.0.1:0"\n'
+    )
+    keeper = started("keeper", "--config", str(described))
+    daemon = started("--config", str(described))
+    try:
+        assert daemon.stdout is not None
+        assert json.loads(read_line(daemon.stdout, seconds=20))["event"] == "ready"
+        assert connects(directory / "s.keeper-shm")
+    finally:
+        for process in (daemon, keeper):
+            process.terminate()
+        errors = [process.communicate(timeout=10)[1] for process in (daemon, keeper)]
+    assert (daemon.returncode, keeper.returncode) == (0, 0), errors
+    assert "not every keeper was heard" not in errors[0]
 
 
 def test_a_second_keeper_on_a_socket_fails(keeper: str) -> None:
