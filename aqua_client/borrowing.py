@@ -80,12 +80,16 @@ class Borrowing:
             host.claim(nbytes)
             if not self._lender.reason and host.is_reserved:
                 return
+            host.asked_bytes += nbytes
         try:
             self._reserve_claimed(nbytes)
         except BaseException:
             with self._tiers.lock:
                 host.give_up(nbytes)
             raise
+        finally:
+            with self._tiers.lock:
+                host.asked_bytes -= nbytes
 
     def give_back(self, slabs: Sequence[Slab], *, seconds: float | None = None) -> None:
         """Tell the daemon of slabs that are unmapped. Failing is no harm: it takes them back."""
@@ -211,7 +215,8 @@ class Borrowing:
             else:
                 with self._tiers.lock:
                     host.granted(granted)
-                return
+                    if host.is_reserved or not rounded:
+                        return  # else a statement has overtaken it: say it again
         with self._tiers.lock:
             is_allowed = host.free_bytes(has_daemon=False) >= 0
         if not is_allowed:

@@ -20,6 +20,7 @@ class HostTier:
         self.limit_bytes = limit_bytes
         self.used_bytes = 0
         self.reserved_bytes = 0  # what the daemon was told last
+        self.asked_bytes = 0  # of those used: no daemon or limit has agreed to them yet
         self._covered_bytes: dict[str, int] = {}  # by leases that are not acknowledged yet
         self._revision = 0
 
@@ -52,7 +53,7 @@ class HostTier:
 
     def statement(self) -> HostRoom:
         """What is held now, for the daemon's books: never more than it agreed to or is used."""
-        own = self._own_bytes
+        own = max(0, self._own_bytes - self.asked_bytes)
         self.reserved_bytes = max(own, min(self.reserved_bytes, _in_steps(own)))
         return self._room(self.reserved_bytes)
 
