@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from aqua_client.copying import Memory, UnusableSlab
 from aqua_client.errors import BrokerUnreachable, InsufficientMemory, Refused
-from aqua_client.fallback import BackOff, Shortage
+from aqua_client.fallback import BACK_OFF_SECONDS, UNUSABLE_SECONDS, BackOff, Shortage
 from aqua_client.lender import Lender
 from aqua_client.records import Grant, SafetyClass
 from aqua_client.slabs import Place, Slab, Stored
@@ -32,8 +32,9 @@ logger = logging.getLogger("aqua")
 class Borrowing:
     """The way to the daemon for everybody who needs memory."""
 
-    def __init__(self, tiers: Tiers, lender: Lender) -> None:
+    def __init__(self, tiers: Tiers, lender: Lender, *, home_gpu: str | None) -> None:
         self._tiers = tiers
+        self._home_gpu = home_gpu
         self._lender = lender
         self._answered = threading.Condition(tiers.lock)
         self._asking: set[SafetyClass] = set()
@@ -158,7 +159,9 @@ class Borrowing:
             try:
                 seconds = max(0.001, end - time.monotonic())
                 grant = self._lender.acquire(size, stored.safety, seconds=seconds)
-                slab = Slab(grant, Memory.of_grant(grant), now=time.monotonic())
+                slab = Slab(
+                    grant, Memory.of_grant(grant, home_gpu=self._home_gpu), now=time.monotonic()
+                )
             except (Refused, BrokerUnreachable, UnusableSlab) as error:
                 if error.reason in SMALLER_MAY_DO and size > smallest and time.monotonic() < end:
                     size = max(smallest, size // 2)
@@ -172,10 +175,12 @@ class Borrowing:
     def _note_failure(
         self, safety: SafetyClass, error: Refused | BrokerUnreachable | UnusableSlab
     ) -> None:
+        seconds = BACK_OFF_SECONDS
         if isinstance(error, UnusableSlab):
             logger.warning("a granted slab can't be used: %s", error)
+            seconds = UNUSABLE_SECONDS
         with self._tiers.lock:
-            self._back_off.note(safety, error.reason)
+            self._back_off.note(safety, error.reason, seconds=seconds)
 
     def _take_in(self, slab: Slab, nbytes: int, stored: Stored, avoid_gpu: str) -> Place:
         with self._tiers.lock:

@@ -18,7 +18,7 @@ from typing import Self
 
 import torch
 
-from aqua_client import tensors
+from aqua_client import own_device, tensors
 from aqua_client.errors import InvalidSetting
 from aqua_client.pager import Pager
 from aqua_client.session import Session
@@ -35,7 +35,10 @@ class Client:
         Raises:
             InvalidSetting: the environment has a value that is not allowed.
         """
-        self._pager = Pager(settings or ClientSettings.from_environment(), Session)
+        settings = settings or ClientSettings.from_environment()
+        if settings.home_gpu is None:  # then it is the one that torch uses, if it does
+            settings = replace(settings, home_gpu=own_device.torch_gpu())
+        self._pager = Pager(settings, Session)
         _open_pagers.add(self._pager)
 
     def __enter__(self) -> Self:
@@ -49,10 +52,14 @@ class Client:
     ) -> None:
         self.close()
 
-    def offload(self, tensor: torch.Tensor, *, keep: str = "store") -> OffloadedTensor:
+    def offload(
+        self, tensor: torch.Tensor, *, keep: str = "store", overlap: bool = False
+    ) -> OffloadedTensor:
         """Copy *tensor* into memory leased from other GPUs, or the host's where there is none.
 
         *keep*: "store" survives when a lease is taken back, "cache" may be dropped then.
+        *overlap*: copy beside the current CUDA stream; the tensor must not be written to before
+        `handle.wait()`.
 
         Raises:
             UnsupportedTensor: it is not a dense tensor with bytes of its own.
@@ -60,7 +67,7 @@ class Client:
             BrokerUnreachable: there is no leased memory, and `fallback="error"`.
             ForkedChild: connect anew in this process.
         """
-        return tensors.offload(self._pager, tensor, keep)
+        return tensors.offload(self._pager, tensor, keep, overlap=overlap)
 
     def stats(self) -> dict[str, object]:
         """What went where and why: the link's state, bytes by tier, leases by GPU, counters."""
@@ -121,9 +128,9 @@ def connect(
     return client
 
 
-def offload(tensor: torch.Tensor, *, keep: str = "store") -> OffloadedTensor:
+def offload(tensor: torch.Tensor, *, keep: str = "store", overlap: bool = False) -> OffloadedTensor:
     """`Client.offload` of the process's own client, which needs no set-up."""
-    return _own_client().offload(tensor, keep=keep)
+    return _own_client().offload(tensor, keep=keep, overlap=overlap)
 
 
 def stats() -> dict[str, object]:

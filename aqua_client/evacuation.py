@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import AbstractContextManager, nullcontext
 
 from aqua_client import copying
 from aqua_client.borrowing import Borrowing
@@ -17,6 +18,7 @@ from aqua_client.copying import Memory
 from aqua_client.fallback import Shortage
 from aqua_client.records import SafetyClass
 from aqua_client.slabs import Place, Slab
+from aqua_client.streams import Streams
 from aqua_client.tiers import Tiers
 
 # A revoke's standard deadline is 2 s, and what is copied meanwhile has to fit in too.
@@ -31,8 +33,9 @@ logger = logging.getLogger("aqua")
 class Evacuation:
     """Used by the worker's thread only."""
 
-    def __init__(self, tiers: Tiers, borrowing: Borrowing) -> None:
+    def __init__(self, tiers: Tiers, borrowing: Borrowing, streams: Streams | None) -> None:
         self._tiers = tiers
+        self._streams = streams
         self._borrowing = borrowing
 
     def empty(self, slab: Slab) -> None:
@@ -85,7 +88,8 @@ class Evacuation:
 
     def _move(self, place: Place, target: Place, slab: Slab) -> None:
         try:
-            copying.copy_span(place, target)
+            with self._apart(place, target):
+                copying.copy_span(place, target)
         except BaseException:
             with self._tiers.lock:
                 self._tiers.discard([target])
@@ -94,3 +98,10 @@ class Evacuation:
         with self._tiers.lock:
             self._tiers.replace(place, target, slab.fence_reason)
             self._tiers.counters.evacuated_bytes += place.nbytes
+
+    def _apart(self, place: Place, target: Place) -> AbstractContextManager[None]:
+        """On a stream of the library's own, and all over at the end; on shared memory it is so."""
+        for memory in (place.memory, target.memory):
+            if self._streams is not None and memory.ordinal is not None:
+                return self._streams.on_own_stream(memory.ordinal)
+        return nullcontext()

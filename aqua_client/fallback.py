@@ -18,6 +18,9 @@ from aqua_client.settings import ClientSettings, Fallback
 # Long against a call (1 ms), short against what frees memory: an owner, or another tenant.
 BACK_OFF_SECONDS = 0.25
 
+# What this process can't use it can't use a moment later either, and each slab costs a scrub.
+UNUSABLE_SECONDS = 10.0
+
 logger = logging.getLogger("aqua")
 
 
@@ -39,9 +42,9 @@ class BackOff:
     def __init__(self) -> None:
         self._refusals: dict[SafetyClass, tuple[float, str]] = {}
 
-    def note(self, safety: SafetyClass, reason: str) -> None:
+    def note(self, safety: SafetyClass, reason: str, *, seconds: float = BACK_OFF_SECONDS) -> None:
         """Leases of this class were refused now."""
-        self._refusals[safety] = (time.monotonic() + BACK_OFF_SECONDS, reason)
+        self._refusals[safety] = (time.monotonic() + seconds, reason)
 
     def reason(self, safety: SafetyClass) -> str:
         """Why there is no point in asking now; empty: there may be."""

@@ -8,8 +8,10 @@ call. In a forked child everything raises and no memory is touched: slabs are no
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Sequence
 
+from aqua_client import in_flight
 from aqua_client.borrowing import Borrowing
 from aqua_client.copying import Memory
 from aqua_client.counters import Counters
@@ -20,8 +22,9 @@ from aqua_client.news import News
 from aqua_client.records import SafetyClass
 from aqua_client.settings import ClientSettings
 from aqua_client.slabs import Place, Reservation, Slab, Stored, tier_of
+from aqua_client.streams import Event, Streams, streams_of_torch
 from aqua_client.tiers import Tiers
-from aqua_client.worker import Worker
+from aqua_client.worker import POLL_SECONDS, Worker
 
 # A session notices silence after two thirds of a term; a lease must not be written to after one.
 WRITABLE_TERMS = 1 / 3
@@ -32,9 +35,13 @@ logger = logging.getLogger("aqua")
 class Pager:
     """One a client. Threads may share it."""
 
-    def __init__(self, settings: ClientSettings, make_lender: LenderMaker) -> None:
+    def __init__(
+        self, settings: ClientSettings, make_lender: LenderMaker, *, streams: Streams | None = None
+    ) -> None:
         """Connect as far as that goes at once, and start the worker's thread."""
         self._settings = settings
+        # None: no copy is only enqueued here, and whoever copies has nothing to ask.
+        self.streams = streams or streams_of_torch()
         self._counters = Counters()
         self._tiers = Tiers(host_limit_bytes=settings.host_limit_bytes, counters=self._counters)
         self._news = News(self._tiers)
@@ -42,8 +49,8 @@ class Pager:
         self._is_forked = False
         self._is_closed = False
         self._lender = make_lender(settings, self._news, self._counters)
-        self._borrowing = Borrowing(self._tiers, self._lender)
-        self._worker = Worker(self._tiers, self._borrowing)
+        self._borrowing = Borrowing(self._tiers, self._lender, home_gpu=settings.home_gpu)
+        self._worker = Worker(self._tiers, self._borrowing, self.streams)
         self._worker.start()
         self._lender.start()
 
@@ -74,8 +81,8 @@ class Pager:
             raise
         return reservation
 
-    def written(self, reservation: Reservation) -> Stored:
-        """The bytes are all there: they may be fetched, and moved."""
+    def written(self, reservation: Reservation, event: Event | None = None) -> Stored:
+        """The bytes are all there, or will be by *event*: they may be fetched, and then moved."""
         counters = self._counters
         with self._tiers.lock:
             for place in reservation.places:
@@ -83,14 +90,14 @@ class Pager:
                     counters.peer_out_bytes += place.nbytes
                 else:
                     counters.host_out_bytes += place.nbytes
-            self._tiers.written(reservation)
+            self._tiers.written(reservation, event)
             counters.offloads += 1
         return reservation.stored
 
-    def discard(self, reservation: Reservation) -> None:
-        """It could not be written, and is of no use."""
+    def discard(self, reservation: Reservation, event: Event | None = None) -> None:
+        """It could not be written, and is of no use; what was enqueued for it ends by *event*."""
         with self._tiers.lock:
-            self._tiers.discard(reservation.places)
+            self._tiers.discard(reservation.places, event)
 
     def pin(self, stored: Stored) -> Sequence[Place]:
         """Where to read; stays so until `unpin`.
@@ -104,8 +111,18 @@ class Pager:
             self._check_open()
             return self._tiers.pin(stored)
 
-    def unpin(self, places: Sequence[Place], *, is_read: bool, nanoseconds: int = 0) -> None:
-        """The copy is over; *is_read*: it worked; it took *nanoseconds*, 0: not timed."""
+    def unpin(
+        self,
+        places: Sequence[Place],
+        *,
+        is_read: bool,
+        nanoseconds: int = 0,
+        event: Event | None = None,
+    ) -> None:
+        """The copy is over, or will be by *event*; *is_read*: it worked.
+
+        It took *nanoseconds*; 0: not timed.
+        """
         counters = self._counters
         with self._tiers.lock:
             if is_read:
@@ -117,7 +134,7 @@ class Pager:
                         counters.host_in_bytes += place.nbytes
                 if nanoseconds:
                     counters.fetch_durations[tier_of(places)].count(nanoseconds)
-            self._tiers.unpin(places)
+            self._tiers.unpin(places, event)
 
     def release(self, stored: Stored) -> None:
         """Give its places back. Idempotent."""
@@ -178,7 +195,8 @@ class Pager:
         with self._tiers.lock:
             for slab in self._tiers.slabs.values():
                 self._tiers.fence(slab, "closed")
-            self._tiers.changed.wait_for(self._is_idle, seconds)
+        self._await_idle(seconds)
+        with self._tiers.lock:
             slabs = [slab for slab in self._tiers.slabs.values() if not _is_pinned(slab)]
         if self._unmap(slabs):
             self._lender.close(seconds=seconds)  # with goodbye, which says that all is unmapped
@@ -192,6 +210,7 @@ class Pager:
         stored = reservation.stored
         missing = stored.nbytes
         reason = ""
+        in_flight.land(self._tiers)  # perhaps there is room by now
         while missing and not reason:
             try:
                 self._check_writable()
@@ -229,6 +248,17 @@ class Pager:
         """After a term without contact a lease may have lapsed: nothing new goes there."""
         if self._news.silent_seconds > WRITABLE_TERMS * self._lender.term_seconds:
             raise Shortage(self._lender.reason or "detached")
+
+    def _await_idle(self, seconds: float) -> None:
+        """Until nobody copies any more, or the time is up."""
+        end = time.monotonic() + seconds
+        while True:
+            in_flight.land(self._tiers)
+            left = end - time.monotonic()
+            with self._tiers.lock:
+                pause = min(left, POLL_SECONDS) if self._tiers.flights else left
+                if self._tiers.changed.wait_for(self._is_idle, max(0.0, pause)) or left <= 0:
+                    return
 
     def _is_idle(self) -> bool:
         return not any(_is_pinned(slab) for slab in self._tiers.slabs.values())

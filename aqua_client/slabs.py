@@ -11,12 +11,13 @@ from collections.abc import Iterable, Sequence
 from aqua_client.copying import Memory
 from aqua_client.extents import ExtentMap
 from aqua_client.records import Grant, SafetyClass
+from aqua_client.streams import Event
 
 
 class Stored:
     """One tensor's bytes, piece by piece, wherever they are now."""
 
-    __slots__ = ("is_released", "lost_reason", "nbytes", "places", "reason", "safety")
+    __slots__ = ("event", "is_released", "lost_reason", "nbytes", "places", "reason", "safety")
 
     def __init__(self, nbytes: int, safety: SafetyClass) -> None:
         self.nbytes = nbytes
@@ -25,6 +26,7 @@ class Stored:
         self.reason = ""  # why some of it is not in leased memory, or not anywhere
         self.lost_reason = ""
         self.is_released = False
+        self.event: Event | None = None  # of its writing, until that is over
 
     @property
     def tier(self) -> str:
@@ -73,6 +75,18 @@ def tier_of(places: Iterable[Place]) -> str:
     if len(on_peers) == 2:
         return "mixed"
     return "peer" if True in on_peers else "host"
+
+
+class Flight:
+    """A copy that was enqueued: its event, and the pins that go when that is done."""
+
+    __slots__ = ("event", "has_failed", "places", "written")
+
+    def __init__(self, event: Event, places: Sequence[Place], written: Stored | None) -> None:
+        self.event = event
+        self.places = places
+        self.written = written  # None: it was read
+        self.has_failed = False  # and this has been logged
 
 
 class Reservation:

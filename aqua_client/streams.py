@@ -44,17 +44,15 @@ class Streams(Protocol):
     def check_not_capturing(self) -> None:
         """Raise InvalidRequest while the current stream is being captured."""
 
-    def record(self, device: torch.device, ordinals: Sequence[int]) -> Event:
+    def record(self, device: torch.device, ordinals: Sequence[int]) -> Event | None:
         """The end of what is enqueued so far on the current stream of a tensor's device.
 
-        *ordinals* are the devices of the slabs that it was copied to or from.
+        *ordinals* are the devices of the slabs that it was copied to or from. None: there is
+        nothing to wait for. RuntimeError: it can't be known.
         """
 
     def aside(self, tensor: torch.Tensor) -> AbstractContextManager[None]:
         """Enqueue copies of *tensor* beside the current stream, after what that has been given."""
-
-    def settle_worker(self, ordinal: int) -> None:
-        """Let the calling thread, the library's own, work on a device for good."""
 
     def on_own_stream(self, ordinal: int) -> AbstractContextManager[None]:
         """Copy on a stream of the library's; all of it is over at the end of the block."""
@@ -90,8 +88,10 @@ class CudaStreams:
                 "must not outlive the lease in one: offload and fetch before or after the capture"
             )
 
-    def record(self, device: torch.device, ordinals: Sequence[int]) -> Event:
+    def record(self, device: torch.device, ordinals: Sequence[int]) -> Event | None:
         """On the tensor's device: torch makes its stream wait for copies from and to others."""
+        if not ordinals:  # from and to the host torch has waited
+            return None
         event = torch.cuda.Event()
         event.record(torch.cuda.current_stream(device))
         return _CudaEvent(event, [torch.device("cuda", one) for one in {device.index, *ordinals}])
@@ -109,11 +109,6 @@ class CudaStreams:
                 yield
             finally:
                 tensor.record_stream(side)
-
-    def settle_worker(self, ordinal: int) -> None:
-        """The device first; then the mode, which would make a context on device 0 without one."""
-        torch.cuda.set_device(ordinal)
-        cuda_driver.settle_thread(ordinal)
 
     @contextmanager
     def on_own_stream(self, ordinal: int) -> Iterator[None]:
@@ -138,12 +133,26 @@ class _CudaEvent:
         self._devices = devices
 
     def is_done(self) -> bool:
-        with cuda_driver.relaxed_capture():
-            return bool(self._event.query())
+        try:
+            with cuda_driver.relaxed_capture():
+                return bool(self._event.query())
+        except cuda_driver.CudaError as error:
+            raise RuntimeError(str(error)) from error
 
     def wait_on_current_stream(self) -> None:
         for device in self._devices:
             torch.cuda.current_stream(device).wait_event(self._event)
+
+
+def settle_thread(ordinal: int) -> None:
+    """Let the calling thread, the library's own, work on a device for good.
+
+    Raises:
+        CudaError: the driver refuses.
+    """
+    if torch.backends.cuda.is_built():
+        torch.cuda.set_device(ordinal)
+    cuda_driver.settle_thread(ordinal)
 
 
 def streams_of_torch() -> Streams | None:

@@ -4,7 +4,8 @@
     again = handle.fetch()
     handle.release()
 
-Does not cover where the bytes are (`pager`) and what a layout is (`layouts`).
+Does not cover where the bytes are (`pager`), what a layout is (`layouts`), and what the rules of
+streams are (`streams`); what is different where copies are only enqueued is `enqueuing`'s.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import NoReturn
 
 import torch
 
-from aqua_client import copying
+from aqua_client import copying, enqueuing
 from aqua_client.counters import LEAST_TIMED_BYTES
 from aqua_client.errors import HandleReleased, InvalidRequest
 from aqua_client.layouts import Layout, check_out, layout_of
@@ -25,18 +26,25 @@ from aqua_client.slabs import Stored
 _CLASSES = {one.value: one for one in SafetyClass}
 
 
-def offload(pager: Pager, tensor: torch.Tensor, keep: str) -> OffloadedTensor:
+def offload(
+    pager: Pager, tensor: torch.Tensor, keep: str, *, overlap: bool = False
+) -> OffloadedTensor:
     """Copy *tensor* into leased memory or the host's; its own memory is then the caller's to free.
 
     Raises:
         UnsupportedTensor: it is not a dense tensor with bytes of its own.
-        InvalidRequest: *keep* is neither "store" nor "cache".
+        InvalidRequest: *keep* is neither "store" nor "cache", or a CUDA graph is being captured.
         InsufficientMemory: nowhere is room; the tensor is as it was.
     """
     layout = layout_of(tensor)
     safety = _CLASSES.get(keep)
     if safety is None:
         raise InvalidRequest(f'keep={keep!r} is not allowed: "store" or "cache"')
+    if pager.streams is not None:
+        stored = enqueuing.write(
+            pager, pager.streams, tensor, layout, safety=safety, overlap=overlap
+        )
+        return OffloadedTensor(pager, stored, layout)
     reservation = pager.reserve(layout.nbytes, safety)
     try:
         copying.write(tensor, layout, reservation.places)
@@ -68,24 +76,41 @@ class OffloadedTensor:
         Raises:
             HandleReleased: it was released, or the client closed.
             LeaseLost: the bytes are gone.
-            InvalidRequest: *out* has another shape or dtype.
+            InvalidRequest: *out* has another shape or dtype, or a CUDA graph is being captured.
         """
         layout = self._layout
         pager = self._pager
         started_at = perf_counter_ns() if layout.nbytes >= LEAST_TIMED_BYTES else 0
         pager.check_not_forked()
+        if pager.streams is not None:
+            pager.streams.check_not_capturing()
         target = copying.new_tensor(layout) if out is None else check_out(out, layout)
+        if pager.streams is None:
+            self._read(target, started_at)
+        else:
+            enqueuing.read(pager, pager.streams, self._stored, layout, target)
+        if out is None and layout.requires_grad:
+            target.requires_grad_()
+        return target
+
+    def _read(self, target: torch.Tensor, started_at: int) -> None:
+        pager = self._pager
         places = pager.pin(self._stored)
         is_read = False
         try:
-            copying.read(places, layout, target)
+            copying.read(places, self._layout, target)
             is_read = True
         finally:
             nanoseconds = perf_counter_ns() - started_at if started_at else 0
             pager.unpin(places, is_read=is_read, nanoseconds=nanoseconds)
-        if out is None and layout.requires_grad:
-            target.requires_grad_()
-        return target
+
+    def wait(self) -> None:
+        """Let the current stream wait for `offload(overlap=True)`: then the tensor may be written.
+
+        Does not wait itself, and does nothing where the copy is over.
+        """
+        self._pager.check_not_forked()
+        enqueuing.wait(self._pager, self._stored)
 
     def release(self) -> None:
         """Give the memory back. May be called twice; fetching is over."""

@@ -10,14 +10,15 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from aqua_client.copying import Memory
 from aqua_client.counters import Counters
 from aqua_client.errors import HandleReleased, LeaseLost
 from aqua_client.host_tier import HostTier
 from aqua_client.records import LeaseUse, SafetyClass
-from aqua_client.slabs import Place, Reservation, Slab, Stored
+from aqua_client.slabs import Flight, Place, Reservation, Slab, Stored
+from aqua_client.streams import Event
 
 
 class Tiers:
@@ -36,6 +37,8 @@ class Tiers:
         self.garbage: deque[Stored] = deque()
         # Asked back although nothing is known of them; the worker acknowledges them.
         self.unknown_leases: list[str] = []
+        # Copies that were enqueued and may not be over: their pins go when they are.
+        self.flights: list[Flight] = []
         self._current: dict[SafetyClass, Slab] = {}
 
     def wake_worker(self) -> None:
@@ -79,21 +82,31 @@ class Tiers:
         """A place in host memory that has been claimed."""
         return Place(memory, 0, nbytes, stored, None)
 
-    def written(self, reservation: Reservation) -> None:
-        """The first copy is done: the bytes are stored, unless their slab was lost meanwhile."""
+    def written(self, reservation: Reservation, event: Event | None = None) -> None:
+        """The first copy is done: the bytes are stored, unless their slab was lost meanwhile.
+
+        With an *event* it is only enqueued: it may be read after that, and moves when it is done.
+        """
         stored = reservation.stored
         if not stored.lost_reason:
             stored.places = reservation.places
         for place in reservation.places:
-            place.is_writing = False
             place.is_retired = bool(stored.lost_reason)
-            self._unpin(place)
+            if event is None:
+                place.is_writing = False
+                self._unpin(place)
+        if event is not None:
+            stored.event = event
+            self._watch(Flight(event, reservation.places, stored))
 
-    def discard(self, places: Iterable[Place]) -> None:
-        """Nothing is to be stored there after all; the caller's pins go too."""
+    def discard(self, places: Sequence[Place], event: Event | None = None) -> None:
+        """Nothing is to be stored there after all; the caller's pins go too.
+
+        With an *event* they go when it is done: something may have been enqueued.
+        """
         for place in places:
             place.is_retired = True
-            self._unpin(place)
+        self.unpin(places, event)
 
     def pin(self, stored: Stored) -> Sequence[Place]:
         """Where to read from; nothing there changes until `unpin`.
@@ -114,9 +127,22 @@ class Tiers:
                 place.slab.used_at = now
         return places
 
-    def unpin(self, places: Iterable[Place]) -> None:
-        """The copy is over, also when it failed."""
+    def unpin(self, places: Sequence[Place], event: Event | None = None) -> None:
+        """The copy is over, also when it failed; with an *event*, when that is done."""
+        if event is not None:
+            self._watch(Flight(event, places, None))
+            return
         for place in places:
+            self._unpin(place)
+
+    def land(self, flight: Flight) -> None:
+        """An enqueued copy is over."""
+        stored = flight.written
+        if stored is not None:
+            stored.event = None
+            for place in flight.places:
+                place.is_writing = False
+        for place in flight.places:
             self._unpin(place)
 
     def release(self, stored: Stored) -> bool:
@@ -164,6 +190,11 @@ class Tiers:
             )
             for slab in self.slabs.values()
         ]
+
+    def _watch(self, flight: Flight) -> None:
+        if not self.flights:
+            self.changed.notify_all()  # the worker looks more often from now on
+        self.flights.append(flight)
 
     def _slab_with_room(self, nbytes: int, safety: SafetyClass, avoid_gpu: str) -> Slab | None:
         """The fullest, so that others become empty and can be given back."""

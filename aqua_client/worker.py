@@ -13,15 +13,22 @@ import threading
 import time
 from collections.abc import Sequence
 
+from aqua_client import in_flight, streams
 from aqua_client.borrowing import Borrowing
+from aqua_client.cuda_driver import CudaError
 from aqua_client.evacuation import Evacuation
 from aqua_client.slabs import Slab
+from aqua_client.streams import Streams
 from aqua_client.tiers import Tiers
 
 THREAD_NAME = "aqua-pager"
 
 # How long handles that were garbage collected, and idle slabs, may wait for this thread's look.
 TICK_SECONDS = 0.5
+
+# While copies are in flight, their events are asked so often; if none is over, less and less.
+POLL_SECONDS = 0.001
+LONGEST_POLL_SECONDS = 0.05
 
 # An empty slab goes back so soon; the one used last stays a while for the next burst.
 IDLE_SECONDS = 3.0
@@ -36,10 +43,11 @@ logger = logging.getLogger("aqua")
 class Worker:
     """One a pager. A daemon thread: it never keeps the interpreter alive."""
 
-    def __init__(self, tiers: Tiers, borrowing: Borrowing) -> None:
+    def __init__(self, tiers: Tiers, borrowing: Borrowing, of_caller: Streams | None) -> None:
         self._tiers = tiers
         self._borrowing = borrowing
-        self._evacuation = Evacuation(tiers, borrowing)
+        self._evacuation = Evacuation(tiers, borrowing, of_caller)
+        self._is_settled = False
         self._stuck_since: dict[str, float] = {}
         self._is_stopping = False
         self._thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
@@ -58,20 +66,50 @@ class Worker:
 
     def _run(self) -> None:
         while True:
+            self._wait()
             with self._tiers.lock:
-                self._tiers.changed.wait_for(lambda: self._tiers.has_changed, TICK_SECONDS)
                 self._tiers.has_changed = False
                 if self._is_stopping:
                     return
                 self._tiers.collect_garbage()
                 unknown, self._tiers.unknown_leases = self._tiers.unknown_leases, []
                 self._fence_idle()
-                fenced = [slab for slab in self._tiers.slabs.values() if slab.is_fenced]
+                slabs = tuple(self._tiers.slabs.values())
+                fenced = [slab for slab in slabs if slab.is_fenced]
             try:
+                self._settle(slabs)
                 self._serve(unknown, fenced)
             except Exception:
                 # Leases would be quarantined one by one if this thread ended.
                 logger.exception("the pager's thread failed; it goes on")
+
+    def _wait(self) -> None:
+        """Until there is something to do, or it is time to look; copies are watched meanwhile."""
+        tiers = self._tiers
+        end = time.monotonic() + TICK_SECONDS
+        poll = POLL_SECONDS
+        while (left := end - time.monotonic()) > 0:
+            has_landed = in_flight.land(tiers)
+            with tiers.lock:
+                if not tiers.flights:
+                    tiers.changed.wait_for(lambda: tiers.has_changed or tiers.flights, left)
+                    poll = POLL_SECONDS
+                else:
+                    poll = POLL_SECONDS if has_landed else min(2 * poll, LONGEST_POLL_SECONDS)
+                    tiers.changed.wait_for(lambda: tiers.has_changed, min(poll, left))
+                if tiers.has_changed:
+                    return
+
+    def _settle(self, slabs: Sequence[Slab]) -> None:
+        """With the first CUDA slab: this thread works on its device from now on."""
+        ordinals = [slab.memory.ordinal for slab in slabs if slab.memory.ordinal is not None]
+        if self._is_settled or not ordinals:
+            return
+        self._is_settled = True
+        try:
+            streams.settle_thread(ordinals[0])
+        except CudaError as error:  # each call makes the device its own anyway
+            logger.warning("the pager's thread has no CUDA device: %s", error)
 
     def _serve(self, unknown: Sequence[str], fenced: Sequence[Slab]) -> None:
         if unknown:

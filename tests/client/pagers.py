@@ -12,6 +12,7 @@ from aqua_client import tensors
 from aqua_client.fallback import AquaWarning
 from aqua_client.pager import Pager
 from aqua_client.settings import ClientSettings, Fallback
+from aqua_client.streams import Streams
 from aqua_client.tensors import OffloadedTensor
 from tests.fakes.session import MIB, FakeNode
 from tests.nodes import wait_until
@@ -24,6 +25,7 @@ def paging(
     host_limit_bytes: int = 256 * MIB,
     fallback: Fallback = Fallback.HOST,
     quiet: bool = True,
+    streams: Streams | None = None,
 ) -> Iterator[Pager]:
     """A pager with that node's session; *quiet*: going to host memory is no warning here."""
     settings = ClientSettings(
@@ -32,7 +34,7 @@ def paging(
     with warnings.catch_warnings():
         if quiet:
             warnings.simplefilter("ignore", AquaWarning)
-        pager = Pager(settings, node.session)
+        pager = Pager(settings, node.session, streams=streams)
         try:
             yield pager
         finally:

@@ -127,7 +127,7 @@ def test_the_need_of_a_gradient_comes_back(pager: Pager) -> None:
         assert again.requires_grad
         assert again.is_leaf
         assert torch.equal(again, tensor)
-    again.sum().backward()  # type: ignore[no-untyped-call] # torch's
+    again.sum().backward()
     assert weight.grad is None
 
 

@@ -95,10 +95,10 @@ def test_the_thread_is_left_as_it_was(node: FakeCudaNode, slab: ExportedSlab) ->
         pass  # so that there is one of the server's
     device = call("cuDeviceGet", 1)
     call("cuCtxSetCurrent", call("cuDevicePrimaryCtxRetain", device))
-    before = call("cuCtxGetCurrent")
+    before = int(call("cuCtxGetCurrent"))
     memory = Memory.of_grant(slab.grant(), home_gpu=home(node))
     memory.close()
-    assert call("cuCtxGetCurrent") == before
+    assert int(call("cuCtxGetCurrent")) == before
     from cuda.bindings import driver
 
     mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_GLOBAL

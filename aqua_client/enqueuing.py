@@ -1,0 +1,90 @@
+"""Offload and fetch where copies may only be enqueued: what is different on CUDA.
+
+The order is the same as without: reserve or pin, copy, let go. But what is let go of is what the
+copy's event holds, also when the copy fails half-way: a part of it may have been enqueued.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from time import perf_counter_ns
+
+import torch
+
+from aqua_client import copying
+from aqua_client.counters import LEAST_TIMED_BYTES
+from aqua_client.layouts import Layout
+from aqua_client.pager import Pager
+from aqua_client.records import SafetyClass
+from aqua_client.slabs import Place, Stored
+from aqua_client.streams import Event, Never, Streams
+
+
+def write(
+    pager: Pager,
+    streams: Streams,
+    tensor: torch.Tensor,
+    layout: Layout,
+    *,
+    safety: SafetyClass,
+    overlap: bool,
+) -> Stored:
+    """Offload *tensor*; with *overlap* beside the current stream."""
+    pager.check_not_forked()
+    streams.check_not_capturing()
+    is_aside = overlap and streams.concern(layout.device)
+    with streams.aside(tensor) if is_aside else nullcontext():
+        reservation = pager.reserve(layout.nbytes, safety)
+        try:
+            copying.write(tensor, layout, reservation.places)
+            event = _end(streams, layout.device, reservation.places)
+        except BaseException:
+            pager.discard(reservation, _some_end(streams, layout.device, reservation.places))
+            raise
+        return pager.written(reservation, event)
+
+
+def read(
+    pager: Pager, streams: Streams, stored: Stored, layout: Layout, target: torch.Tensor
+) -> None:
+    """Fetch into *target*, after what is stored has been written."""
+    started_at = perf_counter_ns()
+    places = pager.pin(stored)
+    try:
+        written = stored.event
+        if written is not None:
+            written.wait_on_current_stream()
+        copying.read(places, layout, target)
+        event = _end(streams, target.device, places)
+    except BaseException:
+        event = _some_end(streams, target.device, places)
+        pager.unpin(places, is_read=False, event=event)
+        raise
+    is_timed = event is None and layout.nbytes >= LEAST_TIMED_BYTES
+    nanoseconds = perf_counter_ns() - started_at if is_timed else 0
+    pager.unpin(places, is_read=True, nanoseconds=nanoseconds, event=event)
+
+
+def wait(pager: Pager, stored: Stored) -> None:
+    """Let the current stream wait for the writing of *stored*."""
+    written = stored.event
+    if pager.streams is not None and written is not None:
+        pager.streams.check_not_capturing()
+        written.wait_on_current_stream()
+
+
+def _end(streams: Streams, device: torch.device, places: Sequence[Place]) -> Event | None:
+    """The event of what is enqueued so far; None where copies are done on return."""
+    if not streams.concern(device):
+        return None
+    ordinals = [place.memory.ordinal for place in places if place.memory.ordinal is not None]
+    return streams.record(device, ordinals)
+
+
+def _some_end(streams: Streams, device: torch.device, places: Sequence[Place]) -> Event | None:
+    """The same after a failure: where it can't be known, there is none."""
+    try:
+        return _end(streams, device, places)
+    except RuntimeError:
+        return Never()

@@ -1,0 +1,81 @@
+"""Streams without a GPU: each copy's end is an event that comes when the test says so."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+
+import torch
+
+from aqua_client.errors import InvalidRequest
+
+
+class FakeEvent:
+    """Not done until `finish`; from `fail` on nobody can tell."""
+
+    def __init__(self, *, is_done: bool = False) -> None:
+        self._is_done = is_done
+        self._failure = ""
+        self.asked_by: list[str] = []  # threads, by name
+        self.waits = 0
+
+    def finish(self) -> None:
+        self._is_done = True
+
+    def fail(self, message: str = "CUDA error: an illegal memory access was encountered") -> None:
+        self._failure = message
+
+    def is_done(self) -> bool:
+        self.asked_by.append(threading.current_thread().name)
+        if self._failure:
+            raise RuntimeError(self._failure)
+        return self._is_done
+
+    def wait_on_current_stream(self) -> None:
+        self.waits += 1
+
+
+class FakeStreams:
+    """CPU tensors are copied at once, and yet count as enqueued."""
+
+    def __init__(self, *, is_quick: bool = False) -> None:
+        self.is_quick = is_quick  # each event is done at once
+        self.is_capturing = False
+        self.events: list[FakeEvent] = []
+        self.asides: list[torch.Tensor] = []
+        self.is_aside = False
+        self.recorded_aside = 0
+        self.lock = threading.Lock()
+
+    def concern(self, device: torch.device) -> bool:
+        return device.type == "cpu"
+
+    def check_not_capturing(self) -> None:
+        if self.is_capturing:
+            raise InvalidRequest("the current stream is being captured")
+
+    def record(self, device: torch.device, ordinals: Sequence[int]) -> FakeEvent:  # noqa: ARG002 - the port's
+        event = FakeEvent(is_done=self.is_quick)
+        with self.lock:
+            self.events.append(event)
+            self.recorded_aside += self.is_aside
+        return event
+
+    @contextmanager
+    def aside(self, tensor: torch.Tensor) -> Iterator[None]:
+        self.asides.append(tensor)
+        self.is_aside = True
+        try:
+            yield
+        finally:
+            self.is_aside = False
+
+    def on_own_stream(self, ordinal: int) -> AbstractContextManager[None]:
+        raise AssertionError(f"nothing here is on CUDA device {ordinal}")
+
+    def finish_all(self) -> None:
+        """Everything enqueued so far is over."""
+        with self.lock:
+            for event in self.events:
+                event.finish()
