@@ -1,7 +1,8 @@
-"""The units in deploy/: systemd accepts them as they are shipped, and they expose little."""
+"""What is installed with systemd: its tools accept it as it is shipped, and it exposes little."""
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
@@ -11,12 +12,14 @@ from pathlib import Path
 import pytest
 
 from aqua_daemon.cli import given_settings
-from aqua_daemon.config import read_config
 from tests.conftest import require_path, require_tool
 from tests.nodes import REPOSITORY, environment
 
 DEPLOY = REPOSITORY / "deploy"
-UNITS = ("aqua-daemon.service", "aqua-keeper@.service")
+DAEMON = "aqua-daemon.service"
+KEEPERS = ("aqua-keeper@shm.service", "aqua-keeper@.service")
+UNITS = (DAEMON, *KEEPERS)
+GPU = "GPU-01234567-89ab-cdef-0123-456789abcdef"
 MOST_EXPOSED = 20  # tenths of systemd's scale: what it calls OK, and nothing above
 
 
@@ -48,9 +51,10 @@ def test_every_shipped_unit_is_checked() -> None:
 def test_systemd_accepts_the_unit(units: Path, name: str) -> None:
     """`systemd-analyze verify` has nothing to say, for the template's instance either."""
     analyze = require_tool("systemd-analyze")
-    if name.startswith("aqua-keeper"):
-        (units / "aqua-keeper@shm.service").write_text((units / name).read_text())
-        name = "aqua-keeper@shm.service"
+    if "@." in name:
+        instance = name.replace("@", f"@{GPU}")
+        (units / instance).write_text((units / name).read_text())
+        name = instance
     check = subprocess.run(
         [analyze, "verify", str(units / name)],
         env={"SYSTEMD_UNIT_PATH": f"{units}:", "PATH": "/usr/bin:/bin"},
@@ -78,33 +82,90 @@ def test_the_unit_exposes_little(units: Path, name: str) -> None:
     assert check.returncode == 0, check.stdout
 
 
-def test_daemon_and_keeper_agree_on_gpus_and_socket() -> None:
-    """The daemon looks for the very GPUs and the very socket that the keeper has."""
-    daemon = shlex.split(service_of("aqua-daemon.service")["ExecStart"])[1:]
-    keeper = shlex.split(service_of("aqua-keeper@.service")["ExecStart"])[1:]
-    given = given_settings(daemon)
-    settings = read_config(given, environment={})
-    assert not settings.spawns_keepers
-    flags = dict(zip(keeper[1::2], keeper[2::2], strict=True))
-    assert keeper[0] == "keeper"
-    assert flags["--socket"].replace("%i", "shm") == settings.keeper_socket
-    assert flags["--shm-gpus"] == given["shm_gpus"]
-    assert flags["--shm-gpu-bytes"] == given["shm_gpu_bytes"]
+def started_with(unit: str) -> list[str]:
+    return shlex.split(service_of(unit)["ExecStart"])[1:]
+
+
+def test_what_the_units_start_takes_its_settings_from_the_file() -> None:
+    """So that daemon and keepers agree; only what makes them units of their own is a flag."""
+    assert given_settings(started_with(DAEMON)) == {"keepers": "external"}
+    assert started_with("aqua-keeper@shm.service") == ["keeper"]
+    assert started_with("aqua-keeper@.service") == ["keeper", "--gpu", "%i"]
 
 
 def test_the_daemon_is_watched_and_the_sockets_outlive_it() -> None:
     """Type, watchdog, and a runtime directory that a stop does not take from the keepers."""
-    daemon, keeper = (service_of(name) for name in UNITS)
+    daemon = service_of(DAEMON)
     assert (daemon["Type"], daemon["WatchdogSec"], daemon["Restart"]) == (
         "notify",
         "15",
         "on-failure",
     )
-    for service in (daemon, keeper):
+    assert (daemon["StateDirectory"], daemon["StateDirectoryMode"]) == ("aqua", "0700")
+    for service in map(service_of, UNITS):
         assert service["RuntimeDirectory"] == "aqua"
         assert service["RuntimeDirectoryPreserve"] == "yes"
         assert service["LimitCORE"] == "0"
         assert int(service["LimitNOFILE"]) >= 65536
+
+
+def test_what_needs_a_gpu_sees_it_and_the_rest_does_not() -> None:
+    """The driver's devices and no others; a keeper of stand-ins has none at all."""
+    for unit in (DAEMON, "aqua-keeper@.service"):
+        service = service_of(unit)
+        assert (service["DevicePolicy"], service["DeviceAllow"]) == ("closed", "char-nvidia* rw")
+        assert "PrivateDevices" not in service
+    shm = service_of("aqua-keeper@shm.service")
+    assert shm["PrivateDevices"] == "yes"
+    assert "DeviceAllow" not in shm
+
+
+def test_keepers_start_with_the_daemon_that_they_are_enabled_for() -> None:
+    """And before it; stopping or restarting it does nothing to them."""
+    for name in KEEPERS:
+        parser = RawConfigParser(strict=False, allow_no_value=True)
+        parser.read(DEPLOY / name)
+        assert parser["Install"]["WantedBy"] == "aqua-daemon.service"
+        assert parser["Unit"]["Before"] == "aqua-daemon.service"
+        assert not {"bindsto", "partof", "requires"} & set(parser["Unit"])
+
+
+def checked(*words: str) -> str:
+    run = subprocess.run(words, capture_output=True, text=True, timeout=50, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run.stdout + run.stderr
+
+
+def test_sysusers_makes_the_user_and_the_group(tmp_path: Path) -> None:
+    """In an empty root: a system user without a shell, and a group of its name."""
+    sysusers = require_tool("systemd-sysusers")
+    (tmp_path / "etc").mkdir()
+    shipped = str(DEPLOY / "aqua.sysusers.conf")
+    dry = checked(sysusers, "--dry-run", f"--root={tmp_path}", shipped)
+    assert "Creating user 'aqua' (AQUA memory broker)" in dry
+    assert not (tmp_path / "etc" / "passwd").exists()
+    checked(sysusers, f"--root={tmp_path}", shipped)
+    (user,) = (tmp_path / "etc" / "passwd").read_text().splitlines()
+    name, _x, uid, _gid, _text, home, shell = user.split(":")
+    assert (name, home, shell) == ("aqua", "/var/lib/aqua", "/usr/sbin/nologin")
+    assert 0 < int(uid) < 1000
+    assert (tmp_path / "etc" / "group").read_text().startswith("aqua:x:")
+
+
+def test_tmpfiles_makes_the_directories(tmp_path: Path) -> None:
+    """In an empty root, with the modes that keep others from sockets and state."""
+    tmpfiles = require_tool("systemd-tmpfiles")
+    as_root = [] if os.geteuid() == 0 else [require_tool("unshare"), "--map-root-user"]
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc" / "passwd").write_text("aqua:x:0:0::/:/\n")
+    (tmp_path / "etc" / "group").write_text("aqua:x:0:\n")
+    shipped = str(DEPLOY / "aqua.tmpfiles.conf")
+    assert checked(*as_root, tmpfiles, f"--root={tmp_path}", "--create", shipped) == ""
+    modes = {
+        name: oct((tmp_path / name).stat().st_mode & 0o7777)
+        for name in ("run/aqua", "var/lib/aqua", "etc/aqua")
+    }
+    assert modes == {"run/aqua": "0o750", "var/lib/aqua": "0o700", "etc/aqua": "0o755"}
 
 
 @pytest.mark.parametrize("words", [["--help"], ["keeper", "--help"], ["load", "--help"]])
