@@ -107,8 +107,13 @@ class Node:
         self.keeper_socket = f"{self.socket}.keeper-shm"
         self.metrics_url = ""
         self._log = directory / "daemon.log"
-        self._flags = ["--shm-gpus", str(gpus), "--shm-gpu-bytes", str(gpu_bytes)]
-        self._flags += ["--socket", self.socket, *flag_words({"metrics": "127.0.0.1:0", **flags})]
+        shm = ["--shm-gpus", str(gpus), "--shm-gpu-bytes", str(gpu_bytes)]
+        self._flags = shm if gpus else []  # without: the CUDA GPUs of the node's environment
+        usual: dict[str, str | float | bool] = {
+            "metrics": "127.0.0.1:0",
+            "state_dir": str(directory / "state"),
+        }
+        self._flags += ["--socket", self.socket, *flag_words({**usual, **flags})]
         self._daemon: subprocess.Popen[str] | None = None
         self._owners: list[subprocess.Popen[str]] = []
 
@@ -158,9 +163,13 @@ class Node:
 
     def keeper_pid(self) -> int:
         """The keeper of the shm GPUs, found among all processes by its arguments."""
-        found = [pid for pid, words in self._processes() if {"aqua_daemon", "keeper"} <= {*words}]
+        found = self.keeper_pids()
         assert len(found) == 1, f"one keeper expected: {self._processes()}"
         return found[0]
+
+    def keeper_pids(self) -> list[int]:
+        """Every keeper of this node."""
+        return [pid for pid, words in self._processes() if {"aqua_daemon", "keeper"} <= {*words}]
 
     def kill_keeper(self) -> None:
         pid = self.keeper_pid()
