@@ -66,3 +66,17 @@ def test_without_a_daemon_the_limit_of_the_process_holds() -> None:
     host.granted(host.wish(rounded=True))
     assert host.free_bytes(has_daemon=True) == STEP_BYTES - 900
     assert host.free_bytes(has_daemon=False) == STEP_BYTES - 900
+
+
+def test_what_is_asked_for_is_not_stated_before_it_is_granted() -> None:
+    """A refusal that is on its way must not have been reserved meanwhile by a keepalive."""
+    host = HostTier(0)
+    host.claim(100)
+    host.granted(host.wish(rounded=False))
+    host.claim(1000)
+    host.asked_bytes += 1000
+    assert host.wish(rounded=False).nbytes == 1100
+    assert host.statement().nbytes == 100
+    assert not host.is_reserved
+    host.asked_bytes -= 1000
+    assert host.statement().nbytes == 1100  # it is used now, with or without a yes

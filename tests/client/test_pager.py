@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -303,3 +304,18 @@ def test_closing_waits_for_a_copy_and_never_unmaps_under_it() -> None:
         pager.unpin(places, is_read=True)
         assert pager._unmap(list(pager._tiers.slabs.values()))
         pager._lender.close()
+
+
+def test_a_reservation_that_a_keepalive_overtakes_is_made_again() -> None:
+    """The keepalive states what is held, not what is asked for; so the daemon hears of it twice."""
+    node = FakeNode(refusal="no_room")
+    with paging(node) as pager, ThreadPoolExecutor(1) as thread:
+        node.host_answers.clear()
+        parked = thread.submit(park, pager, random_bytes(4 * MIB))
+        wait_until(lambda: node.probes == 1, what="host room is asked for")
+        node.room = node.listener.host_room()
+        assert node.room.nbytes == 0
+        node.host_answers.set()
+        assert parked.result(10.0).tier == "host"
+        assert node.probes == 2
+        assert node.room.nbytes >= 4 * MIB

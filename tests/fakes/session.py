@@ -28,6 +28,7 @@ from aqua_client.settings import ClientSettings
 MIB = 2**20
 SEALS = 0x2 | 0x4  # F_SEAL_SHRINK, F_SEAL_GROW
 F_ADD_SEALS = 1033
+LATE_SECONDS = 10.0  # how long an answer may be held down
 
 
 @dataclass(slots=True)
@@ -70,9 +71,11 @@ class FakeNode:
     room: HostRoom = field(default_factory=lambda: HostRoom(revision=0, nbytes=0))
     # Tests that need an answer to come late hold this down.
     answers: threading.Event = field(default_factory=threading.Event)
+    host_answers: threading.Event = field(default_factory=threading.Event)  # to reservations
 
     def __post_init__(self) -> None:
         self.answers.set()
+        self.host_answers.set()
         self.lock = threading.Lock()
         self.sessions: list[FakeSession] = []
 
@@ -215,6 +218,7 @@ class FakeSession:
         self.node.probes += 1
         self._reach()
         node = self.node
+        node.host_answers.wait(seconds or LATE_SECONDS)
         with node.lock:
             if host_room.revision > node.room.revision:
                 if host_room.nbytes > max(node.room.nbytes, node.host_pool_bytes):
