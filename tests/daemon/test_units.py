@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -166,6 +167,15 @@ def test_tmpfiles_makes_the_directories(tmp_path: Path) -> None:
         for name in ("run/aqua", "var/lib/aqua", "etc/aqua")
     }
     assert modes == {"run/aqua": "0o750", "var/lib/aqua": "0o700", "etc/aqua": "0o755"}
+
+
+def test_the_readme_installs_what_there_is() -> None:
+    """Every file that it names is shipped, and every one that is shipped it installs or names."""
+    text = (REPOSITORY / "README.md").read_text()
+    patterns = set(re.findall(r"deploy/([\w.@*-]+[\w*])", text))
+    found = {path.name for pattern in patterns for path in DEPLOY.glob(pattern)}
+    assert [pattern for pattern in patterns if not [*DEPLOY.glob(pattern)]] == []
+    assert found == {path.name for path in DEPLOY.iterdir()}
 
 
 @pytest.mark.parametrize("words", [["--help"], ["keeper", "--help"], ["load", "--help"]])
