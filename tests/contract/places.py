@@ -163,7 +163,10 @@ class Place:
 @contextmanager
 def shm_place() -> Iterator[Place]:
     """Two stand-in GPUs."""
-    with running_node(gpus=2, gpu_bytes=64 * MIB) as node:
+    with (
+        _open_directory() as directory,
+        running_node(directory / "node", gpus=2, gpu_bytes=160 * MIB) as node,
+    ):
         yield Place(
             name="shm",
             node=node,
@@ -178,8 +181,7 @@ def shm_place() -> Iterator[Place]:
 @contextmanager
 def fake_cuda_place(handles: str) -> Iterator[Place]:
     """Two GPUs of a made-up driver, with real keepers."""
-    with short_directory() as directory:
-        directory.chmod(0o777)
+    with _open_directory() as directory, _files_for_every_user():
         made = fake_cuda_node(directory / "cuda", gpus=2, memory=2048 * MIB)
         home, lender = made.uuids
         variables = made.environment()
@@ -204,7 +206,7 @@ def cuda_place(handles: str, ordinal: int) -> Iterator[Place]:
 
     gpu = f"GPU-{torch.cuda.get_device_properties(ordinal).uuid}"
     with (
-        short_directory() as directory,
+        _open_directory() as directory,
         _cuda_node(directory / "node", {}, handles=handles, gpu=gpu, lend_to_own_gpu=True) as node,
     ):
         place = Place(
@@ -243,6 +245,24 @@ def _cuda_node(
         yield node
     finally:
         node.end()
+
+
+@contextmanager
+def _open_directory() -> Iterator[Path]:
+    """For tenants of other users, too: what they may use in it, the sockets' own modes say."""
+    with short_directory() as directory:
+        directory.chmod(0o755)
+        yield directory
+
+
+@contextmanager
+def _files_for_every_user() -> Iterator[None]:
+    """A driver is there for all: the made-up one's files must be, too."""
+    before = os.umask(0)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def _await_lending(place: Place) -> None:

@@ -26,6 +26,7 @@ from aqua_client.counters import Counters
 from aqua_client.records import Grant, HostRoom, LeaseUse, RevokeNotice, SafetyClass
 from aqua_client.session import Session
 from aqua_client.settings import ClientSettings
+from tests.contract import on_cuda
 from tests.contract.tensors import every_tensor, noise, same_bits
 from tests.nodes import wait_until
 
@@ -220,9 +221,11 @@ class Acting:
         self._thread.join(CALL_SECONDS)
         return self.copied()
 
-    def count(self) -> Said:
-        """What this process holds."""
-        return {"descriptors": len(_descriptors()), "mappings": len(_mappings())}
+    def ordering(self, rounds: int, seed: int) -> Said:
+        return {"wrong": on_cuda.ordering(rounds, seed, _device())}
+
+    def capturing(self, rounds: int) -> Said:
+        return {"wrong": on_cuda.capturing(rounds, _device())}
 
     def _copy(self) -> None:
         seed = 0

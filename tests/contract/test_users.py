@@ -1,0 +1,26 @@
+"""Tenants of other users: their own memory, and their own account of it."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.contract.places import Place
+
+ONE, OTHER = 64646, 64747  # uids that own nothing and have no names
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="not run here: only root can become other users")
+def test_users_that_are_not_the_daemons_borrow_and_page(place: Place) -> None:
+    """Whoever may use the socket gets slabs that it can open; each is a tenant of its own."""
+    with place.tenant() as one, place.tenant() as other:
+        for tenant, uid in ((one, ONE), (other, OTHER)):
+            tenant.ask("become", uid=uid)
+            slab = tenant.ask("borrow", nbytes=place.slab_bytes)["number"]
+            assert tenant.number("not_zero", number=slab) == 0
+            tenant.ask("fill", number=slab, byte=0xA5)
+            assert tenant.ask("page_everything") == {"wrong": [], "tiers": ["peer"]}
+        tenants = [name for name in place.node.scrape() if name.startswith("aqua_tenant_")]
+        assert any(str(ONE) in name for name in tenants), tenants
+        assert any(str(OTHER) in name for name in tenants), tenants
