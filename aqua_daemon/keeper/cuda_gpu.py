@@ -89,11 +89,12 @@ class CudaGpu(Gpu):
                 fallen_bytes = before - self._device.used_bytes()
             except CudaError as error:
                 raise refused(error) from error
-        unreturned_bytes = max(0, memory.nbytes - fallen_bytes)
-        if unreturned_bytes:
-            self._note_missing(unreturned_bytes)
         self.reader.wake()
-        return unreturned_bytes
+        # It comes back whole or not at all; what is between is somebody else's, at the same moment.
+        if fallen_bytes >= memory.nbytes // 2:
+            return 0
+        self._note_missing(memory.nbytes)
+        return memory.nbytes
 
     def set_owner(self, pid: int, nbytes: int, *, what_fits: bool) -> int:
         """Refused: NVML tells what the processes of a real GPU use."""

@@ -1,6 +1,6 @@
 """The keeper's door to NVML: what there is on this node, by UUID.
 
-The only importer of `pynvml` in the daemon, and late. NVML makes no context and needs none, but a
+The keeper's only importer of `pynvml`, and late. NVML makes no context and needs none, but a
 call can hang on a sick GPU: it belongs into a thread (`nvml_reader`) or a process of its own
 (`listing`), never into a loop. What follows from its word is `inventory`.
 """
