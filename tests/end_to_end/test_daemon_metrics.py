@@ -12,7 +12,15 @@ from aqua_client.errors import Refused
 from aqua_client.records import SafetyClass
 from tests.conftest import require_tool
 from tests.end_to_end.borrower import Borrower, borrowing
-from tests.nodes import MIB, Node, running_node, wait_until
+from tests.nodes import (
+    MIB,
+    PROGRAM,
+    Node,
+    environment,
+    running_node,
+    short_directory,
+    wait_until,
+)
 
 GPUS = 3
 GPU_BYTES = 64 * MIB
@@ -138,6 +146,25 @@ def test_what_does_not_come_back_is_quarantined_and_heals() -> None:
         borrower.acknowledge(slab)
         wait_until(lambda: node.scrape()[quarantined] == 0, what="it heals")
         wait_until(lambda: total(node.scrape(), "aqua_leases") == 0, what="it is freed")
+
+
+def test_a_dead_keepers_gpu_is_unknown_and_not_free() -> None:
+    """Nobody knows what is used there: neither free nor lendable, and still its whole capacity."""
+    with short_directory() as directory:
+        words = ["keeper", "--shm-gpus", "2", "--shm-gpu-bytes", "64MiB"]
+        keeper = subprocess.Popen(
+            [*PROGRAM, *words, "--socket", str(directory / "aqua.sock.keeper-shm")],
+            env=environment(),
+        )
+        with running_node(directory, gpus=2, gpu_bytes=GPU_BYTES, keepers="external") as node:
+            assert pool(node.scrape(), "SHM-1")["free"] == GPU_BYTES
+            keeper.kill()
+            keeper.wait(10)
+            unknown = 'aqua_pool_bytes{gpu="SHM-1",state="unknown"}'
+            wait_until(lambda: node.scrape()[unknown] == GPU_BYTES, what="the keeper is missed")
+            metrics = node.scrape()
+            assert sum(pool(metrics, "SHM-1").values()) == GPU_BYTES
+            assert metrics['aqua_lendable_bytes{gpu="SHM-1"}'] == 0
 
 
 def test_host_room_is_in_the_metrics() -> None:
