@@ -39,6 +39,8 @@ from aqua_daemon.adapters.keeper_processes import (
 )
 from aqua_daemon.adapters.metrics import MetricsServer, NodeCollector, Reading, on_loop
 from aqua_daemon.adapters.presence import PresenceServer
+from aqua_daemon.adapters.quota_file import NAME as QUOTAS_NAME
+from aqua_daemon.adapters.quota_file import QuotaFile, UnreadableQuotas
 from aqua_daemon.adapters.service_manager import ServiceManager
 from aqua_daemon.adapters.sockets import SocketClaim, SocketInUse
 from aqua_daemon.adapters.tally import Tally
@@ -64,7 +66,7 @@ def serve(config: DaemonConfig) -> int:
     try:
         Path(config.socket).parent.mkdir(mode=0o750, exist_ok=True)
         asyncio.run(_serve(config, _lent_gpus(config)))
-    except (SocketInUse, OSError) as error:
+    except (SocketInUse, UnreadableQuotas, OSError) as error:
         sys.stderr.write(f"aqua-daemon: {error}\n")
         return 1
     return 0
@@ -134,7 +136,8 @@ def _assembled(
     claim = stack.enter_context(SocketClaim(lock=config.lock, group=config.group))
     settings = broker_settings(config, gpus)
     journal, tally, clients = LogJournal(clock=clock), Tally(), ClientTally()
-    broker = Broker(settings, now=clock())
+    quota_file = QuotaFile(config.state_dir / QUOTAS_NAME)
+    broker = Broker(settings, now=clock(), quotas=quota_file.read())
     service = BrokerService(broker, clock=clock, journal=FanOut(journal, tally))
     holders = stack.enter_context(contextlib.closing(Holders(loop, service.submit)))
     keepers = KeeperLinks(
@@ -161,6 +164,7 @@ def _assembled(
         keepers=keepers,
         settings=settings,
         happenings=journal.happenings,
+        quota_file=quota_file,
         clock=clock,
     )
     health = Health()

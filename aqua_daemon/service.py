@@ -24,6 +24,7 @@ from aqua_daemon.core.events import (
     LeaseRequested,
     LeasesReleased,
     OfferMade,
+    QuotaSet,
     ReclaimRequested,
     RevokeAcknowledged,
     SessionReattached,
@@ -37,6 +38,7 @@ from aqua_daemon.core.instructions import (
     AnswerHostRoom,
     AnswerKeepalive,
     AnswerOffer,
+    AnswerQuota,
     AnswerReclaim,
     AnswerReturned,
     ForgetSession,
@@ -58,6 +60,7 @@ Request = (
     | HostRoomRequested
     | OfferMade
     | ReclaimRequested
+    | QuotaSet
 )
 
 TICK_SECONDS = 0.1
@@ -241,6 +244,7 @@ class BrokerService:
                 | AnswerHostRoom()
                 | AnswerOffer()
                 | AnswerReclaim()
+                | AnswerQuota()
             ):
                 pending = self._pending.pop((instruction.session_id, instruction.request_id), None)
                 if pending is not None:

@@ -38,6 +38,7 @@ def daemon_command(socket: str) -> list[str]:
         *(sys.executable, "-m", "aqua_daemon"),
         *("--shm-gpus", str(GPUS), "--shm-gpu-bytes", GPU_BYTES),
         *("--socket", socket, "--metrics", "127.0.0.1:0"),
+        *("--state-dir", f"{socket}.state"),  # an installed daemon's settings are not ours
     ]
 
 

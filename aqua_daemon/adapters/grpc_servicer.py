@@ -19,6 +19,7 @@ from grpc import aio
 from aqua_daemon import __version__
 from aqua_daemon.adapters.happenings import Happenings
 from aqua_daemon.adapters.presence import PresenceServer
+from aqua_daemon.adapters.quota_file import QuotaFile
 from aqua_daemon.adapters.statuses import TooLarge, TooLate, Unauthenticated, status_of
 from aqua_daemon.adapters.visibility import happenings_for, visible_to
 from aqua_daemon.adapters.wire import replies, requests
@@ -35,6 +36,7 @@ from aqua_daemon.core.instructions import (
     AnswerGranted,
     AnswerHostRoom,
     AnswerOffer,
+    AnswerQuota,
     AnswerReclaim,
     AnswerReturned,
 )
@@ -43,6 +45,7 @@ from aqua_daemon.core.model import (
     Lease,
     LeaseId,
     NodeSnapshot,
+    QuotaOutcome,
     Session,
     SessionId,
 )
@@ -87,6 +90,7 @@ class BrokerCalls:
         keepers: Keepers,
         settings: BrokerSettings,
         happenings: Happenings,
+        quota_file: QuotaFile,
         clock: Clock,
     ) -> None:
         """*happenings* are the journal's, with the times of *clock*."""
@@ -95,6 +99,7 @@ class BrokerCalls:
         self._keepers = keepers
         self._settings = settings
         self._happenings = happenings
+        self._quota_file = quota_file
         self._clock = clock
         self._started_at = clock()
 
@@ -109,6 +114,8 @@ class BrokerCalls:
             "Reclaim": self._reclaim,
             "GetState": self._get_state,
             "GetEvents": self._get_events,
+            "GetQuotas": self._get_quotas,
+            "SetQuota": self._set_quota,
         }
         return grpc.method_handlers_generic_handler(
             SERVICE,
@@ -252,6 +259,20 @@ class BrokerCalls:
             is_partial=happenings.has_forgotten(after),
             now=self._clock(),
         )
+
+    async def _get_quotas(self, session_id: SessionId, payload: bytes, _wait: float) -> bytes:
+        requests.check_get_quotas(payload)
+        snapshot = self._service.snapshot()
+        return replies.quotas(visible_to(_viewer(session_id, snapshot), snapshot).quotas)
+
+    async def _set_quota(self, session_id: SessionId, payload: bytes, wait_seconds: float) -> bytes:
+        event = requests.quota_set(payload, session_id=session_id)
+        answer = await self._service.request(event, timeout_seconds=wait_seconds)
+        outcome = _expect(answer, AnswerQuota).outcome
+        if outcome is QuotaOutcome.APPLIED:
+            await self._quota_file.keep(lambda: self._service.snapshot().quotas)
+        quotas = self._service.snapshot().quotas
+        return replies.quota_set(outcome, next(one for one in quotas if one.tenant == event.tenant))
 
 
 async def refuse(context: Context, error: BrokerError) -> NoReturn:

@@ -14,6 +14,12 @@ class Unauthenticated(BrokerError):
     reason = "unauthenticated"
 
 
+class NotKept(BrokerError):
+    """What was set is in force, and would not survive a restart."""
+
+    reason = "not_kept"
+
+
 class TooLarge(BrokerError):
     """The message is longer than anything that can be asked."""
 
@@ -53,6 +59,7 @@ STATUSES: dict[type[BrokerError], grpc.StatusCode] = {
     errors.BrokerBug: grpc.StatusCode.INTERNAL,
     errors.InvalidTransition: grpc.StatusCode.INTERNAL,
     errors.IntegrityViolation: grpc.StatusCode.INTERNAL,
+    NotKept: grpc.StatusCode.DATA_LOSS,
     Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
     TooLarge: grpc.StatusCode.RESOURCE_EXHAUSTED,
     TooMany: grpc.StatusCode.RESOURCE_EXHAUSTED,

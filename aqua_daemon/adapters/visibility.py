@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from aqua_daemon.adapters.happenings import Happening
-from aqua_daemon.core.model import NodeSnapshot, Session
+from aqua_daemon.core.model import NodeSnapshot, Session, owner_of
 
 
 def visible_to(viewer: Session, snapshot: NodeSnapshot) -> NodeSnapshot:
@@ -18,6 +18,10 @@ def visible_to(viewer: Session, snapshot: NodeSnapshot) -> NodeSnapshot:
         leases=tuple(lease for lease in snapshot.leases if lease.tenant == viewer.tenant),
         sessions=tuple(one for one in snapshot.sessions if one.tenant == viewer.tenant),
         tenants=tuple(one for one in snapshot.tenants if one.tenant == viewer.tenant),
+        # A sub-tenant may see what it divides.
+        quotas=tuple(
+            one for one in snapshot.quotas if one.tenant in {viewer.tenant, owner_of(viewer.tenant)}
+        ),
     )
 
 

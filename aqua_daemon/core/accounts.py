@@ -120,7 +120,7 @@ class TenantAccount:
     held_bytes: int = 0
     host_bytes: int = 0
     sessions: int = 0
-    adopted_bytes: int = 0  # what it held when last adopted from: may be over a quota set since
+    excused_bytes: int = 0  # what it held when adopted, or when a quota was set: may be over it
 
 
 @dataclass(slots=True, kw_only=True)

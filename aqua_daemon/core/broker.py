@@ -7,12 +7,14 @@ history can be replayed in a test. The rules are in the modules that it dispatch
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import assert_never
 
 from aqua_daemon.core import (
     faults,
     granting,
     keeping,
+    quotas,
     reclaiming,
     returning,
     sessions,
@@ -36,6 +38,7 @@ from aqua_daemon.core.events import (
     OfferMade,
     PresenceEnded,
     ProcessEnded,
+    QuotaSet,
     ReclaimRequested,
     RevokeAcknowledged,
     SentinelEnded,
@@ -50,7 +53,7 @@ from aqua_daemon.core.events import (
 from aqua_daemon.core.instructions import Instruction
 from aqua_daemon.core.integrity import Violation, all_violations
 from aqua_daemon.core.ledger import Ledger
-from aqua_daemon.core.model import BrokerSettings, NodeSnapshot
+from aqua_daemon.core.model import BrokerSettings, NodeSnapshot, Quota, TenantName
 from aqua_daemon.core.sizes import EVENTS_BETWEEN_FULL_CHECKS
 from aqua_daemon.core.turn import Books, Turn
 
@@ -58,9 +61,24 @@ from aqua_daemon.core.turn import Books, Turn
 class Broker:
     """Decides who gets which bytes, and for how long."""
 
-    def __init__(self, settings: BrokerSettings, *, now: float, strict: bool = False) -> None:
-        """A broker that knows nothing yet. *strict*: broken invariants raise, as tests want."""
-        self._books = Books(settings=settings, ledger=Ledger(settings.gpus), started_at=now)
+    def __init__(
+        self,
+        settings: BrokerSettings,
+        *,
+        now: float,
+        strict: bool = False,
+        quotas: Mapping[TenantName, Quota] | None = None,
+    ) -> None:
+        """A broker that knows only what admins have set: *quotas*.
+
+        *strict*: broken invariants raise, as tests want.
+        """
+        self._books = Books(
+            settings=settings,
+            ledger=Ledger(settings.gpus),
+            started_at=now,
+            quotas=dict(quotas or {}),
+        )
         self._is_strict = strict
         self._now = now
         self._events = 0
@@ -117,6 +135,8 @@ class Broker:
                 reclaiming.make_offer(turn, event)
             case ReclaimRequested():
                 reclaiming.start_reclaim(turn, event)
+            case QuotaSet():
+                quotas.set_quota(turn, event)
             case Ticked():
                 terms.tick(turn)
             case (

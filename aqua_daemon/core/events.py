@@ -202,6 +202,17 @@ class ReclaimRequested:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class QuotaSet:
+    """An admin set what a tenant may hold."""
+
+    session_id: SessionId
+    request_id: RequestId
+    tenant: TenantName
+    nbytes: int | None  # None: the default
+    revision: int | None  # that the setting is to have; None: the next
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LossTold:
     """A session has been told which of its leases are lost (or is not there to be told)."""
 
@@ -239,5 +250,6 @@ RequestEvent = (
     | HostRoomRequested
     | OfferMade
     | ReclaimRequested
+    | QuotaSet
 )
 Event = KeeperEvent | HolderEvent | RequestEvent | Ticked

@@ -25,7 +25,6 @@ from aqua_daemon.core.model import (
     Session,
     SessionState,
     SlabTag,
-    owner_of,
 )
 from aqua_daemon.core.placement import Lender, place
 from aqua_daemon.core.returning import RETURNABLE, forget_if_over, take_back
@@ -161,14 +160,14 @@ def _check_request(turn: Turn, event: LeaseRequested) -> None:
 
 
 def _check_quota(turn: Turn, session: Session, nbytes: int) -> None:
-    held_bytes = turn.ledger.owner(session.tenant).held_bytes
-    quota_bytes = turn.books.settings.tenant_quota_bytes
-    if held_bytes + nbytes > quota_bytes:
-        msg = (
-            f"{owner_of(session.tenant)} holds {held_bytes / MIB:g} of its {quota_bytes / MIB:g} MiB, "
-            f"{nbytes / MIB:g} MiB more do not fit: release leases, or use host memory"
-        )
-        raise QuotaExceeded(msg)
+    for name, quota_bytes in turn.books.quotas_over(session.tenant):
+        held_bytes = turn.ledger.quota_account(name).held_bytes
+        if held_bytes + nbytes > quota_bytes:
+            msg = (
+                f"{name} holds {held_bytes / MIB:g} of its {quota_bytes / MIB:g} MiB, "
+                f"{nbytes / MIB:g} MiB more do not fit: release leases, or use host memory"
+            )
+            raise QuotaExceeded(msg)
 
 
 def _lenders(turn: Turn, session: Session) -> list[Lender]:

@@ -15,10 +15,13 @@ from aqua_daemon.core.model import (
     Lease,
     LeaseId,
     LeaseState,
+    Quota,
+    QuotaOutcome,
     RequestId,
     RevokeReason,
     SessionId,
     SlabTag,
+    TenantName,
 )
 
 
@@ -136,6 +139,17 @@ class AnswerReclaim:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerQuota:
+    """What came of setting a quota, and the quota that is in force now."""
+
+    session_id: SessionId
+    request_id: RequestId
+    tenant: TenantName
+    outcome: QuotaOutcome
+    quota: Quota
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NoteMove:
     """A lease has moved: the line of its story, and what counters and histograms are made from."""
 
@@ -154,5 +168,6 @@ Answer = (
     | AnswerHostRoom
     | AnswerOffer
     | AnswerReclaim
+    | AnswerQuota
 )
 Instruction = AllocateSlab | FreeSlab | SendRevoke | TellLost | ForgetSession | NoteMove | Answer

@@ -79,15 +79,16 @@ def violations_of_gpu(account: GpuAccount) -> Iterator[Violation]:
 
 
 def violations_of_tenant(books: Books, tenant: TenantName) -> Iterator[Violation]:
-    """Whether a tenant holds more than it may; what it held before a restart, it may keep."""
-    account = books.ledger.owner(tenant)
-    allowed_bytes = max(books.settings.tenant_quota_bytes, account.adopted_bytes)
-    if not 0 <= account.held_bytes <= allowed_bytes or account.host_bytes < 0:
-        message = (
-            f"{tenant} holds {account.held_bytes} of {allowed_bytes} bytes and "
-            f"{account.host_bytes} of host room"
-        )
-        yield Violation(rule="quota", gpu=None, lease_id=None, message=message)
+    """Whether a tenant holds more than it may; what it held before a restart or a new quota, it may keep."""
+    for name, quota_bytes in books.quotas_over(tenant):
+        account = books.ledger.quota_account(name)
+        allowed_bytes = max(quota_bytes, account.excused_bytes)
+        if not 0 <= account.held_bytes <= allowed_bytes or account.host_bytes < 0:
+            message = (
+                f"{name} holds {account.held_bytes} of {allowed_bytes} bytes and "
+                f"{account.host_bytes} of host room"
+            )
+            yield Violation(rule="quota", gpu=None, lease_id=None, message=message)
 
 
 def all_violations(books: Books) -> Iterator[Violation]:

@@ -148,8 +148,9 @@ def _adopt(turn: Turn, tag: SlabTag) -> None:
         named_at=turn.now,
     )
     turn.enter(lease, Move.UNWANTED if is_unwanted else Move.ADOPTED)
-    owner = turn.ledger.owner(tag.tenant)
-    owner.adopted_bytes = owner.held_bytes
+    for name, _quota_bytes in turn.books.quotas_over(tag.tenant):
+        account = turn.ledger.quota_account(name)
+        account.excused_bytes = account.held_bytes
     if is_unwanted:
         send_free(turn, lease)
         return

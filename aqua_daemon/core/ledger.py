@@ -17,6 +17,7 @@ from aqua_daemon.core.accounts import (
 )
 from aqua_daemon.core.errors import UnknownSession
 from aqua_daemon.core.model import (
+    SUB_TENANT_MARK,
     GpuUuid,
     Lease,
     LeaseId,
@@ -54,6 +55,12 @@ class Ledger:
     def owner(self, tenant: TenantName) -> TenantAccount:
         """What *tenant* and all that share its quota hold together; empty when that is nothing."""
         return self.owners.get(owner_of(tenant)) or TenantAccount()
+
+    def quota_account(self, name: TenantName) -> TenantAccount:
+        """What counts against the quota of *name*: a sub-tenant's own, a tenant's with all of it."""
+        if SUB_TENANT_MARK in name:
+            return self.tenants.get(name) or TenantAccount()
+        return self.owner(name)
 
     def add_gpu(self, gpu: GpuUuid) -> GpuAccount:
         """The GPU's account, made when it is new."""

@@ -52,6 +52,14 @@ class SessionState(Enum):
     DEAD = "dead"  # the pidfd fired; its slabs wait for the sentinel
 
 
+class QuotaOutcome(Enum):
+    """What came of setting a quota."""
+
+    APPLIED = "applied"  # it is in force under the revision named
+    STALE = "stale"  # a later revision is in force
+    CONFLICT = "conflict"  # the same revision is in force, with other bytes
+
+
 class RevokeReason(Enum):
     """Why a lease is taken back."""
 
@@ -78,6 +86,14 @@ class HostRoom:
 
     revision: int
     nbytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quota:
+    """What an admin set for a tenant; a higher revision replaces a lower."""
+
+    revision: int
+    nbytes: int | None  # None: the node's default; for a sub-tenant, no quota of its own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,6 +214,17 @@ class TenantSnapshot:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class QuotaSnapshot:
+    """One tenant's quota, and what counts against it: for a tenant, with all its sub-tenants."""
+
+    tenant: TenantName
+    nbytes: int  # in force
+    is_default: bool
+    revision: int
+    held_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeSnapshot:
     """The books as they are at one moment."""
 
@@ -210,6 +237,7 @@ class NodeSnapshot:
     host_reserved_bytes: int
     restarting: bool
     invariant_violations: int
+    quotas: tuple[QuotaSnapshot, ...] = ()  # of every tenant that is there or has one set
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,6 +31,9 @@ REMEMBERED_REQUESTS = 1024
 # Ids of ended sessions and leases that are kept so that they can't come back; the oldest go first.
 REMEMBERED_ENDED = 8192
 
+# Settings of tenants that come and go are kept for ever; this many are a file of 1 MB.
+MOST_QUOTAS = 10_000
+
 # All invariants are checked after every so many events, those that an event touches after each.
 EVENTS_BETWEEN_FULL_CHECKS = 50
 

@@ -7,6 +7,7 @@ from aqua_daemon.core.model import (
     GpuSnapshot,
     LeaseState,
     NodeSnapshot,
+    QuotaSnapshot,
     TenantName,
     TenantSnapshot,
 )
@@ -26,6 +27,7 @@ def snapshot(books: Books, now: float) -> NodeSnapshot:
         host_reserved_bytes=ledger.host_bytes,
         restarting=books.is_restarting,
         invariant_violations=books.violations,
+        quotas=tuple(_quota(books, tenant) for tenant in {**ledger.owners, **books.quotas}),
     )
 
 
@@ -61,7 +63,19 @@ def _tenant(books: Books, tenant: TenantName) -> TenantSnapshot:
     return TenantSnapshot(
         tenant=tenant,
         leased_bytes=account.held_bytes,
-        quota_bytes=books.settings.tenant_quota_bytes,
+        quota_bytes=min(nbytes for _, nbytes in books.quotas_over(tenant)),
         host_reserved_bytes=account.host_bytes,
         sessions=account.sessions,
+    )
+
+
+def _quota(books: Books, tenant: TenantName) -> QuotaSnapshot:
+    found = books.quotas.get(tenant)
+    *_, (_, nbytes) = books.quotas_over(tenant)
+    return QuotaSnapshot(
+        tenant=tenant,
+        nbytes=nbytes,
+        is_default=found is None or found.nbytes is None,
+        revision=0 if found is None else found.revision,
+        held_bytes=books.ledger.quota_account(tenant).held_bytes,
     )

@@ -7,6 +7,7 @@ so that none happens beside the life-cycle table or without being told.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from aqua_daemon.core.deadlines import Deadlines
@@ -22,11 +23,14 @@ from aqua_daemon.core.model import (
     LeaseState,
     LeaseUse,
     ProcessIdentity,
+    Quota,
     RequestId,
     Revocation,
     Session,
     SessionId,
     SlabTag,
+    TenantName,
+    owner_of,
 )
 from aqua_daemon.core.sizes import REMEMBERED_ENDED, REMEMBERED_REQUESTS
 
@@ -63,6 +67,7 @@ class Books:
     session_timers: Deadlines[SessionId] = field(default_factory=Deadlines)
     reclaim_timers: Deadlines[RequestId] = field(default_factory=Deadlines)
     reclaims: list[Reclaim] = field(default_factory=list)
+    quotas: dict[TenantName, Quota] = field(default_factory=dict)  # those that were ever set
     violations: int = 0
     known_faults: set[tuple[str, GpuUuid | None, LeaseId | None]] = field(default_factory=set)
 
@@ -75,6 +80,16 @@ class Books:
     def has_heard_all(self) -> bool:
         """Whether each keeper of the node has told what it holds."""
         return all(self.ledger.gpus[gpu].was_heard for gpu in self.settings.gpus)
+
+    def quotas_over(self, tenant: TenantName) -> Iterator[tuple[TenantName, int]]:
+        """Whose quotas count what *tenant* holds, and their bytes: its tenant's, and its own."""
+        owner = owner_of(tenant)
+        for name in dict.fromkeys((owner, tenant)):
+            quota = self.quotas.get(name)
+            if quota is not None and quota.nbytes is not None:
+                yield name, quota.nbytes
+            elif name == owner:
+                yield name, self.settings.tenant_quota_bytes
 
     def remember_ended(self, ended_id: str) -> None:
         """Keep an id from coming back."""

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import click
 from aqua_protos import broker_pb2
-from rich.console import Console
 
 from aqua_daemon import __version__
 from aqua_daemon.core.model import LeaseState
@@ -19,37 +18,25 @@ from aqua_daemon.ctl.doctor.examining import examine
 from aqua_daemon.ctl.doctor.findings import Level, worst
 from aqua_daemon.ctl.doctor.report import diagnosed, report, report_document
 from aqua_daemon.ctl.documents import (
-    Document,
     event_document,
     leases_document,
     status_document,
 )
 from aqua_daemon.ctl.following import Page, followed, last_events
 from aqua_daemon.ctl.link import Refused, Unreachable, fetch_state
+from aqua_daemon.ctl.options import (
+    FAILED,
+    UNREACHABLE,
+    console,
+    json_option,
+    print_document,
+    seconds_option,
+    socket_option,
+)
+from aqua_daemon.ctl.quota_commands import quota_commands
 from aqua_daemon.ctl.screens import event_line, leases_table, state_name, status_screen
 
-FAILED, UNREACHABLE = 1, 3
 STATES = [state.value for state in LeaseState]
-PLAIN_COLUMNS = 160  # a pipe has no width; nothing may be cut there
-
-socket_option = click.option(
-    "--socket",
-    "path",
-    type=click.Path(path_type=Path),
-    default=Path("/run/aqua/aqua.sock"),
-    envvar="AQUA_SOCKET",
-    show_default=True,
-    help="The daemon's socket.",
-)
-seconds_option = click.option(
-    "--timeout",
-    "seconds",
-    type=click.FloatRange(min=0.1, max=60),
-    default=3.0,
-    show_default=True,
-    help="Seconds to wait for an answer.",
-)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for a machine.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -66,9 +53,9 @@ def status(path: Path, seconds: float, *, as_json: bool) -> None:
     """One screen: GPUs, tenants, last events, a verdict, and what to type next."""
     state = _ask(path, seconds)
     if as_json:
-        _print_document(status_document(state))
+        print_document(status_document(state))
     else:
-        _console().print(status_screen(state))
+        console().print(status_screen(state))
 
 
 @commands.command()
@@ -89,11 +76,11 @@ def leases(
         if state_filter in {None, state_name(lease.state)} and gpu in {None, lease.lender_gpu}
     ]
     if as_json:
-        _print_document(leases_document(chosen))
+        print_document(leases_document(chosen))
     elif chosen:
-        _console().print(leases_table(chosen))
+        console().print(leases_table(chosen))
     else:
-        _console().print("no leases")
+        console().print("no leases")
 
 
 @commands.command()
@@ -130,10 +117,13 @@ def doctor(path: Path, seconds: float, metrics: str | None, *, as_json: bool) ->
     """Whether this machine can serve, line by line, with the remedy; the daemon may be down."""
     findings = diagnosed(examine(path, seconds=seconds, metrics=metrics))
     if as_json:
-        _print_document(report_document(findings))
+        print_document(report_document(findings))
     else:
-        _console().print(report(findings))
+        console().print(report(findings))
     return FAILED if worst(findings) is Level.FAIL else 0
+
+
+commands.add_command(quota_commands)
 
 
 def main() -> None:
@@ -155,7 +145,7 @@ def _exit_status(run: Callable[[], object]) -> int:
     except Refused as error:
         click.echo(f"aquactl: {error}", err=True)
         return FAILED
-    except BrokenPipeError:  # `aquactl leases | head`
+    except (BrokenPipeError, SystemExit):  # `aquactl leases | head`; click makes it the latter
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the rest is for nobody
         return 0
     return status if isinstance(status, int) else 0
@@ -175,18 +165,6 @@ def _print_events(found: Page, *, last: int | None, as_json: bool) -> None:
             click.echo(json.dumps(event_document(event, now=now)))
         else:
             click.echo(event_line(event, now=now))
-
-
-def _print_document(document: Document) -> None:
-    click.echo(json.dumps(document, indent=2))
-
-
-def _console() -> Console:
-    """Rich leaves colours out by itself under NO_COLOR and when not on a terminal."""
-    console = Console(highlight=False, soft_wrap=False)
-    if not console.is_terminal:
-        console.width = max(console.width, PLAIN_COLUMNS)
-    return console
 
 
 if __name__ == "__main__":

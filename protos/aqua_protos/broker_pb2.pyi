@@ -28,6 +28,13 @@ class DescriptorKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     DESCRIPTOR_KIND_UNSPECIFIED: _ClassVar[DescriptorKind]
     DESCRIPTOR_KIND_SHARED_MEMORY: _ClassVar[DescriptorKind]
     DESCRIPTOR_KIND_CUDA_VMM: _ClassVar[DescriptorKind]
+
+class QuotaOutcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    QUOTA_OUTCOME_UNSPECIFIED: _ClassVar[QuotaOutcome]
+    QUOTA_OUTCOME_APPLIED: _ClassVar[QuotaOutcome]
+    QUOTA_OUTCOME_STALE: _ClassVar[QuotaOutcome]
+    QUOTA_OUTCOME_CONFLICT: _ClassVar[QuotaOutcome]
 SAFETY_CLASS_UNSPECIFIED: SafetyClass
 SAFETY_CLASS_STORE: SafetyClass
 SAFETY_CLASS_CACHE: SafetyClass
@@ -42,6 +49,10 @@ LEASE_STATE_LOST: LeaseState
 DESCRIPTOR_KIND_UNSPECIFIED: DescriptorKind
 DESCRIPTOR_KIND_SHARED_MEMORY: DescriptorKind
 DESCRIPTOR_KIND_CUDA_VMM: DescriptorKind
+QUOTA_OUTCOME_UNSPECIFIED: QuotaOutcome
+QUOTA_OUTCOME_APPLIED: QuotaOutcome
+QUOTA_OUTCOME_STALE: QuotaOutcome
+QUOTA_OUTCOME_CONFLICT: QuotaOutcome
 
 class HostRoom(_message.Message):
     __slots__ = ("revision", "nbytes")
@@ -300,3 +311,49 @@ class GetEventsReply(_message.Message):
     partial: bool
     events: _containers.RepeatedCompositeFieldContainer[EventLine]
     def __init__(self, epoch: _Optional[str] = ..., cursor: _Optional[int] = ..., partial: bool = ..., events: _Optional[_Iterable[_Union[EventLine, _Mapping]]] = ...) -> None: ...
+
+class GetQuotasRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetQuotasReply(_message.Message):
+    __slots__ = ("quotas",)
+    QUOTAS_FIELD_NUMBER: _ClassVar[int]
+    quotas: _containers.RepeatedCompositeFieldContainer[Quota]
+    def __init__(self, quotas: _Optional[_Iterable[_Union[Quota, _Mapping]]] = ...) -> None: ...
+
+class Quota(_message.Message):
+    __slots__ = ("tenant", "nbytes", "is_default", "revision", "held_bytes")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    NBYTES_FIELD_NUMBER: _ClassVar[int]
+    IS_DEFAULT_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    HELD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    nbytes: int
+    is_default: bool
+    revision: int
+    held_bytes: int
+    def __init__(self, tenant: _Optional[str] = ..., nbytes: _Optional[int] = ..., is_default: bool = ..., revision: _Optional[int] = ..., held_bytes: _Optional[int] = ...) -> None: ...
+
+class SetQuotaRequest(_message.Message):
+    __slots__ = ("request_id", "tenant", "nbytes", "use_default", "revision")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    NBYTES_FIELD_NUMBER: _ClassVar[int]
+    USE_DEFAULT_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    tenant: str
+    nbytes: int
+    use_default: bool
+    revision: int
+    def __init__(self, request_id: _Optional[str] = ..., tenant: _Optional[str] = ..., nbytes: _Optional[int] = ..., use_default: bool = ..., revision: _Optional[int] = ...) -> None: ...
+
+class SetQuotaReply(_message.Message):
+    __slots__ = ("outcome", "quota")
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    QUOTA_FIELD_NUMBER: _ClassVar[int]
+    outcome: QuotaOutcome
+    quota: Quota
+    def __init__(self, outcome: _Optional[_Union[QuotaOutcome, str]] = ..., quota: _Optional[_Union[Quota, _Mapping]] = ...) -> None: ...

@@ -74,6 +74,16 @@ class BrokerStub(object):
                 request_serializer=aqua__protos_dot_broker__pb2.GetEventsRequest.SerializeToString,
                 response_deserializer=aqua__protos_dot_broker__pb2.GetEventsReply.FromString,
                 _registered_method=True)
+        self.GetQuotas = channel.unary_unary(
+                '/aqua.broker.v1.Broker/GetQuotas',
+                request_serializer=aqua__protos_dot_broker__pb2.GetQuotasRequest.SerializeToString,
+                response_deserializer=aqua__protos_dot_broker__pb2.GetQuotasReply.FromString,
+                _registered_method=True)
+        self.SetQuota = channel.unary_unary(
+                '/aqua.broker.v1.Broker/SetQuota',
+                request_serializer=aqua__protos_dot_broker__pb2.SetQuotaRequest.SerializeToString,
+                response_deserializer=aqua__protos_dot_broker__pb2.SetQuotaReply.FromString,
+                _registered_method=True)
 
 
 class BrokerServicer(object):
@@ -135,6 +145,20 @@ class BrokerServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetQuotas(self, request, context):
+        """What each tenant may hold. Quotas of other tenants are shown to admins only.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetQuota(self, request, context):
+        """Set what a tenant may hold; it is kept over restarts. For admins only.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_BrokerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -177,6 +201,16 @@ def add_BrokerServicer_to_server(servicer, server):
                     servicer.GetEvents,
                     request_deserializer=aqua__protos_dot_broker__pb2.GetEventsRequest.FromString,
                     response_serializer=aqua__protos_dot_broker__pb2.GetEventsReply.SerializeToString,
+            ),
+            'GetQuotas': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetQuotas,
+                    request_deserializer=aqua__protos_dot_broker__pb2.GetQuotasRequest.FromString,
+                    response_serializer=aqua__protos_dot_broker__pb2.GetQuotasReply.SerializeToString,
+            ),
+            'SetQuota': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetQuota,
+                    request_deserializer=aqua__protos_dot_broker__pb2.SetQuotaRequest.FromString,
+                    response_serializer=aqua__protos_dot_broker__pb2.SetQuotaReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -395,6 +429,60 @@ class Broker(object):
             '/aqua.broker.v1.Broker/GetEvents',
             aqua__protos_dot_broker__pb2.GetEventsRequest.SerializeToString,
             aqua__protos_dot_broker__pb2.GetEventsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetQuotas(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aqua.broker.v1.Broker/GetQuotas',
+            aqua__protos_dot_broker__pb2.GetQuotasRequest.SerializeToString,
+            aqua__protos_dot_broker__pb2.GetQuotasReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetQuota(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aqua.broker.v1.Broker/SetQuota',
+            aqua__protos_dot_broker__pb2.SetQuotaRequest.SerializeToString,
+            aqua__protos_dot_broker__pb2.SetQuotaReply.FromString,
             options,
             channel_credentials,
             insecure,

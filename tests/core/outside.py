@@ -42,6 +42,7 @@ from aqua_daemon.core.model import (
     SessionId,
     SlabTag,
     TenantName,
+    owner_of,
 )
 from aqua_daemon.core.sizes import GRANT_RESERVE_FACTOR, MIB
 from tests.core.bench import process
@@ -215,12 +216,28 @@ class Outside:
         lease = snapshot.leases[-1]
         gpu = next(found for found in snapshot.gpus if found.gpu == lease.lender)
         tenant = next(found for found in snapshot.tenants if found.tenant == client.tenant)
+        for quota in snapshot.quotas:
+            if quota.tenant in {client.tenant, owner_of(client.tenant)}:
+                assert quota.held_bytes <= quota.nbytes
         assert gpu.free_bytes >= GRANT_RESERVE_FACTOR * gpu.reserve_bytes
-        assert tenant.leased_bytes <= SETTINGS.tenant_quota_bytes
         assert lease.lender != client.home
         if lease.safety_class is SafetyClass.STORE:
             assert snapshot.host_reserved_bytes <= SETTINGS.host_pool_bytes
             assert tenant.host_reserved_bytes <= SETTINGS.tenant_host_bytes
+
+    def admin(self) -> SessionId:
+        """A session of an admin's that holds nothing, opened for one request."""
+        session_id = SessionId(self.new("admin"))
+        self.handle(
+            SessionOpened(
+                session_id=session_id,
+                tenant=TenantName("root"),
+                process=process(self.count),
+                home_gpu=None,
+                is_admin=True,
+            )
+        )
+        return session_id
 
     def coming_bytes(self, gpu: GpuUuid) -> int:
         coming = {LeaseState.REVOKING, LeaseState.RETURNED, LeaseState.FREEING}

@@ -21,6 +21,7 @@ from aqua_daemon.core.events import (
     OfferMade,
     PresenceEnded,
     ProcessEnded,
+    QuotaSet,
     ReclaimRequested,
     RevokeAcknowledged,
     SentinelEnded,
@@ -86,6 +87,24 @@ class Histories(Outside, RuleBasedStateMachine):
         if answered:
             for keeper in self.keepers:
                 self.answer(keeper, len(keeper.orders), fails=False)
+
+    @rule(
+        tenant=st.sampled_from(TENANTS),
+        nbytes=st.sampled_from((None, 0, 16 * MIB, 64 * MIB, 200 * MIB)),
+        revision=st.sampled_from((None, None, 1, 5)),
+    )
+    def an_admin_sets_a_quota(
+        self, tenant: TenantName, nbytes: int | None, revision: int | None
+    ) -> None:
+        self.handle(
+            QuotaSet(
+                session_id=self.admin(),
+                request_id=self.request_id(),
+                tenant=tenant,
+                nbytes=nbytes,
+                revision=revision,
+            )
+        )
 
     @precondition(lambda self: self.attached)
     @rule(pick=PICK, lease=PICK)

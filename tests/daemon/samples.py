@@ -19,6 +19,8 @@ from aqua_daemon.core.model import (
     LeaseUse,
     NodeSnapshot,
     ProcessIdentity,
+    Quota,
+    QuotaOutcome,
     RequestId,
     Revocation,
     RevokeReason,
@@ -145,6 +147,9 @@ EVENTS: tuple[Event, ...] = (
     events.HostRoomRequested(session_id=SESSION_ID, request_id=REQUEST_ID, host_room=ROOM),
     events.OfferMade(session_id=SESSION_ID, request_id=REQUEST_ID, gpu=GPU, nbytes=MIB),
     RECLAIM,
+    events.QuotaSet(
+        session_id=SESSION_ID, request_id=REQUEST_ID, tenant=TENANT, nbytes=MIB, revision=None
+    ),
     events.LossTold(lease_ids=(LEASE_ID,)),
     events.Ticked(),
 )
@@ -175,6 +180,13 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
         session_id=SESSION_ID, request_id=REQUEST_ID, offered_bytes=MIB, lent_bytes=0
     ),
     RECLAIMED,
+    instructions.AnswerQuota(
+        session_id=SESSION_ID,
+        request_id=REQUEST_ID,
+        tenant=TENANT,
+        outcome=QuotaOutcome.APPLIED,
+        quota=Quota(revision=1, nbytes=MIB),
+    ),
     move(LeaseState.ALLOCATING, LeaseState.LEASED),
 )
 

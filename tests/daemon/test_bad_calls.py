@@ -24,7 +24,7 @@ CACHE = broker_pb2.SAFETY_CLASS_CACHE
 HUGE = 2**63 - 1
 TRUNCATED = b"\x0a\x20abc"  # field 1 says 32 bytes and has 3
 NOT_UTF8 = b"\x0a\x01\xff"
-METHODS = ("Acquire", "Release", "Acknowledge", "ReserveHost", "Offer", "Reclaim")
+METHODS = ("Acquire", "Release", "Acknowledge", "ReserveHost", "Offer", "Reclaim", "SetQuota")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +68,11 @@ def offering(**fields: object) -> broker_pb2.OfferRequest:
     return broker_pb2.OfferRequest(**{**good, **fields})  # type: ignore[arg-type]  # a bad one
 
 
+def setting(**fields: object) -> broker_pb2.SetQuotaRequest:
+    good = {"request_id": ID, "tenant": "uid-7", "nbytes": MIB}
+    return broker_pb2.SetQuotaRequest(**{**good, **fields})  # type: ignore[arg-type]  # a bad one
+
+
 BAD_CALLS = [
     # Empty, truncated, not text, over the limit: for each method.
     BadCall(name="Acquire", payload=b"", says="say SAFETY_CLASS_STORE"),
@@ -76,6 +81,7 @@ BAD_CALLS = [
     BadCall(name="ReserveHost", payload=b"", says="host_room is missing"),
     BadCall(name="Offer", payload=b"", says="request_id '' is no id"),
     BadCall(name="Reclaim", payload=b"", says="request_id '' is no id"),
+    BadCall(name="SetQuota", payload=b"", says="the quota is missing"),
     *(BadCall(name=name, payload=TRUNCATED, says="send a whole message") for name in METHODS),
     *(BadCall(name=name, payload=NOT_UTF8, says="do not parse as") for name in METHODS),
     BadCall(name="GetState", payload=TRUNCATED, says="send a whole message"),
@@ -141,6 +147,43 @@ BAD_CALLS = [
     ),
     BadCall(name="Release", payload=returning(ID, nbytes=-1), says="host_room.nbytes is -1"),
     BadCall(name="Acknowledge", payload=returning(ID, revision=-1), says="revision is -1"),
+    # Quotas.
+    BadCall(name="GetQuotas", payload=TRUNCATED, says="send a whole message"),
+    BadCall(
+        name="SetQuota",
+        payload=broker_pb2.SetQuotaRequest(request_id=ID, tenant="uid-7"),
+        says="the quota is missing",
+    ),
+    BadCall(
+        name="SetQuota",
+        payload=broker_pb2.SetQuotaRequest(request_id=ID, tenant="uid-7", use_default=False),
+        says="the quota is missing",
+    ),
+    *(
+        BadCall(name="SetQuota", payload=setting(nbytes=nbytes), says=f"nbytes is {nbytes}: it")
+        for nbytes in (-1, HUGE)
+    ),
+    *(
+        BadCall(name="SetQuota", payload=setting(revision=n), says=f"revision is {n}: it must")
+        for n in (-1, HUGE)
+    ),
+    *(
+        BadCall(name="SetQuota", payload=setting(tenant=name), says="names none")
+        for name in (
+            "",
+            "bob",
+            "uid-",
+            "uid-7/",
+            "uid-7+",
+            "uid-7\n",
+            "uid-7/a b",
+            "uid-7/a/b",
+            "uid-7+UP",
+            "uid-7/a+b+c",
+            "uid-7/" + "x" * 256,
+            "uid-12345678901",
+        )
+    ),
     # Enums.
     BadCall(name="Acquire", payload=acquire(safety_class=0), says="safety_class is 0"),
     BadCall(name="Acquire", payload=acquire(safety_class=7), says="safety_class is 7"),

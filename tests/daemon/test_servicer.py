@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from pathlib import Path
 
 import grpc
 import pytest
@@ -15,7 +16,7 @@ from aqua_daemon.adapters.grpc_health import HEALTH_SERVICE
 from aqua_daemon.adapters.grpc_servicer import REASON_KEY, SERVICE, TOKEN_KEY
 from aqua_daemon.adapters.happenings import REMEMBERED_LINES
 from aqua_daemon.core.events import PresenceEnded, SessionOpened
-from aqua_daemon.core.model import LeaseState
+from aqua_daemon.core.model import LeaseState, Quota
 from tests.daemon.in_process import (
     GPUS,
     MIB,
@@ -282,6 +283,73 @@ def test_a_follower_who_comes_too_late_is_told_that_events_are_missing() -> None
             assert late.events[0].text == "1"
 
     asyncio.run(story())
+
+
+def test_an_admin_sets_a_quota_that_is_kept_and_others_see_their_own() -> None:
+    """The file holds it when the reply is there; a tenant sees its own and may not set it."""
+
+    async def story() -> None:
+        async with (
+            running() as node,
+            greeted(node) as admin,
+            greeted_as(node, uid=4711, unit="a.service") as one,
+            greeted_as(node, uid=4712, unit="b.service"),
+        ):
+            mine = "uid-4711/a.service"
+            reply = await set_quota(admin, tenant=mine, nbytes=4 * MIB)
+            assert reply.outcome == broker_pb2.QUOTA_OUTCOME_APPLIED
+            assert (reply.quota.nbytes, reply.quota.revision) == (4 * MIB, 1)
+            assert node.quota_file.read() == {mine: Quota(revision=1, nbytes=4 * MIB)}
+            late = await set_quota(admin, tenant=mine, use_default=True, revision=1)
+            assert late.outcome == broker_pb2.QUOTA_OUTCOME_CONFLICT
+            assert late.quota == reply.quota
+            await one.acquire()
+            with pytest.raises(aio.AioRpcError) as refused:
+                await one.acquire()
+            assert reason_of(refused.value) == "quota"
+            with pytest.raises(aio.AioRpcError) as refused:
+                await set_quota(one, tenant=mine, nbytes=64 * MIB)
+            assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+            assert [quota.tenant for quota in await quotas(one)] == [mine]
+            assert (await quotas(one))[0].held_bytes == 4 * MIB
+            assert len(await quotas(admin)) == 3
+
+    asyncio.run(story())
+
+
+def test_a_quota_that_can_not_be_kept_is_an_error_that_says_so() -> None:
+    """It is in force, and the admin learns that it ends with the daemon."""
+
+    async def story() -> None:
+        async with running() as node, greeted(node) as admin:
+            (Path(node.path).parent / "state").write_text("in the way")
+            with pytest.raises(aio.AioRpcError) as refused:
+                await set_quota(admin, tenant="uid-7", nbytes=0)
+            assert reason_of(refused.value) == "not_kept"
+            assert "ends with this daemon" in (refused.value.details() or "")
+
+    asyncio.run(story())
+
+
+async def set_quota(
+    client: Client,
+    *,
+    tenant: str,
+    nbytes: int | None = None,
+    use_default: bool | None = None,
+    revision: int = 0,
+) -> broker_pb2.SetQuotaReply:
+    request = broker_pb2.SetQuotaRequest(request_id=new_id(), tenant=tenant, revision=revision)
+    if nbytes is not None:
+        request.nbytes = nbytes
+    if use_default is not None:
+        request.use_default = use_default
+    return broker_pb2.SetQuotaReply.FromString(await client.call("SetQuota", request))
+
+
+async def quotas(client: Client) -> list[broker_pb2.Quota]:
+    reply = await client.call("GetQuotas", broker_pb2.GetQuotasRequest())
+    return list(broker_pb2.GetQuotasReply.FromString(reply).quotas)
 
 
 async def events(client: Client, *, epoch: str = "", after: int = 0) -> broker_pb2.GetEventsReply:

@@ -36,6 +36,7 @@ from aqua_daemon.core.instructions import (
     AnswerHostRoom,
     AnswerKeepalive,
     AnswerOffer,
+    AnswerQuota,
     AnswerReclaim,
     AnswerReturned,
     ForgetSession,
@@ -298,6 +299,7 @@ class Daemon:
                 | AnswerHostRoom()
                 | AnswerOffer()
                 | AnswerReclaim()
+                | AnswerQuota()
             ):
                 self._answer(instruction)
             case NoteMove():

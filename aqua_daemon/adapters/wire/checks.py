@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 
 from aqua_daemon.core.errors import InvalidRequest
-from aqua_daemon.core.model import GpuUuid, LeaseId, RequestId, SessionId
+from aqua_daemon.core.model import GpuUuid, LeaseId, RequestId, SessionId, TenantName
 from aqua_daemon.core.sizes import SLAB_GRANULE_BYTES
 
 MOST_LEASES = 10_000  # in one message; a keepalive of so many is 0.7 MiB
@@ -22,6 +22,7 @@ LONGEST_RECLAIM_SECONDS = 600.0
 _LARGEST_COUNTER = 2**62
 
 _ID = re.compile(r"[0-9a-f]{32}")
+_TENANT = re.compile(r"uid-\d{1,10}(/[!-*,-.0-~]{1,255})?(\+[a-z0-9._-]{1,64})?", re.ASCII)
 _GPU = re.compile(r"[A-Za-z0-9-]{1,96}")
 
 
@@ -53,6 +54,14 @@ def gpu(field: str, value: str) -> GpuUuid:
         msg = f"{field} {shown(value)} names no GPU: use a UUID as `aquactl status` shows it"
         raise InvalidRequest(msg)
     return GpuUuid(value)
+
+
+def tenant(value: str) -> TenantName:
+    """A tenant's name as this daemon makes them: uid, unit or container, sub-tenant."""
+    if _TENANT.fullmatch(value) is None:
+        msg = f"tenant {shown(value)} names none: use a name as `aquactl quota get` shows it"
+        raise InvalidRequest(msg)
+    return TenantName(value)
 
 
 def name(field: str, value: str) -> str:

@@ -19,6 +19,8 @@ from aqua_daemon.core.model import (
     Lease,
     LeaseState,
     NodeSnapshot,
+    QuotaOutcome,
+    QuotaSnapshot,
     SafetyClass,
     TenantSnapshot,
 )
@@ -38,6 +40,11 @@ _STATES = {
     LeaseState.LOST: broker_pb2.LEASE_STATE_LOST,
 }
 
+_OUTCOMES = {
+    QuotaOutcome.APPLIED: broker_pb2.QUOTA_OUTCOME_APPLIED,
+    QuotaOutcome.STALE: broker_pb2.QUOTA_OUTCOME_STALE,
+    QuotaOutcome.CONFLICT: broker_pb2.QUOTA_OUTCOME_CONFLICT,
+}
 _DESCRIPTOR_KINDS = {
     DescriptorKind.SHARED_MEMORY: broker_pb2.DESCRIPTOR_KIND_SHARED_MEMORY,
     DescriptorKind.CUDA_VMM: broker_pb2.DESCRIPTOR_KIND_CUDA_VMM,
@@ -126,6 +133,18 @@ def events(
     ).SerializeToString()
 
 
+def quotas(shown: Iterable[QuotaSnapshot]) -> bytes:
+    """GetQuotasReply."""
+    return broker_pb2.GetQuotasReply(quotas=[_quota(one) for one in shown]).SerializeToString()
+
+
+def quota_set(outcome: QuotaOutcome, quota: QuotaSnapshot) -> bytes:
+    """SetQuotaReply."""
+    return broker_pb2.SetQuotaReply(
+        outcome=_OUTCOMES[outcome], quota=_quota(quota)
+    ).SerializeToString()
+
+
 def health_service(payload: bytes) -> str:
     """Which service a health check asks about."""
     return parsed(health_pb2.HealthCheckRequest, payload).service
@@ -164,6 +183,16 @@ def _event(line: Happening, *, now: float) -> broker_pb2.EventLine:
         text=line.text,
         tenant=line.tenant or "",
         number=line.number,
+    )
+
+
+def _quota(quota: QuotaSnapshot) -> broker_pb2.Quota:
+    return broker_pb2.Quota(
+        tenant=quota.tenant,
+        nbytes=quota.nbytes,
+        is_default=quota.is_default,
+        revision=quota.revision,
+        held_bytes=quota.held_bytes,
     )
 
 

@@ -18,6 +18,7 @@ from aqua_daemon.core.events import (
     LeaseRequested,
     LeasesReleased,
     OfferMade,
+    QuotaSet,
     ReclaimRequested,
     RevokeAcknowledged,
 )
@@ -136,6 +137,26 @@ def reclaim_requested(payload: bytes, *, session_id: SessionId) -> ReclaimReques
         nbytes=checks.nbytes("nbytes", message.nbytes, least=1),
         deadline_seconds=deadline_seconds or None,
     )
+
+
+def quota_set(payload: bytes, *, session_id: SessionId) -> QuotaSet:
+    """SetQuota."""
+    message = parsed(broker_pb2.SetQuotaRequest, payload)
+    chosen = message.WhichOneof("quota")
+    if chosen is None or (chosen == "use_default" and not message.use_default):
+        raise InvalidRequest("the quota is missing: give nbytes, or use_default as true")
+    return QuotaSet(
+        session_id=session_id,
+        request_id=checks.request_id(message.request_id),
+        tenant=checks.tenant(message.tenant),
+        nbytes=checks.nbytes("nbytes", message.nbytes) if chosen == "nbytes" else None,
+        revision=checks.counter("revision", message.revision) or None,
+    )
+
+
+def check_get_quotas(payload: bytes) -> None:
+    """GetQuotas says nothing, but it must parse."""
+    parsed(broker_pb2.GetQuotasRequest, payload)
 
 
 def events_asked(payload: bytes, *, epoch: str) -> int:

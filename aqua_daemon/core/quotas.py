@@ -1,0 +1,69 @@
+"""Quotas that admins set: what a tenant may hold, in all states but LOST.
+
+A setting has a revision, so that two admins, or one and a tool that repeats itself, can tell whose
+is in force. A quota below what is held takes nothing back: it bars grants until enough came back by
+itself. Keeping the settings over a restart is not done here: that is the settings' file.
+"""
+
+from __future__ import annotations
+
+from aqua_daemon.core.errors import InvalidRequest, NotPermitted
+from aqua_daemon.core.events import QuotaSet
+from aqua_daemon.core.instructions import AnswerQuota
+from aqua_daemon.core.model import Quota, QuotaOutcome, TenantName
+from aqua_daemon.core.sizes import MOST_QUOTAS
+from aqua_daemon.core.turn import Books, Turn
+
+UNSET = Quota(revision=0, nbytes=None)
+
+
+def set_quota(turn: Turn, event: QuotaSet) -> None:
+    """Put a quota in force, unless a later one is; the answer says which is."""
+    session = turn.ledger.living_session(event.session_id)
+    if not session.is_admin:
+        raise NotPermitted("only an admin may set quotas: ask as root or as the daemon's user")
+    _check(turn.books, event)
+    if turn.repeated(session, event.request_id):
+        return
+    before = turn.books.quotas.get(event.tenant, UNSET)
+    revision = before.revision + 1 if event.revision is None else event.revision
+    after = Quota(revision=revision, nbytes=event.nbytes)
+    outcome = _outcome(before, after)
+    if outcome is QuotaOutcome.APPLIED and after != before:
+        turn.books.quotas[event.tenant] = after
+        excuse(turn.books, event.tenant)
+    turn.answer(
+        AnswerQuota(
+            session_id=event.session_id,
+            request_id=event.request_id,
+            tenant=event.tenant,
+            outcome=outcome,
+            quota=turn.books.quotas.get(event.tenant, UNSET),
+        )
+    )
+
+
+def excuse(books: Books, tenant: TenantName) -> None:
+    """What is held now may stay, whatever the quota is."""
+    account = books.ledger.quota_account(tenant)
+    account.excused_bytes = account.held_bytes
+
+
+def _outcome(before: Quota, after: Quota) -> QuotaOutcome:
+    if after.revision < before.revision:
+        return QuotaOutcome.STALE
+    if after.revision == before.revision and after.nbytes != before.nbytes:
+        return QuotaOutcome.CONFLICT
+    return QuotaOutcome.APPLIED
+
+
+def _check(books: Books, event: QuotaSet) -> None:
+    if event.nbytes is not None and event.nbytes < 0:
+        msg = f"a quota of {event.nbytes} bytes: it may not be below 0"
+        raise InvalidRequest(msg)
+    if event.revision is not None and event.revision < 1:
+        msg = f"revision {event.revision}: the first is 1"
+        raise InvalidRequest(msg)
+    if event.tenant not in books.quotas and len(books.quotas) >= MOST_QUOTAS:
+        msg = f"{MOST_QUOTAS} tenants have quotas: no more can be kept; raise the node's default"
+        raise InvalidRequest(msg)
