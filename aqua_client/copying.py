@@ -35,12 +35,13 @@ CHUNK_BYTES = 16 * 2**20
 class Memory:
     """Bytes that tensors are copied to and from: a slab's, or a buffer of the host."""
 
-    __slots__ = ("_mapped", "_views", "ordinal")
+    __slots__ = ("_mapped", "_views", "opened_on", "ordinal")
 
     def __init__(self, whole: torch.Tensor, mapped: Mapped | None = None) -> None:
         self._views = {torch.uint8: whole}
         self._mapped = mapped
-        self.ordinal = None if mapped is None else mapped.ordinal  # None: the host's memory
+        self.ordinal = None if mapped is None else mapped.ordinal  # None: the CPU's
+        self.opened_on = None if mapped is None else mapped.opened_on
 
     @classmethod
     def of_grant(cls, grant: Grant, *, home_gpu: str | None = None) -> Memory:

@@ -53,8 +53,13 @@ class CudaMapping:
         self._storages: list[weakref.ref[torch.UntypedStorage]] = []
 
     @property
-    def ordinal(self) -> int:
-        """The device that it is open on."""
+    def ordinal(self) -> int | None:
+        """The device of its tensors; None: the driver says that they are in the host's memory."""
+        return None if self._live().is_host else self._key.ordinal
+
+    @property
+    def opened_on(self) -> int:
+        """The device in whose context it is open."""
         return self._key.ordinal
 
     def whole(self) -> torch.Tensor:
@@ -64,8 +69,7 @@ class CudaMapping:
             RuntimeError: torch has no such device.
         """
         opened = self._live()
-        ordinal = None if opened.is_host else self.ordinal
-        tensor = dlpack.tensor_at(opened.address, opened.nbytes, ordinal=ordinal)
+        tensor = dlpack.tensor_at(opened.address, opened.nbytes, ordinal=self.ordinal)
         self._storages.append(weakref.ref(tensor.untyped_storage()))
         return tensor
 

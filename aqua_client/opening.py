@@ -36,7 +36,11 @@ class Mapped(Protocol):
 
     @property
     def ordinal(self) -> int | None:
-        """The CUDA device that it is open on; None: shared memory."""
+        """The CUDA device of its tensors; None: the CPU."""
+
+    @property
+    def opened_on(self) -> int | None:
+        """The CUDA device in whose context it is open; None: shared memory."""
 
     def whole(self) -> torch.Tensor:
         """All bytes. While it or a view of it lives, `close` fails."""
@@ -74,6 +78,7 @@ class _Shared:
     """Shared memory, mapped."""
 
     ordinal = None
+    opened_on = None
 
     def __init__(self, mapping: Mapping) -> None:
         self._mapping = mapping

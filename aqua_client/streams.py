@@ -149,8 +149,9 @@ def settle_thread(ordinal: int) -> None:
 
     Raises:
         CudaError: the driver refuses.
+        RuntimeError: torch does.
     """
-    if torch.backends.cuda.is_built():
+    if torch.cuda.is_initialized():
         torch.cuda.set_device(ordinal)
     cuda_driver.settle_thread(ordinal)
 

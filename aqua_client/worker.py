@@ -102,13 +102,13 @@ class Worker:
 
     def _settle(self, slabs: Sequence[Slab]) -> None:
         """With the first CUDA slab: this thread works on its device from now on."""
-        ordinals = [slab.memory.ordinal for slab in slabs if slab.memory.ordinal is not None]
+        ordinals = [slab.memory.opened_on for slab in slabs if slab.memory.opened_on is not None]
         if self._is_settled or not ordinals:
             return
         self._is_settled = True
         try:
             streams.settle_thread(ordinals[0])
-        except CudaError as error:  # each call makes the device its own anyway
+        except (CudaError, RuntimeError) as error:  # each call makes the device its own anyway
             logger.warning("the pager's thread has no CUDA device: %s", error)
 
     def _serve(self, unknown: Sequence[str], fenced: Sequence[Slab]) -> None:

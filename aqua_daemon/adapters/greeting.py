@@ -21,6 +21,8 @@ from aqua_daemon.core.model import GpuUuid, ProcessIdentity, RequestId, SessionI
 Identify = Callable[[socket.socket], Peer]
 _ID_BYTES = 16
 
+REAL_GPU_PREFIX = "GPU-"  # of the UUIDs that NVIDIA's driver gives
+
 
 class Roll:
     """Whose each session is, so that no process has too many.
@@ -67,7 +69,8 @@ def check_hello(hello: frames.Hello, *, gpus: Iterable[GpuUuid]) -> None:
     """Refuse a client that this daemon can't serve.
 
     Raises:
-        InvalidRequest: another protocol, or a home GPU that the node does not have.
+        InvalidRequest: another protocol, or a home GPU that the node does not have. One that is
+            not kept by this daemon may yet be there: the client names the one that it computes on.
     """
     if hello.protocol != frames.PROTOCOL:
         msg = (
@@ -76,7 +79,8 @@ def check_hello(hello: frames.Hello, *, gpus: Iterable[GpuUuid]) -> None:
         )
         raise InvalidRequest(msg)
     known = tuple(gpus)
-    if hello.home_gpu is not None and hello.home_gpu not in known:
+    is_elsewhere = hello.home_gpu is not None and hello.home_gpu not in known
+    if is_elsewhere and not str(hello.home_gpu).startswith(REAL_GPU_PREFIX):
         msg = (
             f"home_gpu {hello.home_gpu} is not a GPU of this node, which has {', '.join(known)}: "
             "name one of these, or none (AQUA_HOME_GPU)"

@@ -303,10 +303,10 @@ def test_overlap_and_wait_are_nothing_where_copies_are_done_on_return() -> None:
 def test_room_that_became_free_a_moment_ago_is_found_before_more_is_borrowed() -> None:
     """A burst that offloads and releases does not grow with each turn."""
     streams, node = FakeStreams(), FakeNode(largest_slab_bytes=4 * MIB)
+    tensor = random_bytes(4 * MIB)
     with paging(node, streams=streams) as pager:
-        for turn in range(20):
-            handle = park(pager, random_bytes(4 * MIB, seed=turn))
-            handle.release()
+        for _ in range(50):
+            park(pager, tensor).release()
             streams.finish_all()
         assert len(node.asked) == 1
 

@@ -29,6 +29,12 @@ from tests.fakes.fake_cuda.results import CUresult
 HOME, LENDER = 2, 5
 
 
+@pytest.fixture(autouse=True)
+def no_torch_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU that torch may have in this process is none of the fake node's."""
+    monkeypatch.setattr(own_device, "_torch_has_context", lambda: False)
+
+
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[FakeCudaNode]:
     """Eight GPUs, which this process sees too."""
@@ -73,7 +79,7 @@ def test_bytes_go_both_ways(node: FakeCudaNode, slab: ExportedSlab) -> None:
     content = random_bytes(slab.nbytes)
     memory.view(torch.uint8).copy_(content)
     assert slab.content() == content.numpy().tobytes()
-    assert memory.ordinal == HOME
+    assert (memory.opened_on, memory.ordinal) == (HOME, None)
     memory.close()
 
 
@@ -333,7 +339,7 @@ def test_without_a_home_gpu_the_threads_own_context_decides(
     assert own_contexts(node) == []
     call("cuCtxSetCurrent", call("cuDevicePrimaryCtxRetain", call("cuDeviceGet", 3)))
     memory = Memory.of_grant(slab.grant())
-    assert memory.ordinal == 3
+    assert memory.opened_on == 3
     assert own_contexts(node) == [node.uuids[3]]
     memory.close()
     own_device._chosen.clear()

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 import aqua_client
+from aqua_client import own_device
 from tests.contract.tensors import every_tensor, noise, same_bits
 from tests.cuda.exporter import KINDS, MIB
 from tests.fakes.cuda_node import FakeCudaNode, fake_cuda_node
@@ -29,6 +30,12 @@ GPUS = 4
 START_SECONDS = 30.0  # a keeper each, on two cores that others use too
 
 pytestmark = [pytest.mark.parametrize("kind", KINDS), pytest.mark.limit(120)]
+
+
+@pytest.fixture(autouse=True)
+def no_torch_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU that torch may have in this process is none of the fake node's."""
+    monkeypatch.setattr(own_device, "_torch_has_context", lambda: False)
 
 
 @pytest.fixture
