@@ -16,11 +16,13 @@ $(VENV): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
-# The compiler of the generated code wants an older protobuf than everything else.
-$(GENCODE):
+# The compiler of the generated code wants an older protobuf than everything else. A node runs there
+# too: on the oldest grpcio and protobuf that are promised, and without torch.
+$(GENCODE): Makefile
 	$(PYTHON) -m venv .gencode
 	.gencode/bin/pip install --quiet --disable-pip-version-check \
-	    'grpcio-tools==1.71.2' 'grpcio==1.71.2' 'protobuf==5.29.*' 'setuptools==75.8.2'
+	    'grpcio-tools==1.71.2' 'grpcio==1.71.2' 'protobuf==5.29.*' 'setuptools==75.8.2' \
+	    click numpy nvidia-ml-py prometheus-client rich
 	touch $@
 
 demo: $(VENV)
