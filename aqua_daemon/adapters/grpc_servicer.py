@@ -17,6 +17,7 @@ import grpc
 from grpc import aio
 
 from aqua_daemon import __version__
+from aqua_daemon.adapters.call_limits import CallGate, CallLimits
 from aqua_daemon.adapters.happenings import Happenings
 from aqua_daemon.adapters.presence import PresenceServer
 from aqua_daemon.adapters.quota_file import QuotaFile
@@ -92,6 +93,7 @@ class BrokerCalls:
         happenings: Happenings,
         quota_file: QuotaFile,
         clock: Clock,
+        limits: CallLimits | None = None,
     ) -> None:
         """*happenings* are the journal's, with the times of *clock*."""
         self._service = service
@@ -100,6 +102,7 @@ class BrokerCalls:
         self._settings = settings
         self._happenings = happenings
         self._quota_file = quota_file
+        self._gate = CallGate(limits or CallLimits(), clock=clock)
         self._clock = clock
         self._started_at = clock()
 
@@ -147,6 +150,13 @@ class BrokerCalls:
 
     async def _called(self, call: Call, payload: bytes, context: Context) -> bytes:
         session_id = self._session_of(context)
+        pid, uid = self._presence.caller_of(session_id)
+        with self._gate.entered(pid=pid, uid=uid):
+            return await self._admitted(call, session_id, payload, context)
+
+    async def _admitted(
+        self, call: Call, session_id: SessionId, payload: bytes, context: Context
+    ) -> bytes:
         if len(payload) > LARGEST_REQUEST_BYTES:
             msg = (
                 f"the request has {len(payload)} bytes, over the limit of {LARGEST_REQUEST_BYTES}: "
@@ -190,7 +200,7 @@ class BrokerCalls:
             )
             raise StaleRequest(msg)
         self._hand_over(session_id, lease, handle)
-        pid = self._presence.pid_of(session_id)
+        pid, _uid = self._presence.caller_of(session_id)
         return replies.acquired(lease, handle, pid=pid, now=self._clock())
 
     def _hand_over(self, session_id: SessionId, lease: Lease, handle: SlabHandle) -> None:

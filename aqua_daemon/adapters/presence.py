@@ -119,10 +119,10 @@ class PresenceServer:
         link = self._tokens.get(token)
         return link.session_id if link else None
 
-    def pid_of(self, session_id: SessionId) -> int:
-        """The process of an attached session; 0 if it is not attached."""
+    def caller_of(self, session_id: SessionId) -> tuple[int, int]:
+        """The process and the user of an attached session; zeros if it is not attached."""
         link = self._links.get(session_id)
-        return link.pid if link else 0
+        return (link.pid, link.uid) if link else (0, 0)
 
     def send_descriptor(self, session_id: SessionId, lease_id: LeaseId, descriptor: int) -> bool:
         """Send a slab's memory, of which the caller stays the owner; False: it can't be sent."""

@@ -24,6 +24,7 @@ from aqua_protos.framing import Disconnected, FrameReader, encode_frame
 from google.protobuf.message import Message
 from grpc import aio
 
+from aqua_daemon.adapters.call_limits import CallLimits
 from aqua_daemon.adapters.grpc_health import Health, make_server
 from aqua_daemon.adapters.grpc_servicer import SERVICE, TOKEN_KEY, BrokerCalls
 from aqua_daemon.adapters.holders import Holders
@@ -55,7 +56,13 @@ SETTINGS = BrokerSettings(
 class Node:
     """What `running` yields."""
 
-    def __init__(self, directory: Path, *, limits: PresenceLimits | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        limits: PresenceLimits | None = None,
+        call_limits: CallLimits | None = None,
+    ) -> None:
         self.path = str(directory / "aqua.sock")
         self.clock = FakeClock()
         self.journal = FakeJournal()
@@ -90,6 +97,7 @@ class Node:
             settings=SETTINGS,
             happenings=self.happenings,
             quota_file=self.quota_file,
+            limits=call_limits,
             clock=self.clock,
         )
         self.health = Health()
@@ -119,11 +127,14 @@ class Node:
 
 @contextlib.asynccontextmanager
 async def running(
-    limits: PresenceLimits | None = None, *, has_heard_keepers: bool = True
+    limits: PresenceLimits | None = None,
+    *,
+    has_heard_keepers: bool = True,
+    call_limits: CallLimits | None = None,
 ) -> AsyncIterator[Node]:
     """A node that serves."""
     with tempfile.TemporaryDirectory(prefix="aqua-") as directory:
-        node = Node(Path(directory), limits=limits)
+        node = Node(Path(directory), limits=limits, call_limits=call_limits)
         if has_heard_keepers:
             node.keepers.attach()
         node.presence.start()

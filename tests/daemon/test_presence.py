@@ -56,7 +56,7 @@ def test_a_new_session_gets_who_it_is_a_token_and_a_sentinel() -> None:
             assert session.process.pid == os.getpid()
             assert session.home_gpu == "SHM-0"
             assert node.presence.session_of(welcome.token) == session.session_id
-            assert node.presence.pid_of(session.session_id) == os.getpid()
+            assert node.presence.caller_of(session.session_id) == (os.getpid(), os.getuid())
             assert node.holders.knows(session.session_id)
 
     asyncio.run(story())
