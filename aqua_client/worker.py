@@ -49,6 +49,7 @@ class Worker:
         self._evacuation = Evacuation(tiers, borrowing, of_caller)
         self._is_settled = False
         self._stuck_since: dict[str, float] = {}
+        self._retry_at: dict[str, float] = {}
         self._is_stopping = False
         self._thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
 
@@ -116,13 +117,23 @@ class Worker:
             self._borrowing.disown(unknown)
         self._borrowing.probe()
         for slab in fenced:
+            if time.monotonic() < self._retry_at.get(slab.lease_id, 0.0):
+                continue
             try:
                 self._evacuation.empty(slab)
+                if not slab.places:
+                    self._close(slab)
             except MemoryError as error:
+                self._retry_later(slab)
                 logger.warning("lease %s can't be emptied yet: %s", slab.lease_id, error)
-                continue
-            if not slab.places:
-                self._close(slab)
+            except Exception:
+                # A GPU that failed must not keep what lies on the others.
+                self._retry_later(slab)
+                logger.exception("lease %s can't be emptied; it is tried again", slab.lease_id)
+
+    def _retry_later(self, slab: Slab) -> None:
+        # Giving up its pins has woken this thread, which would try again at once, for ever.
+        self._retry_at[slab.lease_id] = time.monotonic() + TICK_SECONDS
 
     def _fence_idle(self) -> None:
         """Empty slabs that nobody has used lately are to be given back. Under the lock."""
@@ -144,6 +155,7 @@ class Worker:
                 logger.error("lease %s can't be given back: %s", slab.lease_id, error)  # noqa: TRY400 - the traceback says nothing
             return
         self._stuck_since.pop(slab.lease_id, None)
+        self._retry_at.pop(slab.lease_id, None)
         with self._tiers.lock:
             # A revoke that arrives from here on finds the id unknown, and the slab unmapped.
             self._tiers.forget_slab(slab)

@@ -241,6 +241,39 @@ def test_a_copy_that_fails_is_tried_again(
     assert "a copy failed" in caplog.text
 
 
+def test_a_slab_that_can_not_be_emptied_holds_up_no_other(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A GPU that fails for good keeps its own slab in use; the others go back in time."""
+    node = two_gpus()
+    stuck, tensor = random_bytes(3 * MIB), random_bytes(MIB)
+    copies = copying.copy_span
+    tries: list[Span] = []
+
+    def fails(source: Span, target: Span) -> None:
+        if source.nbytes == stuck.nbytes:
+            tries.append(target)
+            raise RuntimeError("the device is gone")
+        copies(source, target)
+
+    with paging(node) as pager:
+        park(pager, random_bytes(4 * MIB))  # fills the first slab, so that each has one of its own
+        kept, moved = park(pager, stuck), park(pager, random_bytes(6 * MIB))
+        last = park(pager, tensor)
+        assert len(node.leases) >= 2
+        monkeypatch.setattr(copying, "copy_span", fails)
+        ours = {place.slab.lease_id for place in kept._stored.places if place.slab is not None}
+        wait_acknowledged(node, tuple({*node.revoke("SHM-1"), *node.revoke("SHM-2")} - ours))
+        wait_until(lambda: len(tries) > 1, what="it is tried again")
+        assert len(tries) < 50  # now and then, not as fast as it fails
+        assert torch.equal(last.fetch(), tensor)
+        assert torch.equal(kept.fetch(), stuck)
+        assert moved.fetch().numel() == 6 * MIB
+        monkeypatch.undo()
+        wait_acknowledged(node, tuple(ours))
+    assert "the device is gone" in caplog.text
+
+
 def test_an_acknowledgement_that_does_not_get_through_is_no_harm() -> None:
     """The slab is unmapped, its data elsewhere; the daemon asks again."""
     node = FakeNode()
