@@ -144,10 +144,29 @@ def has_context(ordinal: int) -> bool:
 
 
 def read_bytes(address: int, nbytes: int) -> bytes:
-    """Copy a few bytes out. To be called while acting on a device."""
+    """Copy a few bytes out. To be called while acting on a device.
+
+    On a stream of its own: the default one would first wait for all that the server has enqueued.
+    """
+    bindings = driver()
     found = ctypes.create_string_buffer(nbytes)
-    call("cuMemcpyDtoH", ctypes.addressof(found), driver().CUdeviceptr(address), nbytes)
+    stream = call("cuStreamCreate", int(bindings.CUstream_flags.CU_STREAM_NON_BLOCKING))
+    try:
+        source = bindings.CUdeviceptr(address)
+        call("cuMemcpyDtoHAsync", ctypes.addressof(found), source, nbytes, stream)
+        call("cuStreamSynchronize", stream)
+    finally:
+        call("cuStreamDestroy", stream)
     return found.raw
+
+
+def known_bytes(address: int) -> int | None:
+    """The size of the allocation at a pointer; None: the driver does not say."""
+    try:
+        _base, size = call("cuMemGetAddressRange", driver().CUdeviceptr(address))
+    except CudaError:
+        return None
+    return int(size)
 
 
 def is_host_memory(address: int) -> bool:

@@ -31,6 +31,7 @@ from aqua_client.cuda_driver import (
     call,
     driver,
     is_host_memory,
+    known_bytes,
     read_bytes,
 )
 
@@ -176,9 +177,9 @@ def _legacy(handle: bytes, nbytes: int) -> _Opened:
     )
     with ExitStack() as undo:
         undo.callback(call, "cuIpcCloseMemHandle", pointer)
-        _base, size = call("cuMemGetAddressRange", pointer)
-        if int(size) < nbytes:
-            message = f"the memory has {int(size)} bytes, not the {nbytes} that were granted"
+        size = known_bytes(int(pointer))
+        if size is not None and size < nbytes:
+            message = f"the memory has {size} bytes, not the {nbytes} that were granted"
             raise CudaError("CUDA_ERROR_INVALID_VALUE", message)
         is_host = is_host_memory(int(pointer))
         undo.pop_all()

@@ -162,7 +162,6 @@ def test_what_is_not_the_slab_granted_is_refused(
     ("kind", "function"),
     [
         ("legacy", "cuIpcOpenMemHandle"),
-        ("legacy", "cuMemGetAddressRange"),
         ("vmm", "cuMemImportFromShareableHandle"),
         ("vmm", "cuMemAddressReserve"),
         ("vmm", "cuMemMap"),
@@ -171,7 +170,8 @@ def test_what_is_not_the_slab_granted_is_refused(
             (kind, function)
             for kind in KINDS
             for function in (
-                *("cuDevicePrimaryCtxRetain", "cuCtxSetCurrent", "cuMemcpyDtoH"),
+                *("cuDevicePrimaryCtxRetain", "cuCtxSetCurrent", "cuMemcpyDtoHAsync"),
+                *("cuStreamCreate", "cuStreamSynchronize"),
                 *("cuThreadExchangeStreamCaptureMode", "cuPointerGetAttribute"),
             )
         ),
@@ -191,6 +191,16 @@ def test_a_driver_that_fails_on_the_way_leaves_nothing(
         node.fail(function, None)
         assert mapped_by_us(node) == 0
         Memory.of_grant(slab.grant(), home_gpu=home(node)).close()
+
+
+def test_a_driver_that_does_not_tell_an_imports_size_is_believed(node: FakeCudaNode) -> None:
+    """Nothing says that it must; the first bytes still have to be right."""
+    node.fail("cuMemGetAddressRange", int(CUresult.CUDA_ERROR_INVALID_VALUE))
+    with exporting(node, gpu=node.uuids[LENDER]) as slab:
+        memory = Memory.of_grant(slab.grant(), home_gpu=home(node))
+        memory.view(torch.uint8).fill_(3)
+        assert slab.content() == b"\x03" * slab.nbytes
+        memory.close()
 
 
 def test_a_driver_that_does_not_unmap_is_asked_again(
