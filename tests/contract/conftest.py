@@ -15,6 +15,7 @@ PLACES = (
     pytest.param("cuda-legacy", marks=pytest.mark.gpu),
     pytest.param("cuda-vmm", marks=pytest.mark.gpu),
 )
+GPUS = {"legacy": 2, "vmm": 1}  # of the made-up driver: lending to others, and to itself
 
 
 @pytest.fixture(params=PLACES)
@@ -25,7 +26,7 @@ def place(request: pytest.FixtureRequest) -> Iterator[Place]:
         case "shm":
             found = shm_place()
         case "fake":
-            found = fake_cuda_place(handles)
+            found = fake_cuda_place(handles, gpus=GPUS[handles])
         case _:
             found = cuda_place(handles, request.getfixturevalue("cuda_device"))
     with found as made:

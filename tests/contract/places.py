@@ -14,6 +14,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from tests.nodes import (
     wait_until,
 )
 
+SETTLE_SECONDS = 1.0  # a reader of NVML looks more often than that
 ANSWER_SECONDS = 60.0  # importing torch on a busy machine; many lease cycles in one request
 
 
@@ -147,17 +149,31 @@ class Place:
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not Path(f"/proc/{pid}/exe").exists(), what="the keeper is gone")
 
+    @property
+    def slack_bytes(self) -> int:
+        """What else may come and go on a real GPU; never as much as a slab."""
+        return self.slab_bytes // 2
+
+    def await_none_lent(self) -> None:
+        """Return when no slab is with anybody, nor on its way back."""
+        held = ("lent", "returning", "quarantined")
+        wait_until(lambda: not self.pool_bytes(*held), seconds=20, what="no slab is held")
+
+    def settled_free_bytes(self) -> int:
+        """What is free once the figures, which come with a delay, have stopped to change."""
+        seen, since = self.pool_bytes("free"), time.monotonic()
+        deadline = since + 20
+        while time.monotonic() < min(deadline, since + SETTLE_SECONDS):
+            now = self.pool_bytes("free")
+            if now != seen:
+                seen, since = now, time.monotonic()
+        return seen
+
     def await_all_free(self, free_before: int) -> None:
-        """Return when as much is free as before; nothing else is using the GPU meanwhile."""
-        slack = self.slab_bytes // 2  # a process that ends elsewhere on a real GPU
-        wait_until(
-            lambda: (
-                self.pool_bytes("free") >= free_before - slack
-                and not self.pool_bytes("lent", "returning", "quarantined")
-            ),
-            seconds=20,
-            what="every slab is free again",
-        )
+        """Return when as much is free as before."""
+        self.await_none_lent()
+        wanted = free_before - self.slack_bytes
+        wait_until(lambda: self.pool_bytes("free") >= wanted, seconds=20, what="all is free")
 
 
 @contextmanager
@@ -179,13 +195,19 @@ def shm_place() -> Iterator[Place]:
 
 
 @contextmanager
-def fake_cuda_place(handles: str) -> Iterator[Place]:
-    """Two GPUs of a made-up driver, with real keepers."""
+def fake_cuda_place(handles: str, *, gpus: int = 2) -> Iterator[Place]:
+    """GPUs of a made-up driver, the last one with a real keeper; one alone lends to itself."""
     with _open_directory() as directory, _files_for_every_user():
-        made = fake_cuda_node(directory / "cuda", gpus=2, memory=2048 * MIB)
-        home, lender = made.uuids
+        made = fake_cuda_node(directory / "cuda", gpus=gpus, memory=4096 * MIB)
+        home, lender = made.uuids[0], made.uuids[-1]
         variables = made.environment()
-        with _cuda_node(directory / "node", variables, handles=handles) as node:
+        with _cuda_node(
+            directory / "node",
+            variables,
+            handles=handles,
+            gpu=lender,
+            lend_to_own_gpu=home == lender,
+        ) as node:
             place = Place(
                 name=f"fake {handles}",
                 node=node,

@@ -29,7 +29,7 @@ def test_a_client_killed_in_mid_copy_leaves_nothing(place: Place) -> None:
     """Its slabs are free again, and the next tenant finds zeros."""
     with place.tenant() as survivor, place.tenant() as client:
         survivor.ask("borrow", nbytes=place.slab_bytes)
-        free = place.pool_bytes("free")
+        free = place.settled_free_bytes()
         client.ask("copy_on")
         client.kill()
         wait_until(lambda: place.pool_bytes("free") >= free, seconds=20, what="its slabs are free")

@@ -19,7 +19,8 @@ def test_descriptors_mappings_and_memory_stay_as_they_are(place: Place) -> None:
     cycles = CYCLES.get(place.name, CUDA_CYCLES)
     with place.tenant() as tenant:
         tenant.ask("cycles", count=10, nbytes=place.slab_bytes, byte=0)
-        free = place.pool_bytes("free")
+        place.await_none_lent()
+        free = place.settled_free_bytes()
         before = {pid: held_by(pid) for pid in (place.keeper_pid(), place.node.pid)}
         tenant.begin("cycles", count=cycles, nbytes=place.slab_bytes, byte=0)
         figures = tenant.answer(seconds=550)["figures"]

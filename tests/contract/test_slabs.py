@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from tests.contract.places import Place
 from tests.nodes import wait_until
 
 PATTERN, OTHER = 0xA5, 0x5C
+LOOK_SECONDS = 1.5
 
 
 def test_a_slab_begins_with_its_canary_and_is_empty_behind_it(place: Place) -> None:
@@ -61,27 +64,31 @@ def test_bytes_count_as_free_only_when_nobody_has_them(place: Place) -> None:
         slab = liar.ask("borrow", nbytes=place.slab_bytes)["number"]
         liar.ask("fill", number=slab, byte=PATTERN)
         wait_until(lambda: place.pool_bytes("lent") == 2 * place.slab_bytes, what="both are lent")
-        free = place.pool_bytes("free")
+        free = place.settled_free_bytes()
         liar.ask("lie", number=slab)
-        wait_until(lambda: place.pool_bytes("lent") == place.slab_bytes, what="it is taken back")
-        _stays_out_of_free(place, free)
-        for _ in range(3):  # whole reports of the keeper's later, too
-            honest.ask("cycles", count=1, nbytes=place.slab_bytes, byte=OTHER)
-            _stays_out_of_free(place, free)
+        assert _most_that_was_free(place) < free + place.slab_bytes // 2
+        assert place.pool_bytes("lent") == place.slab_bytes
         liar.ask("unmap", number=slab)
-        whole = free + place.slab_bytes
+        whole = free + place.slab_bytes - place.slack_bytes
         wait_until(lambda: place.pool_bytes("free") >= whole, what="now it is free")
 
 
-def _stays_out_of_free(place: Place, free: int) -> None:
-    assert place.pool_bytes("free") < free + place.slab_bytes // 2
+def _most_that_was_free(place: Place) -> int:
+    """Looked at all the time, over several reports of the keeper's."""
+    end, most = time.monotonic() + LOOK_SECONDS, 0
+    while time.monotonic() < end:
+        most = max(most, place.pool_bytes("free"))
+    return most
 
 
 @pytest.mark.limit(120)
 def test_no_bytes_of_the_last_tenant_over_many_leases(place: Place) -> None:
     """Every lease begins with zeros, however often the memory was somebody's before."""
     with place.tenant() as one, place.tenant() as other:
-        free = place.pool_bytes("free")
+        for tenant in (one, other):  # what looking itself takes of a GPU, it takes once
+            tenant.ask("cycles", count=1, nbytes=place.slab_bytes, byte=PATTERN)
+        place.await_none_lent()
+        free = place.settled_free_bytes()
         for tenant, byte in ((one, PATTERN), (other, OTHER)):
             assert tenant.number("cycles", count=25, nbytes=place.slab_bytes, byte=byte) == 0
         place.await_all_free(free)
