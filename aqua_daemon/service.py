@@ -44,6 +44,7 @@ from aqua_daemon.core.instructions import (
     ForgetSession,
     FreeSlab,
     Instruction,
+    NoteBrokenInvariant,
     NoteMove,
     SendRevoke,
     TellLost,
@@ -230,6 +231,8 @@ class BrokerService:
             case ForgetSession(session_id=session_id):
                 self._end_requests_of(session_id)
                 self._sessions.forget(session_id)
+            case NoteBrokenInvariant():
+                pass  # the journal has it
             case NoteMove(after=after, lease=lease):
                 if after in _HANDLE_IS_USELESS:
                     self._keepers.drop_handle(lease.lease_id)

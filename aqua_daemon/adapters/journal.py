@@ -67,7 +67,11 @@ class LogJournal:
         if words:
             tenant = self._tenants.of(record)
             self.happenings.remember(words, at=self._clock(), tenant=tenant)
-        level = logging.DEBUG if isinstance(record, _ROUTINE) and error is None else logging.INFO
+        level = logging.INFO
+        if isinstance(record, instructions.NoteBrokenInvariant):
+            level = logging.ERROR
+        elif isinstance(record, _ROUTINE) and error is None:
+            level = logging.DEBUG
         if not self._logger.isEnabledFor(level):
             return
         line: dict[str, Json] = {kind: type(record).__name__, **_fields(record)}

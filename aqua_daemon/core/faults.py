@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from aqua_daemon.core.instructions import NoteBrokenInvariant
 from aqua_daemon.core.integrity import (
     Violation,
     all_violations,
@@ -54,6 +55,14 @@ def contain(turn: Turn, violation: Violation) -> None:
         return
     turn.books.known_faults.add(key)
     turn.books.violations += 1
+    turn.emit(
+        NoteBrokenInvariant(
+            rule=violation.rule,
+            message=violation.message,
+            gpu=violation.gpu,
+            lease_id=violation.lease_id,
+        )
+    )
     if violation.gpu is not None:
         account = turn.ledger.gpus[violation.gpu]
         account.doubt = account.doubt or f"in doubt: {violation.message}"

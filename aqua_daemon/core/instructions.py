@@ -69,6 +69,16 @@ class ForgetSession:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NoteBrokenInvariant:
+    """The books were found wrong: nothing is to be done but to tell people."""
+
+    rule: str
+    message: str
+    gpu: GpuUuid | None
+    lease_id: LeaseId | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerGranted:
     """The lease is there."""
 
@@ -170,4 +180,13 @@ Answer = (
     | AnswerReclaim
     | AnswerQuota
 )
-Instruction = AllocateSlab | FreeSlab | SendRevoke | TellLost | ForgetSession | NoteMove | Answer
+Instruction = (
+    AllocateSlab
+    | FreeSlab
+    | SendRevoke
+    | TellLost
+    | ForgetSession
+    | NoteMove
+    | NoteBrokenInvariant
+    | Answer
+)

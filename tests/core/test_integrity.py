@@ -9,7 +9,7 @@ import pytest
 
 from aqua_daemon.core.errors import InsufficientMemory, IntegrityViolation
 from aqua_daemon.core.events import GpuReported, KeeperEnded, Ticked
-from aqua_daemon.core.instructions import SendRevoke
+from aqua_daemon.core.instructions import NoteBrokenInvariant, SendRevoke
 from aqua_daemon.core.model import LeaseId, LeaseState, RevokeReason, SessionState
 from aqua_daemon.core.turn import Books
 from tests.core.bench import ALICE, GPU_BYTES, HOME, NEAR, SLAB, Bench, report
@@ -145,6 +145,9 @@ def test_a_slab_missing_from_a_report_is_set_apart_and_asked_back() -> None:
     gpu = bench.gpu(NEAR)
     assert (gpu.free_bytes, gpu.quarantined_bytes) == (free_before, SLAB)
     assert lease_id in gpu.trouble
+    [note] = bench.the(NoteBrokenInvariant)
+    assert (note.gpu, note.lease_id) == (NEAR, lease_id)
+    assert note.message in gpu.trouble
     with pytest.raises(InsufficientMemory, match="in doubt"):
         bench.ask(session)
     assert bench.snapshot.invariant_violations == 1

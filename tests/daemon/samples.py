@@ -167,6 +167,7 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
     ),
     instructions.TellLost(session_id=SESSION_ID, lease_ids=(LEASE_ID,), reason="keeper ended"),
     instructions.ForgetSession(session_id=SESSION_ID),
+    instructions.NoteBrokenInvariant(rule="sums", message="off by one", gpu=GPU, lease_id=None),
     instructions.AnswerGranted(session_id=SESSION_ID, request_id=REQUEST_ID, lease=LEASE),
     DENIED,
     instructions.AnswerReturned(

@@ -12,9 +12,18 @@ import pytest
 from aqua_daemon.adapters.journal import FanOut, JsonLines, LogJournal
 from aqua_daemon.core.errors import QuotaExceeded
 from aqua_daemon.core.events import Event, KeepaliveReceived, LossTold, Ticked
-from aqua_daemon.core.instructions import Instruction
+from aqua_daemon.core.instructions import Instruction, NoteBrokenInvariant
 from aqua_daemon.core.model import LeaseState
-from tests.daemon.samples import EVENTS, INSTRUCTIONS, LEASE_ID, REQUESTED, SESSION_ID, TENANT, move
+from tests.daemon.samples import (
+    EVENTS,
+    GPU,
+    INSTRUCTIONS,
+    LEASE_ID,
+    REQUESTED,
+    SESSION_ID,
+    TENANT,
+    move,
+)
 
 
 class Log:
@@ -137,3 +146,15 @@ def test_a_fan_out_tells_every_journal_the_same(log: Log) -> None:
     fan_out.refused(REQUESTED, QuotaExceeded("no"))
     kinds = [[list(line)[3] for line in one.lines()] for one in logs]
     assert kinds == [["event", "instruction", "refused"]] * 2
+
+
+def test_a_broken_invariant_is_an_error_under_the_word_that_status_tells_to_look_for(
+    log: Log, journal: LogJournal
+) -> None:
+    """`aquactl status` says `journalctl -g invariant`: that finds the rule, the GPU and the lease."""
+    note = NoteBrokenInvariant(rule="sums", message="off by one", gpu=GPU, lease_id=LEASE_ID)
+    journal.instruction(note)
+    [line] = log.lines()
+    assert line["level"] == "error"
+    assert "invariant" in str(line["instruction"]).lower()
+    assert (line["rule"], line["gpu"], line["lease_id"]) == ("sums", GPU, LEASE_ID)

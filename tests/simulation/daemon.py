@@ -42,6 +42,7 @@ from aqua_daemon.core.instructions import (
     ForgetSession,
     FreeSlab,
     Instruction,
+    NoteBrokenInvariant,
     NoteMove,
     SendRevoke,
     TellLost,
@@ -302,7 +303,7 @@ class Daemon:
                 | AnswerQuota()
             ):
                 self._answer(instruction)
-            case NoteMove():
+            case NoteMove() | NoteBrokenInvariant():
                 pass
             case _:
                 assert_never(instruction)
