@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from aqua_client import worker
+from aqua_client import borrowing, worker
 from aqua_client.errors import (
     BrokerUnreachable,
     HandleReleased,
@@ -182,6 +182,23 @@ def test_a_slab_that_can_not_be_used_is_given_back() -> None:
         handle = park(pager, random_bytes(1000))
         assert (handle.tier, handle.reason) == ("host", "canary")
         assert len(node.released) == 1
+
+
+def test_slabs_that_can_not_be_used_are_not_asked_for_again_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each costs the lender an allocation and a scrub; a refusal costs a call."""
+    monkeypatch.setattr(borrowing, "BACK_OFF_SECONDS", 0.0)
+    node = FakeNode(wrong_canary=True)
+    with paging(node) as pager:
+        reasons = [park(pager, random_bytes(1000)).reason for _ in range(5)]
+        assert reasons == ["canary"] * 5
+        assert len(node.asked) == 1
+    node = FakeNode(refusal="no_room", largest_slab_bytes=4 * MIB)
+    with paging(node) as pager:
+        for _ in range(5):
+            park(pager, random_bytes(1000))
+        assert len(node.asked) == 5
 
 
 def test_handles_that_are_dropped_release_their_memory() -> None:
