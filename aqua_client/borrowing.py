@@ -24,6 +24,8 @@ from aqua_client.tiers import Tiers
 # Ids that were acknowledged although nothing was known of them; calls in flight are far fewer.
 REMEMBERED_DISOWNED = 1024
 BREAKER = "breaker"  # the session's reason while it asks nothing of a daemon that is stuck
+# How long the worker waits for what was late before; a revoke that comes meanwhile waits too.
+PROBE_SECONDS = 0.25
 SMALLER_MAY_DO = frozenset({"no_room", "no_host_room", "quota"})
 
 logger = logging.getLogger("aqua")
@@ -39,15 +41,15 @@ class Borrowing:
         self._answered = threading.Condition(tiers.lock)
         self._asking: set[SafetyClass] = set()
         self._back_off = BackOff()
+        self._late: dict[SafetyClass, int] = {}  # bytes asked for, and not answered in time
         self._disowned: OrderedDict[str, None] = OrderedDict()
 
-    def put(self, nbytes: int, stored: Stored, *, seconds: float, avoid_gpu: str = "") -> Place:
-        """A place in a slab, for all of *nbytes* or for the first part of them.
+    def put(self, nbytes: int, stored: Stored, *, end: float, avoid_gpu: str = "") -> Place:
+        """A place in a slab, for all of *nbytes* or for the first part of them, by *end*.
 
         Raises:
             Shortage: no slab is held or to be had that has room; its reason says why.
         """
-        end = time.monotonic() + seconds
         tiers = self._tiers
         with tiers.lock:
             while True:
@@ -57,6 +59,8 @@ class Borrowing:
                 if place is not None:
                     return place
                 self._check_worth_asking(stored.safety)
+                if time.monotonic() >= end:
+                    raise Shortage("timeout")
                 if stored.safety not in self._asking:
                     break
                 if not self._answered.wait(end - time.monotonic()):
@@ -125,10 +129,15 @@ class Borrowing:
     def probe(self) -> None:
         """Ask a daemon that was taken for stuck something small, so that its answer is noticed.
 
-        The worker's to call: it would cost a server's thread a deadline each time.
+        Where a slab was late (the daemon works, a keeper does not) ask for that slab again. The
+        worker's to call: it would cost a server's thread a deadline each time.
         """
-        if self._lender.reason != BREAKER:
-            return
+        if self._lender.reason == BREAKER:
+            self._probe_daemon()
+        if self._late and not self._lender.reason:
+            self._probe_keepers()
+
+    def _probe_daemon(self) -> None:
         with self._tiers.lock:
             room = self._tiers.host.statement()
         try:
@@ -136,8 +145,29 @@ class Borrowing:
         except (BrokerUnreachable, Refused) as error:
             logger.debug("the daemon is asked again later: %s", error)
 
+    def _probe_keepers(self) -> None:
+        with self._tiers.lock:
+            safety, size = next(iter(self._late.items()))
+        try:
+            slab = self._ask(size, safety, seconds=PROBE_SECONDS)
+        except BrokerUnreachable as error:
+            logger.debug("a slab is asked for again later: %s", error)
+            return
+        except (Refused, UnusableSlab) as error:
+            self._note_failure(size, safety, error)
+            slab = None
+        with self._tiers.lock:
+            self._late.clear()
+            if slab is not None and slab.lease_id not in self._disowned:
+                self._keep(slab)  # for whoever offloads next
+                return
+        if slab is not None:
+            slab.memory.close()
+
     def _check_worth_asking(self, safety: SafetyClass) -> None:
         reason = self._lender.reason or self._back_off.reason(safety)
+        if not reason and self._late:
+            reason = "timeout"
         if reason:
             raise Shortage(reason)
 
@@ -158,22 +188,27 @@ class Borrowing:
         while True:
             try:
                 seconds = max(0.001, end - time.monotonic())
-                grant = self._lender.acquire(size, stored.safety, seconds=seconds)
-                slab = Slab(
-                    grant, Memory.of_grant(grant, home_gpu=self._home_gpu), now=time.monotonic()
-                )
+                slab = self._ask(size, stored.safety, seconds=seconds)
             except (Refused, BrokerUnreachable, UnusableSlab) as error:
                 if error.reason in SMALLER_MAY_DO and size > smallest and time.monotonic() < end:
                     size = max(smallest, size // 2)
                     continue
-                self._note_failure(stored.safety, error)
-                if isinstance(error, UnusableSlab):
-                    self._return_unused(grant)
+                self._note_failure(size, stored.safety, error)
                 raise Shortage(error.reason) from error
             return self._take_in(slab, nbytes, stored, avoid_gpu)
 
+    def _ask(self, size: int, safety: SafetyClass, *, seconds: float) -> Slab:
+        """A slab, mapped. Raises what `acquire` and `Memory.of_grant` raise."""
+        grant = self._lender.acquire(size, safety, seconds=seconds)
+        try:
+            memory = Memory.of_grant(grant, home_gpu=self._home_gpu)
+        except UnusableSlab:
+            self._return_unused(grant)
+            raise
+        return Slab(grant, memory, now=time.monotonic())
+
     def _note_failure(
-        self, safety: SafetyClass, error: Refused | BrokerUnreachable | UnusableSlab
+        self, size: int, safety: SafetyClass, error: Refused | BrokerUnreachable | UnusableSlab
     ) -> None:
         seconds = BACK_OFF_SECONDS
         if isinstance(error, UnusableSlab):
@@ -181,17 +216,22 @@ class Borrowing:
             seconds = UNUSABLE_SECONDS
         with self._tiers.lock:
             self._back_off.note(safety, error.reason, seconds=seconds)
+            if error.reason == "timeout":
+                self._late[safety] = size
 
     def _take_in(self, slab: Slab, nbytes: int, stored: Stored, avoid_gpu: str) -> Place:
         with self._tiers.lock:
             if slab.lease_id not in self._disowned:
-                self._tiers.add_slab(slab)
-                self._tiers.counters.leases_granted += 1
+                self._keep(slab)
                 if slab.lender_gpu != avoid_gpu:
                     return slab.put(min(nbytes, slab.nbytes), stored, now=time.monotonic())
                 raise Shortage("same_gpu")
         slab.memory.close()  # revoked, and acknowledged as unknown, before the grant came in
         raise Shortage("revoked")
+
+    def _keep(self, slab: Slab) -> None:
+        self._tiers.add_slab(slab)
+        self._tiers.counters.leases_granted += 1
 
     def _return_unused(self, grant: Grant) -> None:
         with self._tiers.lock:

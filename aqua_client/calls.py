@@ -21,12 +21,16 @@ import grpc
 
 from aqua_client.breaker import Breaker
 from aqua_client.counters import Counters
+from aqua_client.descriptors import check_spare
 from aqua_client.errors import AquaError, BrokerUnreachable, NotAnOwner, Refused
 from aqua_client.forking import GATE
 from aqua_client.wire import Call, Malformed
 
 TOKEN_KEY = "aqua-token-bin"  # noqa: S105 - the name of the metadata, not a token
 REASON_KEY = "aqua-reason"
+BREAKER = "breaker"  # the reason while nothing is asked of a daemon that is stuck
+# gRPC opens some six for its first channel, and where one can't be had it aborts the whole process.
+CHANNEL_DESCRIPTORS = 16
 LARGEST_MESSAGE_BYTES = 4 * 2**20  # as a frame: a state of 10,000 leases is 2 MiB
 
 _OPTIONS = (
@@ -62,7 +66,7 @@ class Calls:
     @property
     def reason(self) -> str:
         """Why a call would fail at once; "" when it would go out."""
-        return self._shut_reason or ("breaker" if self._breaker.is_open else "")
+        return self._shut_reason or (BREAKER if self._breaker.is_open else "")
 
     def open(self, token: bytes) -> None:
         """Calls may go out, with this token, on a channel of their own."""
@@ -128,10 +132,12 @@ class Calls:
         with self._lock:
             if self._shut_reason:
                 raise BrokerUnreachable(reason=self._shut_reason)
+            if self._channel is None:
+                check_spare(CHANNEL_DESCRIPTORS)
             # One of its own, for a call that is not to touch the others'.
             breaker = self._breaker if minds_breaker else Breaker()
             if not breaker.allows(now=time.monotonic()):
-                raise BrokerUnreachable(reason="breaker")
+                raise BrokerUnreachable(reason=BREAKER)
             if self._channel is None:
                 self._channel = _new_channel(self._target)
             return self._channel, self._token, breaker

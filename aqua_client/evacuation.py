@@ -70,8 +70,9 @@ class Evacuation:
         stored = place.stored
         if time.monotonic() - place.moved_at > SETTLED_SECONDS:
             try:
+                end = time.monotonic() + ASKING_SECONDS
                 found = self._borrowing.put(
-                    place.nbytes, stored, seconds=ASKING_SECONDS, avoid_gpu=slab.lender_gpu
+                    place.nbytes, stored, end=end, avoid_gpu=slab.lender_gpu
                 )
             except Shortage as shortage:
                 logger.debug("moving to host memory: %s", shortage.reason)

@@ -66,7 +66,10 @@ class Link:
         self._reader = FrameReader()
         self._payloads: deque[bytes] = deque()
         self._waker = waker
-        self._connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError as error:
+            raise LinkBroken(f"no socket can be had: {error}", reason="no_descriptors") from error
         try:
             # With a full backlog a connect under a timeout fails at once, so this never waits.
             self._connection.settimeout(SEND_SECONDS)
@@ -121,7 +124,8 @@ class Link:
         try:
             (descriptor,) = self._reader.take_descriptors(1)
         except ValueError as error:
-            raise LinkBroken(str(error), reason="bad_frame") from error
+            reason = "no_descriptors" if self._reader.has_lost_descriptors else "bad_frame"
+            raise LinkBroken(str(error), reason=reason) from error
         return descriptor
 
     def close(self) -> None:

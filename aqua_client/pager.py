@@ -210,12 +210,13 @@ class Pager:
         stored = reservation.stored
         missing = stored.nbytes
         reason = ""
+        # One deadline for all of its slabs: what is not there by then goes to the host.
+        end = time.monotonic() + self._settings.acquire_seconds
         in_flight.land(self._tiers)  # perhaps there is room by now
         while missing and not reason:
             try:
                 self._check_writable()
-                seconds = self._settings.acquire_seconds
-                place = self._borrowing.put(missing, stored, seconds=seconds)
+                place = self._borrowing.put(missing, stored, end=end)
             except Shortage as shortage:
                 reason = shortage.reason
             else:

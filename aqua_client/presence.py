@@ -120,14 +120,14 @@ class Presence:
         self._gate = gate
         self._descriptors = descriptors
         self._version = version
-        self._waker = Waker()
+        self._waker: Waker | None = None  # made by the thread, which owns it
         self._link: Link | None = None
         self._session_id: str | None = None
         # One for each session opened, and one from each daemon that had none. Open until this process stops the session, and never closed
         # by a forked child: while a child lives that may still map the slabs, they must not end.
         self._sentinels: list[int] = []
         self._pause_seconds = FIRST_PAUSE_SECONDS
-        self._is_stopping = False
+        self._stopping = threading.Event()
         self._sequence = 0
         self._sent_figures: deque[Figures] = deque()  # one for each keepalive not yet answered
         self._heard_figures: Figures | None = None  # what some daemon has answered for
@@ -141,33 +141,48 @@ class Presence:
 
     def stop(self, *, seconds: float) -> None:
         """Say goodbye and end the thread, as far as that goes in *seconds*."""
-        self._is_stopping = True
-        self._waker.wake()
+        self._stopping.set()
+        if self._waker is not None:
+            self._waker.wake()
         if self._thread.ident is not None and self._thread is not threading.current_thread():
             self._thread.join(seconds)
-        if self._thread.ident is None:
-            self._waker.close()
 
     def abandon_in_child(self) -> None:
         """Close the copies that a fork made, but not the sentinel's."""
         self.standing = Standing(reason="forked", welcome=self.standing.welcome)
         if self._link is not None:
             self._link.close()
-        self._waker.close()
+        if self._waker is not None:
+            self._waker.close()
 
     def _run(self) -> None:
-        while not self._is_stopping:
-            self._attach_and_stay()
-            if not self._is_stopping:
-                self._rest()
-        self._waker.close()
+        waker = self._new_waker()
+        if waker is None:
+            return
+        while not self._stopping.is_set():
+            self._attach_and_stay(waker)
+            if not self._stopping.is_set():
+                self._rest(waker)
+        waker.close()
         for sentinel in self._sentinels:
             os.close(sentinel)
 
-    def _attach_and_stay(self) -> None:
+    def _new_waker(self) -> Waker | None:
+        """As soon as there are descriptors for it; None: told to stop before."""
+        while not self._stopping.is_set():
+            try:
+                self._waker = Waker()
+            except OSError as error:
+                self._leave("no_descriptors", str(error))
+                self._stopping.wait(LONGEST_PAUSE_SECONDS)
+            else:
+                return self._waker
+        return None
+
+    def _attach_and_stay(self, waker: Waker) -> None:
         """Attach, and converse until that ends; what ended it becomes the reason."""
         try:
-            self._link = Link(self._settings.presence_path, self._waker)
+            self._link = Link(self._settings.presence_path, waker)
             welcome = self._greet(self._link)
             self._enter(welcome, self._link)
             self._converse(self._link, welcome.term_seconds)
@@ -183,10 +198,10 @@ class Presence:
             if self._link is not None:
                 self._link.close()
 
-    def _rest(self) -> None:
+    def _rest(self, waker: Waker) -> None:
         # Spread out: after a restart every client of the node comes at the same time.
         spread = random.uniform(0.5, 1.0)  # noqa: S311 - nothing secret about it
-        self._waker.wait(self._pause_seconds * spread)
+        waker.wait(self._pause_seconds * spread)
         self._pause_seconds = min(LONGEST_PAUSE_SECONDS, 2 * self._pause_seconds)
 
     def _greet(self, link: Link) -> Welcome:
@@ -258,6 +273,7 @@ class Presence:
         if was.attached:
             self._counters.session_detaches += 1
             self._gate.shut(reason)
+            self._descriptors.link_ended()
             self._listener.detached(reason)
         else:
             self._gate.shut(reason)
@@ -266,7 +282,7 @@ class Presence:
         """Keepalives out, pushes in, until the link breaks or the session stops."""
         keepalive_at = time.monotonic() + term_seconds / 3
         unanswered_since: float | None = None
-        while not self._is_stopping:
+        while not self._stopping.is_set():
             payload = link.next_payload(deadline=keepalive_at)
             now = time.monotonic()
             if payload is not None:

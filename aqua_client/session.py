@@ -14,12 +14,12 @@ from typing import TypeVar
 from uuid import uuid4
 
 from aqua_client import __version__
-from aqua_client.calls import Calls, is_lost_to_fork
+from aqua_client.calls import BREAKER, Calls, is_lost_to_fork
 from aqua_client.counters import Counters
-from aqua_client.descriptors import ArrivingDescriptors
-from aqua_client.errors import BrokerUnreachable, ForkedChild
+from aqua_client.descriptors import ArrivingDescriptors, check_spare
+from aqua_client.errors import BrokerUnreachable, ForkedChild, Refused
 from aqua_client.presence import Presence, SessionListener, Standing
-from aqua_client.records import Grant, HostRoom, OfferResult, ReclaimResult, SafetyClass
+from aqua_client.records import Grant, Granted, HostRoom, OfferResult, ReclaimResult, SafetyClass
 from aqua_client.settings import ClientSettings
 from aqua_client.wire import (
     Call,
@@ -38,6 +38,8 @@ __all__ = ["Session", "SessionListener"]
 LONGEST_RECLAIM_SECONDS = 60.0
 RECLAIM_GRACE_SECONDS = 3.0
 
+SLAB_DESCRIPTORS = 2  # the slab's own, and one for whoever opens a file at that moment
+
 AnswerT = TypeVar("AnswerT")
 
 
@@ -55,6 +57,7 @@ class Session:
         self._presence = Presence(
             settings, listener, counters, self._calls, self._descriptors, version=__version__
         )
+        self._unanswered: dict[tuple[int, SafetyClass], str] = {}  # acquires: their request ids
         self._is_closed = False
         self._is_abandoned = False
 
@@ -118,17 +121,18 @@ class Session:
         """
         self._check_not_forked()
         deadline = time.monotonic() + seconds
-        call = acquire_call(uuid4().hex, nbytes, safety_class)
-        with self._descriptors.expected():
-            granted = self._calls.make(call, seconds=seconds)
+        check_spare(SLAB_DESCRIPTORS)
+        with self._descriptors.expected() as link:
+            granted = self._ask_for_slab(nbytes, safety_class, seconds)
             if not granted.by_descriptor:
                 return granted.grant
             lease_id = granted.grant.lease_id
-            descriptor = self._descriptors.take(lease_id, deadline=deadline)
+            descriptor = self._descriptors.take(lease_id, deadline=deadline, link=link)
         if descriptor is None:
             # Not named in any keepalive, so the daemon takes the lease back.
             msg = f"the slab of lease {lease_id} did not come in {seconds:g} s"
-            raise BrokerUnreachable(msg, reason="timeout")
+            reason = "timeout" if time.monotonic() >= deadline else self.reason or "lost"
+            raise BrokerUnreachable(msg, reason=reason)
         return replace(granted.grant, descriptor=descriptor)
 
     def release(
@@ -186,6 +190,25 @@ class Session:
         self._calls.abandon_in_child()
         self._presence.abandon_in_child()
         self._descriptors.abandon_in_child()
+
+    def _ask_for_slab(self, nbytes: int, safety: SafetyClass, seconds: float) -> Granted:
+        """What was asked and not answered in time is asked again, instead of anything new.
+
+        So a keeper that is stuck does not find one slab to make for each time that it was asked.
+        """
+        asked_before = self._unanswered.pop((nbytes, safety), None)
+        request_id = asked_before or uuid4().hex
+        try:
+            return self._calls.make(acquire_call(request_id, nbytes, safety), seconds=seconds)
+        except BrokerUnreachable as error:
+            if error.reason in {"timeout", BREAKER}:
+                self._unanswered[nbytes, safety] = request_id
+            raise
+        except Refused as error:
+            if asked_before is None or error.reason != "stale_request":
+                raise
+        # It was granted and has gone back by itself, so long ago was it asked for.
+        return self._calls.make(acquire_call(uuid4().hex, nbytes, safety), seconds=seconds)
 
     def _give_back(self, call: Call[AnswerT], seconds: float | None) -> AnswerT:
         # A keeper that makes no slabs must not hold up what needs none: revokes have deadlines.

@@ -64,6 +64,7 @@ class FrameReader:
         """Without *accepts_descriptors* the kernel drops whatever descriptors the peer sends."""
         self._bytes = bytearray()
         self._descriptors: deque[int] = deque()
+        self._has_lost_descriptors = False
         item_bytes = array.array("i").itemsize
         self._space = socket.CMSG_SPACE(MOST_DESCRIPTORS * item_bytes) if accepts_descriptors else 0
 
@@ -74,9 +75,11 @@ class FrameReader:
             Disconnected: the other end closed.
             BlockingIOError, TimeoutError: nothing there (in time).
         """
-        chunk, ancillary, _flags, _address = connection.recvmsg(
+        chunk, ancillary, flags, _address = connection.recvmsg(
             _READ_BYTES, self._space, socket.MSG_CMSG_CLOEXEC
         )
+        if self._space and flags & socket.MSG_CTRUNC:
+            self._has_lost_descriptors = True
         for level, kind, content in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 received = array.array("i")
@@ -115,6 +118,11 @@ class FrameReader:
             msg = f"the frame should carry {count} descriptors, {len(self._descriptors)} came"
             raise ValueError(msg)
         return [self._descriptors.popleft() for _ in range(count)]
+
+    @property
+    def has_lost_descriptors(self) -> bool:
+        """Whether the kernel dropped some, as it does where this process may have no more."""
+        return self._has_lost_descriptors
 
     @property
     def waiting_descriptors(self) -> int:

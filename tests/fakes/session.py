@@ -72,6 +72,7 @@ class FakeNode:
     # Tests that need an answer to come late hold this down.
     answers: threading.Event = field(default_factory=threading.Event)
     host_answers: threading.Event = field(default_factory=threading.Event)  # to reservations
+    late_seconds: float = 0.0  # how long each slab takes
 
     def __post_init__(self) -> None:
         self.answers.set()
@@ -187,7 +188,8 @@ class FakeSession:
                 raise Refused(reason="no_room")
             lease = FakeLease(uuid4().hex, gpu, nbytes, safety_class)
             node.leases[lease.lease_id] = lease
-        if not node.answers.wait(seconds):
+        threading.Event().wait(min(seconds, node.late_seconds))
+        if seconds < node.late_seconds or not node.answers.wait(seconds):
             raise BrokerUnreachable(reason="timeout")
         canary = os.urandom(64)
         return Grant(
