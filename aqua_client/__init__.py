@@ -82,7 +82,12 @@ def __getattr__(name: str) -> object:
     home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    try:
+        value: object = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    except ModuleNotFoundError as error:
+        if error.name == "torch":
+            error.add_note('tensors need PyTorch: pip install "aqua-broker[client]"')
+        raise
     globals()[name] = value
     return value
 

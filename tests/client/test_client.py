@@ -189,3 +189,25 @@ def test_warnings_name_the_line_of_the_program() -> None:
         warnings.simplefilter("always")
         aqua_client.offload(torch.ones(2))
     assert [one.filename for one in told] == [__file__]
+
+
+def test_without_torch_the_remedy_is_named() -> None:
+    """On a node that has the daemon alone: what a producer needs works, and tensors say why not."""
+    program = """
+import sys
+sys.modules["torch"] = None
+import aqua_client
+aqua_client.Producer
+aqua_client.offload
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 1
+    assert run.stderr.splitlines()[-1] == (
+        'tensors need PyTorch: pip install "aqua-broker[client]"'
+    )
