@@ -238,11 +238,13 @@ class FakeSession:
         self._reach()
         node = self.node
         with node.lock:
-            node.returned.append(Returned(tuple(lease_ids), room, how))
             node.still_mapped += [one for one in lease_ids if is_mapped(one)]
             if room.revision > node.room.revision:
                 node.room = room
-            return {one for one in lease_ids if node.leases.pop(one, None) is not None}
+            known = {one for one in lease_ids if node.leases.pop(one, None) is not None}
+            # Last: tests wait for it, and then look at the rest.
+            node.returned.append(Returned(tuple(lease_ids), room, how))
+            return known
 
     def _reach(self) -> None:
         if self.node.unreachable:
