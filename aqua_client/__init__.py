@@ -12,7 +12,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from aqua_client.client import Client, connect, offload, stats
+    from aqua_client.client import Client, connect, offload, pool, stats
     from aqua_client.errors import (
         AquaError,
         BrokerUnreachable,
@@ -27,13 +27,14 @@ if TYPE_CHECKING:
         UnsupportedTensor,
     )
     from aqua_client.fallback import AquaWarning
+    from aqua_client.pools import BlockPool, Slots
     from aqua_client.producing import Producer, producer
     from aqua_client.tensors import OffloadedTensor
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "client": ("Client", "connect", "offload", "stats"),
+    "client": ("Client", "connect", "offload", "pool", "stats"),
     "errors": (
         "AquaError",
         "BrokerUnreachable",
@@ -48,6 +49,7 @@ _HOMES = {
         "UnsupportedTensor",
     ),
     "fallback": ("AquaWarning",),
+    "pools": ("BlockPool", "Slots"),
     "producing": ("Producer", "producer"),
     "tensors": ("OffloadedTensor",),
 }
@@ -56,6 +58,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "AquaError",
     "AquaWarning",
+    "BlockPool",
     "BrokerUnreachable",
     "Client",
     "ForkedChild",
@@ -68,9 +71,11 @@ __all__ = [
     "OffloadedTensor",
     "Producer",
     "Refused",
+    "Slots",
     "UnsupportedTensor",
     "connect",
     "offload",
+    "pool",
     "producer",
     "stats",
 ]

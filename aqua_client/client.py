@@ -12,6 +12,7 @@ import atexit
 import os
 import threading
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
@@ -21,6 +22,7 @@ import torch
 from aqua_client import own_device, tensors
 from aqua_client.errors import InvalidSetting
 from aqua_client.pager import Pager
+from aqua_client.pools import BlockPool
 from aqua_client.session import Session
 from aqua_client.settings import ClientSettings, Fallback
 from aqua_client.tensors import OffloadedTensor
@@ -68,6 +70,18 @@ class Client:
             ForkedChild: connect anew in this process.
         """
         return tensors.offload(self._pager, tensor, keep, overlap=overlap)
+
+    def pool(
+        self, block_shape: Sequence[int], dtype: torch.dtype, *, keep: str = "store"
+    ) -> BlockPool:
+        """A pool that parks scattered blocks of a paged cache in one step: `pools` has an example.
+
+        *block_shape*: of one block; caches are `(n_blocks, *block_shape)`. *keep* as in `offload`.
+
+        Raises:
+            InvalidRequest: blocks of that shape have no bytes, or *keep* is not allowed.
+        """
+        return BlockPool(self._pager, block_shape, dtype, tensors.safety_class(keep))
 
     def stats(self) -> dict[str, object]:
         """What went where and why: the link's state, bytes by tier, leases by GPU, counters."""
@@ -131,6 +145,11 @@ def connect(
 def offload(tensor: torch.Tensor, *, keep: str = "store", overlap: bool = False) -> OffloadedTensor:
     """`Client.offload` of the process's own client, which needs no set-up."""
     return _own_client().offload(tensor, keep=keep, overlap=overlap)
+
+
+def pool(block_shape: Sequence[int], dtype: torch.dtype, *, keep: str = "store") -> BlockPool:
+    """`Client.pool` of the process's own client."""
+    return _own_client().pool(block_shape, dtype, keep=keep)
 
 
 def stats() -> dict[str, object]:

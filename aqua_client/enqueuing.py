@@ -38,9 +38,9 @@ def write(
         reservation = pager.reserve(layout.nbytes, safety)
         try:
             copying.write(tensor, layout, reservation.places)
-            event = _end(streams, layout.device, reservation.places)
+            event = end(streams, layout.device, reservation.places)
         except BaseException:
-            pager.discard(reservation, _some_end(streams, layout.device, reservation.places))
+            pager.discard(reservation, some_end(streams, layout.device, reservation.places))
             raise
         return pager.written(reservation, event)
 
@@ -56,9 +56,9 @@ def read(
         if written is not None:
             written.wait_on_current_stream()
         copying.read(places, layout, target)
-        event = _end(streams, target.device, places)
+        event = end(streams, target.device, places)
     except BaseException:
-        event = _some_end(streams, target.device, places)
+        event = some_end(streams, target.device, places)
         pager.unpin(places, is_read=False, event=event)
         raise
     is_timed = event is None and layout.nbytes >= LEAST_TIMED_BYTES
@@ -74,7 +74,7 @@ def wait(pager: Pager, stored: Stored) -> None:
         written.wait_on_current_stream()
 
 
-def _end(streams: Streams, device: torch.device, places: Sequence[Place]) -> Event | None:
+def end(streams: Streams, device: torch.device, places: Sequence[Place]) -> Event | None:
     """The event of what is enqueued so far; None where copies are done on return."""
     if not streams.concern(device):
         return None
@@ -82,9 +82,9 @@ def _end(streams: Streams, device: torch.device, places: Sequence[Place]) -> Eve
     return streams.record(device, ordinals)
 
 
-def _some_end(streams: Streams, device: torch.device, places: Sequence[Place]) -> Event | None:
+def some_end(streams: Streams, device: torch.device, places: Sequence[Place]) -> Event | None:
     """The same after a failure: where it can't be known, there is none."""
     try:
-        return _end(streams, device, places)
+        return end(streams, device, places)
     except RuntimeError:
         return Never()

@@ -37,9 +37,7 @@ def offload(
         InsufficientMemory: nowhere is room; the tensor is as it was.
     """
     layout = layout_of(tensor)
-    safety = _CLASSES.get(keep)
-    if safety is None:
-        raise InvalidRequest(f'keep={keep!r} is not allowed: "store" or "cache"')
+    safety = _CLASSES.get(keep) or safety_class(keep)
     if pager.streams is not None:
         stored = enqueuing.write(
             pager, pager.streams, tensor, layout, safety=safety, overlap=overlap
@@ -52,6 +50,18 @@ def offload(
         pager.discard(reservation)
         raise
     return OffloadedTensor(pager, pager.written(reservation), layout)
+
+
+def safety_class(keep: str) -> SafetyClass:
+    """The class that *keep* names.
+
+    Raises:
+        InvalidRequest: it is neither "store" nor "cache".
+    """
+    safety = _CLASSES.get(keep)
+    if safety is None:
+        raise InvalidRequest(f'keep={keep!r} is not allowed: "store" or "cache"')
+    return safety
 
 
 class OffloadedTensor:

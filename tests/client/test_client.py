@@ -211,3 +211,16 @@ aqua_client.offload
     assert run.stderr.splitlines()[-1] == (
         'tensors need PyTorch: pip install "aqua-broker[client]"'
     )
+
+
+@pytest.mark.usefixtures("nobody")
+@pytest.mark.filterwarnings("ignore::aqua_client.AquaWarning")
+def test_a_pool_needs_no_set_up_either() -> None:
+    """It is the process's own client's."""
+    cache = torch.randn(8, 3)
+    pool = aqua_client.pool((3,), cache.dtype)
+    slots = pool.store(cache, [7, 2])
+    pool.load(slots, cache, [0, 1])
+    assert torch.equal(cache[[0, 1]], cache[[7, 2]])
+    with pytest.raises(aqua_client.InvalidRequest, match="keep"):
+        aqua_client.pool((3,), cache.dtype, keep="forever")

@@ -1,0 +1,142 @@
+"""Copies scattered rows of a tensor to and from ranges of memory, in one step a range.
+
+A row is a block: contiguous bytes, wherever its neighbours are. Rows move as the widest integers
+that everything is aligned to, because torch gathers and scatters those several times faster than
+single bytes. Does not cover which ranges these are (`pager`) and what a pool is (`pools`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from aqua_client.copying import CHUNK_BYTES, Span
+from aqua_client.errors import InvalidRequest, UnsupportedTensor
+from aqua_client.layouts import layout_of
+
+_WORDS = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.uint8}
+
+
+class Rows:
+    """The blocks of a tensor `(n_blocks, *block_shape)`, to be copied by their indices."""
+
+    def __init__(
+        self, cache: torch.Tensor, block_shape: tuple[int, ...], dtype: torch.dtype
+    ) -> None:
+        """Look at *cache* as rows.
+
+        Raises:
+            UnsupportedTensor: it has no bytes of its own, or its blocks are not contiguous.
+            InvalidRequest: it has blocks of another shape or dtype.
+        """
+        layout_of(cache)
+        if cache.dtype != dtype or cache.shape[1:] != block_shape or not cache.dim():
+            raise InvalidRequest(
+                f"the cache has shape {tuple(cache.shape)} and {cache.dtype}, the pool's blocks "
+                f"have {block_shape} and {dtype}: expected (n_blocks, *block_shape)"
+            )
+        length = math.prod(block_shape)
+        self.count = cache.shape[0]
+        self.nbytes = length * dtype.itemsize  # of one
+        self.device = cache.device
+        step = cache.stride(0) if self.count > 1 else length
+        if cache.is_conj() or cache.is_neg() or not _is_packed(cache) or step < length:
+            raise UnsupportedTensor(
+                f"the blocks of a cache of shape {tuple(cache.shape)} and strides "
+                f"{cache.stride()} are not contiguous rows of their own: a block must be one "
+                "range of memory, so the first dimension must be the blocks'"
+            )
+        rows = cache.detach().as_strided((self.count, length), (step, 1))
+        begin = int(rows.storage_offset()) * dtype.itemsize
+        self._word = _word(self.nbytes, step * dtype.itemsize, begin, rows.data_ptr())
+        self._bytes = rows.view(torch.uint8)
+
+    def write(self, ids: torch.Tensor, spans: Sequence[Span]) -> None:
+        """Copy the rows *ids*, on the CPU, into *spans*, in this order."""
+        for part in _parts(spans, self.nbytes):
+            there = part.span.memory.view(torch.uint8)[part.offset : part.offset + part.nbytes]
+            if part.is_whole:
+                self._gather(ids[part.first : part.first + part.count], there)
+            else:
+                row = self._bytes[int(ids[part.first])]
+                there.copy_(row[part.skipped : part.skipped + part.nbytes])
+
+    def read(self, spans: Sequence[Span], ids: torch.Tensor) -> None:
+        """Copy *spans*, in this order, into the rows *ids*, which are on the CPU and all different."""
+        for part in _parts(spans, self.nbytes):
+            there = part.span.memory.view(torch.uint8)[part.offset : part.offset + part.nbytes]
+            if part.is_whole:
+                self._scatter(there, ids[part.first : part.first + part.count])
+            else:
+                row = self._bytes[int(ids[part.first])]
+                row[part.skipped : part.skipped + part.nbytes].copy_(there)
+
+    def _gather(self, ids: torch.Tensor, there: torch.Tensor) -> None:
+        rows, packed = self._in_words(there)
+        ids = ids.to(self.device)
+        if packed.device == rows.device:
+            torch.index_select(rows, 0, ids, out=packed)
+        else:  # gathered where the rows are, so that one copy crosses
+            packed.copy_(rows.index_select(0, ids))
+
+    def _scatter(self, there: torch.Tensor, ids: torch.Tensor) -> None:
+        rows, packed = self._in_words(there)
+        rows.index_copy_(0, ids.to(self.device), packed.to(self.device))
+
+    def _in_words(self, there: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        word = _WORDS[math.gcd(self._word, there.storage_offset())]
+        return self._bytes.view(word), there.view(word).view(-1, self.nbytes // word.itemsize)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    """What one step copies: whole rows, or a piece of one that lies across two spans."""
+
+    span: Span
+    offset: int  # of these bytes in the span's memory
+    nbytes: int
+    first: int  # which of the rows asked for
+    count: int
+    skipped: int  # bytes of the first row that lie before
+    is_whole: bool
+
+
+def _parts(spans: Sequence[Span], row_bytes: int) -> Iterator[_Part]:
+    """The rows in order, as few steps as there can be; none is much longer than a chunk."""
+    most = max(1, CHUNK_BYTES // row_bytes)
+    position = 0  # in the bytes of all rows asked for
+    for span in spans:
+        offset, end = span.offset, span.offset + span.nbytes
+        while offset < end:
+            first, skipped = divmod(position, row_bytes)
+            count = 0 if skipped else min(most, (end - offset) // row_bytes)
+            nbytes = count * row_bytes or min(row_bytes - skipped, end - offset)
+            yield _Part(
+                span=span,
+                offset=offset,
+                nbytes=nbytes,
+                first=first,
+                count=count,
+                skipped=skipped,
+                is_whole=count > 0,
+            )
+            offset += nbytes
+            position += nbytes
+
+
+def _word(*numbers: int) -> int:
+    """The widest integer, in bytes, that all of these are multiples of."""
+    return math.gcd(8, *numbers)
+
+
+def _is_packed(cache: torch.Tensor) -> bool:
+    """Whether each block is one range of memory, in order."""
+    expected = 1
+    for length, step in zip(reversed(cache.shape[1:]), reversed(cache.stride()[1:]), strict=True):
+        if length != 1 and step != expected:
+            return False
+        expected *= length
+    return True

@@ -1,0 +1,105 @@
+"""Stores and loads pieces together: all of them, or nothing has changed.
+
+What `tensors` does for one tensor in as few steps as can be, for whoever has several, or copies in
+a way of their own: reserve or pin everything, copy, let go. Does not cover how bytes are copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from time import perf_counter_ns
+
+import torch
+
+from aqua_client import enqueuing
+from aqua_client.counters import LEAST_TIMED_BYTES
+from aqua_client.pager import Pager
+from aqua_client.records import SafetyClass
+from aqua_client.slabs import Place, Reservation, Stored
+from aqua_client.streams import Event
+
+# Given the places of each piece, in the order of the pieces.
+Copy = Callable[[Sequence[Sequence[Place]]], None]
+
+
+def store(
+    pager: Pager,
+    sizes: Sequence[int],
+    devices: Sequence[torch.device],
+    *,
+    safety: SafetyClass,
+    copy: Copy,
+) -> list[Stored]:
+    """Let *copy* write pieces of *sizes* bytes, which come from *devices*.
+
+    Raises:
+        InsufficientMemory: there is no room for all of them; nothing is stored.
+        InvalidRequest: a CUDA graph is being captured.
+    """
+    _check_may_copy(pager)
+    reservations: list[Reservation] = []
+    try:
+        for nbytes in sizes:
+            reservations.append(pager.reserve(nbytes, safety))  # noqa: PERF401 - kept if one fails
+        places = [one.places for one in reservations]
+        copy(places)
+        events = _ends(pager, devices, places)
+    except BaseException:
+        for device, one in zip(devices, reservations, strict=False):  # not all may be there
+            pager.discard(one, _some_end(pager, device, one.places))
+        raise
+    return [pager.written(one, event) for one, event in zip(reservations, events, strict=True)]
+
+
+def load(
+    pager: Pager, pieces: Sequence[Stored], devices: Sequence[torch.device], *, copy: Copy
+) -> None:
+    """Let *copy* read all *pieces*, into memory on *devices*.
+
+    Raises:
+        HandleReleased: one of them was released; nothing is read.
+        LeaseLost: the bytes of one are gone; nothing is read.
+        InvalidRequest: a CUDA graph is being captured.
+    """
+    _check_may_copy(pager)
+    started_at = perf_counter_ns()
+    pinned: list[Sequence[Place]] = []
+    try:
+        for stored in pieces:
+            pinned.append(pager.pin(stored))  # noqa: PERF401 - kept if one fails
+        for stored in pieces:
+            written = stored.event
+            if written is not None:
+                written.wait_on_current_stream()
+        copy(pinned)
+        events = _ends(pager, devices, pinned)
+    except BaseException:
+        for device, places in zip(devices, pinned, strict=False):
+            event = _some_end(pager, device, places)
+            pager.unpin(places, is_read=False, event=event)
+        raise
+    took = perf_counter_ns() - started_at
+    is_timed = len(pieces) == 1 and pieces[0].nbytes >= LEAST_TIMED_BYTES
+    for places, event in zip(pinned, events, strict=True):
+        nanoseconds = took if is_timed and event is None else 0
+        pager.unpin(places, is_read=True, nanoseconds=nanoseconds, event=event)
+
+
+def _check_may_copy(pager: Pager) -> None:
+    pager.check_not_forked()
+    if pager.streams is not None:
+        pager.streams.check_not_capturing()
+
+
+def _ends(
+    pager: Pager, devices: Sequence[torch.device], places: Sequence[Sequence[Place]]
+) -> list[Event | None]:
+    streams = pager.streams
+    if streams is None:
+        return [None] * len(places)
+    pairs = zip(devices, places, strict=True)
+    return [enqueuing.end(streams, device, one) for device, one in pairs]
+
+
+def _some_end(pager: Pager, device: torch.device, places: Sequence[Place]) -> Event | None:
+    return None if pager.streams is None else enqueuing.some_end(pager.streams, device, places)
