@@ -34,7 +34,7 @@ from tests.nodes import (
     wait_until,
 )
 
-SETTLE_SECONDS = 1.0  # a reader of NVML looks more often than that
+SHM_SETTLE_SECONDS, CUDA_SETTLE_SECONDS = 0.3, 3.0  # a reading and a report, each a second apart
 ANSWER_SECONDS = 60.0  # importing torch on a busy machine; many lease cycles in one request
 
 
@@ -150,6 +150,11 @@ class Place:
         wait_until(lambda: not Path(f"/proc/{pid}/exe").exists(), what="the keeper is gone")
 
     @property
+    def settle_seconds(self) -> float:
+        """How long after a change the figures may still be without it."""
+        return SHM_SETTLE_SECONDS if self.name == "shm" else CUDA_SETTLE_SECONDS
+
+    @property
     def slack_bytes(self) -> int:
         """What else may come and go on a real GPU; never as much as a slab."""
         return self.slab_bytes // 2
@@ -163,7 +168,7 @@ class Place:
         """What is free once the figures, which come with a delay, have stopped to change."""
         seen, since = self.pool_bytes("free"), time.monotonic()
         deadline = since + 20
-        while time.monotonic() < min(deadline, since + SETTLE_SECONDS):
+        while time.monotonic() < min(deadline, since + self.settle_seconds):
             now = self.pool_bytes("free")
             if now != seen:
                 seen, since = now, time.monotonic()
