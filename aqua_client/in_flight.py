@@ -16,13 +16,26 @@ from aqua_client.tiers import Tiers
 # asked come last next time, so that a stream which is stuck keeps nobody else's.
 UNDONE_A_LOOK = 32
 
+# Asking takes microseconds, unless the driver hangs: then nobody else hangs with whoever asked.
+PATIENCE_SECONDS = 0.1
+
 logger = logging.getLogger("aqua")
 
 
 def land(tiers: Tiers) -> bool:
     """Let go of what is over; whether that was anything."""
-    if not tiers.flights:
+    if not tiers.flights and not tiers.landing.locked():
         return False
+    # One at a time: the next finds what the one before has let go.
+    if not tiers.landing.acquire(timeout=PATIENCE_SECONDS):
+        return False
+    try:
+        return _land(tiers)
+    finally:
+        tiers.landing.release()
+
+
+def _land(tiers: Tiers) -> bool:
     with tiers.lock:
         waiting, tiers.flights = tiers.flights, []
     done: list[Flight] = []

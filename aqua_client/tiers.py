@@ -39,6 +39,7 @@ class Tiers:
         self.unknown_leases: list[str] = []
         # Copies that were enqueued and may not be over: their pins go when they are.
         self.flights: list[Flight] = []
+        self.landing = threading.Lock()  # held by who asks after them; never taken inside `lock`
         self._current: dict[SafetyClass, Slab] = {}
 
     def wake_worker(self) -> None:

@@ -352,6 +352,29 @@ def test_a_look_that_is_broken_off_forgets_none() -> None:
     assert len(tiers.flights) == 2
 
 
+def test_a_driver_that_hangs_keeps_only_who_asked_it() -> None:
+    """Another thread that looks goes on, and its own copies stay what they are."""
+    asked, let_go = threading.Event(), threading.Event()
+
+    class Hanging(FakeEvent):
+        def is_done(self) -> bool:
+            asked.set()
+            return let_go.wait(20)
+
+    tiers = Tiers(host_limit_bytes=MIB, counters=Counters())
+    place = stored_in_flight(tiers, Hanging())
+    thread = threading.Thread(target=in_flight.land, args=(tiers,))
+    thread.start()
+    assert asked.wait(20)
+    start = time.monotonic()
+    assert not in_flight.land(tiers)
+    assert time.monotonic() - start < 5
+    assert place.pins == 1
+    let_go.set()
+    thread.join()
+    assert place.pins == 0
+
+
 @pytest.mark.limit(90)
 def test_threads_events_and_revokes_together_lose_no_byte() -> None:
     """At no time is a place free, or a slab unmapped, that a copy in flight touches."""
