@@ -24,6 +24,7 @@ from aqua_daemon.core.events import (
     LeaseRequested,
     LeasesReleased,
     OfferMade,
+    QuiesceRequested,
     QuotaSet,
     ReclaimRequested,
     RevokeAcknowledged,
@@ -38,6 +39,7 @@ from aqua_daemon.core.instructions import (
     AnswerHostRoom,
     AnswerKeepalive,
     AnswerOffer,
+    AnswerQuiesce,
     AnswerQuota,
     AnswerReclaim,
     AnswerReturned,
@@ -62,6 +64,7 @@ Request = (
     | OfferMade
     | ReclaimRequested
     | QuotaSet
+    | QuiesceRequested
 )
 
 TICK_SECONDS = 0.1
@@ -248,6 +251,7 @@ class BrokerService:
                 | AnswerOffer()
                 | AnswerReclaim()
                 | AnswerQuota()
+                | AnswerQuiesce()
             ):
                 pending = self._pending.pop((instruction.session_id, instruction.request_id), None)
                 if pending is not None:

@@ -37,6 +37,7 @@ from aqua_daemon.core.instructions import (
     AnswerGranted,
     AnswerHostRoom,
     AnswerOffer,
+    AnswerQuiesce,
     AnswerQuota,
     AnswerReclaim,
     AnswerReturned,
@@ -117,6 +118,7 @@ class BrokerCalls:
             "Reclaim": self._reclaim,
             "GetState": self._get_state,
             "GetEvents": self._get_events,
+            "Quiesce": self._quiesce,
             "GetQuotas": self._get_quotas,
             "SetQuota": self._set_quota,
         }
@@ -269,6 +271,11 @@ class BrokerCalls:
             is_partial=happenings.has_forgotten(after),
             now=self._clock(),
         )
+
+    async def _quiesce(self, session_id: SessionId, payload: bytes, wait_seconds: float) -> bytes:
+        event = requests.quiesce_requested(payload, session_id=session_id)
+        answer = await self._service.request(event, timeout_seconds=wait_seconds)
+        return replies.quiesced(_expect(answer, AnswerQuiesce))
 
     async def _get_quotas(self, session_id: SessionId, payload: bytes, _wait: float) -> bytes:
         requests.check_get_quotas(payload)

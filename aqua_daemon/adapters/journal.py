@@ -147,6 +147,8 @@ def in_words(record: Event | Instruction, error: Exception | None = None) -> str
             return f"reclaim of {nbytes} bytes on {gpu}"
         case instructions.AnswerReclaim(freed_bytes=freed_bytes, seconds=seconds):
             return f"reclaim ended: {freed_bytes} bytes freed in {seconds:.3f} s"
+        case instructions.AnswerQuiesce(gpu=gpu, seconds=seconds):
+            return f"{gpu} is quiesced for {seconds:.0f} s" if seconds else f"{gpu} goes on"
         case instructions.AnswerQuota(tenant=tenant, outcome=outcome, quota=quota):
             size = "the default" if quota.nbytes is None else f"{quota.nbytes} bytes"
             return f"quota of {tenant} is {size}, revision {quota.revision} ({outcome.value})"

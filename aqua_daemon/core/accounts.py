@@ -41,6 +41,14 @@ def has_host_room(lease: Lease) -> bool:
     return lease.safety_class is SafetyClass.STORE and lease.state in BACKED
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quiet:
+    """A session's wish that a GPU be left alone."""
+
+    started_at: float
+    ends_at: float
+
+
 @dataclass(slots=True, kw_only=True)
 class GpuAccount:
     """One GPU: what its keeper said last, and the sums of its slabs."""
@@ -67,6 +75,8 @@ class GpuAccount:
     strange_slabs: dict[LeaseId, int] = field(default_factory=dict)  # reported, not in the books
     strange_bytes: int = 0
     limits: dict[SessionId, int] = field(default_factory=dict)
+    quiets: dict[SessionId, Quiet] = field(default_factory=dict)
+    has_postponed: bool = False  # slabs are RETURNED that are to be freed when it is quiet no more
 
     @property
     def free_bytes(self) -> int:
@@ -83,12 +93,17 @@ class GpuAccount:
     @property
     def lendable_bytes(self) -> int:
         """What may be granted here now."""
-        if self.no_grants_because:
+        if self.no_grants_because or self.quiets:
             return 0
         room = self.free_bytes - math.ceil(GRANT_RESERVE_FACTOR * self.reserve_bytes)
         if self.limits:
             room = min(room, min(self.limits.values()) - self.held_bytes)
         return max(0, room)
+
+    @property
+    def quiet_until(self) -> float | None:
+        """When the last session that wants it quiet will have had enough; None: it is not."""
+        return max((quiet.ends_at for quiet in self.quiets.values()), default=None)
 
     @property
     def no_grants_because(self) -> str:

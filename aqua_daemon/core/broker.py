@@ -14,6 +14,7 @@ from aqua_daemon.core import (
     faults,
     granting,
     keeping,
+    quiescing,
     quotas,
     reclaiming,
     returning,
@@ -38,6 +39,7 @@ from aqua_daemon.core.events import (
     OfferMade,
     PresenceEnded,
     ProcessEnded,
+    QuiesceRequested,
     QuotaSet,
     ReclaimRequested,
     RevokeAcknowledged,
@@ -137,6 +139,8 @@ class Broker:
                 reclaiming.start_reclaim(turn, event)
             case QuotaSet():
                 quotas.set_quota(turn, event)
+            case QuiesceRequested():
+                quiescing.request_quiet(turn, event)
             case Ticked():
                 terms.tick(turn)
             case (

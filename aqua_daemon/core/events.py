@@ -213,6 +213,16 @@ class QuotaSet:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class QuiesceRequested:
+    """An admin wants a GPU left alone for a while, or no longer."""
+
+    session_id: SessionId
+    request_id: RequestId
+    gpu: GpuUuid
+    seconds: float  # from now; 0: no longer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LossTold:
     """A session has been told which of its leases are lost (or is not there to be told)."""
 
@@ -251,5 +261,6 @@ RequestEvent = (
     | OfferMade
     | ReclaimRequested
     | QuotaSet
+    | QuiesceRequested
 )
 Event = KeeperEvent | HolderEvent | RequestEvent | Ticked

@@ -160,6 +160,16 @@ class AnswerQuota:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerQuiesce:
+    """How long the GPU will be left alone for this session."""
+
+    session_id: SessionId
+    request_id: RequestId
+    gpu: GpuUuid
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NoteMove:
     """A lease has moved: the line of its story, and what counters and histograms are made from."""
 
@@ -179,6 +189,7 @@ Answer = (
     | AnswerOffer
     | AnswerReclaim
     | AnswerQuota
+    | AnswerQuiesce
 )
 Instruction = (
     AllocateSlab

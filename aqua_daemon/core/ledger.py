@@ -95,6 +95,7 @@ class Ledger:
         self._drop_idle_tenant(session.tenant)
         for gpu in self.gpus.values():
             gpu.limits.pop(session_id, None)
+            gpu.quiets.pop(session_id, None)
         return session
 
     # Leases

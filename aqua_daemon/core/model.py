@@ -200,6 +200,7 @@ class GpuSnapshot:
     unknown_bytes: int = 0  # the keeper's last word on them is too old to be repeated
     warnings: tuple[str, ...] = ()
     model: str = ""
+    quiet_seconds: float = 0.0  # for so long it is left alone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from aqua_daemon.core.errors import InvalidRequest, NotPermitted, UnknownSession
 from aqua_daemon.core.events import OfferMade, ReclaimRequested
 from aqua_daemon.core.instructions import AnswerDenied, AnswerOffer, AnswerReclaim
 from aqua_daemon.core.model import Lease, LeaseState, RevokeReason, Session, SessionState
+from aqua_daemon.core.returning import send_free
 from aqua_daemon.core.revoking import revoke_bytes
 from aqua_daemon.core.sizes import (
     LONGEST_REVOKE_SECONDS,
@@ -78,6 +79,9 @@ def start_reclaim(turn: Turn, event: ReclaimRequested) -> None:
     turn.await_answer(event.session_id, event.request_id)
     turn.books.reclaims.append(reclaim)
     turn.books.reclaim_timers.push(reclaim.ends_at, event.request_id)
+    for lease in coming:
+        if lease.state is LeaseState.RETURNED:  # it waited for the GPU to be quiet no more
+            send_free(turn, lease)
 
 
 def settle(turn: Turn) -> None:

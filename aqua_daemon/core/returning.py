@@ -10,7 +10,14 @@ from aqua_daemon.core import host_room
 from aqua_daemon.core.events import LeasesReleased, LossTold, RevokeAcknowledged, SlabFreed
 from aqua_daemon.core.instructions import AnswerReturned, ForgetSession, FreeSlab, TellLost
 from aqua_daemon.core.lifecycle import Move
-from aqua_daemon.core.model import Lease, LeaseId, LeaseState, SessionId, SessionState
+from aqua_daemon.core.model import (
+    Lease,
+    LeaseId,
+    LeaseState,
+    RevokeReason,
+    SessionId,
+    SessionState,
+)
 from aqua_daemon.core.turn import Turn
 
 RETURNABLE = frozenset({LeaseState.LEASED, LeaseState.REVOKING, LeaseState.QUARANTINED})
@@ -55,8 +62,11 @@ def take_back(turn: Turn, lease: Lease, move: Move) -> None:
 
 
 def send_free(turn: Turn, lease: Lease) -> None:
-    """Have a returned slab freed, once its keeper can be told."""
-    if turn.ledger.gpus[lease.lender].has_keeper:
+    """Have a returned slab freed, once its keeper can be told and the GPU is not to be left alone."""
+    account = turn.ledger.gpus[lease.lender]
+    if account.quiets and not _is_owed(turn, lease):
+        account.has_postponed = True
+    elif account.has_keeper:
         turn.move(lease, Move.FREE_ASKED)
         turn.emit(FreeSlab(gpu=lease.lender, lease_id=lease.lease_id))
 
@@ -111,3 +121,10 @@ def forget_if_over(turn: Turn, session_id: SessionId) -> None:
     if session.sentinel_ended:
         turn.books.remember_over(session)
     turn.emit(ForgetSession(session_id=session_id))
+
+
+def _is_owed(turn: Turn, lease: Lease) -> bool:
+    """Whether an owner waits for the bytes: quiet or not, they are its own."""
+    if lease.revocation is not None and lease.revocation.reason is RevokeReason.RECLAIM:
+        return True
+    return any(lease.lease_id in reclaim.outstanding for reclaim in turn.books.reclaims)

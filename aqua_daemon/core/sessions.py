@@ -97,6 +97,8 @@ def request_host_room(turn: Turn, event: HostRoomRequested) -> None:
 def end_presence(turn: Turn, event: PresenceEnded) -> None:
     """The connection closed. The process may be back: it keeps what it has and gets nothing new."""
     session = turn.ledger.sessions.get(event.session_id)
+    for gpu in turn.ledger.gpus.values():
+        gpu.quiets.pop(event.session_id, None)  # nobody is there who could end it
     if session is not None and session.state is SessionState.LIVE:
         turn.ledger.replace_session(replace(session, state=SessionState.SUSPECT))
 
@@ -214,6 +216,7 @@ def _end(turn: Turn, session: Session) -> Session:
     turn.books.awaited.discard(session.session_id)
     for gpu in turn.ledger.gpus.values():
         gpu.limits.pop(session.session_id, None)
+        gpu.quiets.pop(session.session_id, None)  # the next tick frees what waited
     return ended
 
 

@@ -19,7 +19,7 @@ def snapshot(books: Books, now: float) -> NodeSnapshot:
     ledger = books.ledger
     return NodeSnapshot(
         now=now,
-        gpus=tuple(_gpu(account) for account in ledger.gpus.values()),
+        gpus=tuple(_gpu(account, now) for account in ledger.gpus.values()),
         leases=tuple(ledger.leases.values()),
         sessions=tuple(ledger.sessions.values()),
         tenants=tuple(_tenant(books, tenant) for tenant in ledger.tenants),
@@ -31,7 +31,7 @@ def snapshot(books: Books, now: float) -> NodeSnapshot:
     )
 
 
-def _gpu(account: GpuAccount) -> GpuSnapshot:
+def _gpu(account: GpuAccount, now: float) -> GpuSnapshot:
     held = account.bytes_in
     total_bytes = account.total_bytes or 0
     # Without its keeper the last report is history: slabs are known, the rest may be anything.
@@ -55,6 +55,7 @@ def _gpu(account: GpuAccount) -> GpuSnapshot:
         trouble=account.no_grants_because,
         warnings=account.warnings,
         model=account.model,
+        quiet_seconds=max(0.0, (account.quiet_until or now) - now),
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from aqua_daemon.core.model import Lease, LeaseState, RevokeReason, SessionId, SessionState
+from aqua_daemon.core.quiescing import end_overdue
 from aqua_daemon.core.revoking import keep_reserve, quarantine_if_overdue, revoke
 from aqua_daemon.core.sessions import schedule
 from aqua_daemon.core.sizes import SUSPECT_TERM_FRACTION
@@ -21,6 +22,7 @@ def tick(turn: Turn) -> None:
         _look_at_session(turn, session_id, at)
     _look_at_leases(turn)
     for account in turn.ledger.gpus.values():
+        end_overdue(turn, account)
         keep_reserve(turn, account)
     turn.books.reclaim_timers.take_due(turn.now)  # the broker settles reclaims after each event
 

@@ -33,6 +33,7 @@ from aqua_daemon.ctl.options import (
     seconds_option,
     socket_option,
 )
+from aqua_daemon.ctl.quiet_commands import quiesce_command, run_command
 from aqua_daemon.ctl.quota_commands import quota_commands
 from aqua_daemon.ctl.screens import event_line, leases_table, state_name, status_screen
 
@@ -123,7 +124,8 @@ def doctor(path: Path, seconds: float, metrics: str | None, *, as_json: bool) ->
     return FAILED if worst(findings) is Level.FAIL else 0
 
 
-commands.add_command(quota_commands)
+for command in (quota_commands, quiesce_command, run_command):
+    commands.add_command(command)
 
 
 def main() -> None:

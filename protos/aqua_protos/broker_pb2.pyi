@@ -239,7 +239,7 @@ class GetStateReply(_message.Message):
     def __init__(self, version: _Optional[str] = ..., uptime_seconds: _Optional[float] = ..., restarting: bool = ..., gpus: _Optional[_Iterable[_Union[GpuState, _Mapping]]] = ..., leases: _Optional[_Iterable[_Union[Lease, _Mapping]]] = ..., tenants: _Optional[_Iterable[_Union[TenantState, _Mapping]]] = ..., events: _Optional[_Iterable[_Union[EventLine, _Mapping]]] = ..., host_pool_bytes: _Optional[int] = ..., host_reserved_bytes: _Optional[int] = ..., sessions: _Optional[int] = ..., invariant_violations: _Optional[int] = ...) -> None: ...
 
 class GpuState(_message.Message):
-    __slots__ = ("gpu", "total_bytes", "used_by_others_bytes", "lent_bytes", "quarantined_bytes", "returning_bytes", "free_bytes", "reserve_bytes", "lendable_bytes", "trouble", "warnings", "model")
+    __slots__ = ("gpu", "total_bytes", "used_by_others_bytes", "lent_bytes", "quarantined_bytes", "returning_bytes", "free_bytes", "reserve_bytes", "lendable_bytes", "trouble", "warnings", "model", "quiet_seconds")
     GPU_FIELD_NUMBER: _ClassVar[int]
     TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
     USED_BY_OTHERS_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -252,6 +252,7 @@ class GpuState(_message.Message):
     TROUBLE_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    QUIET_SECONDS_FIELD_NUMBER: _ClassVar[int]
     gpu: str
     total_bytes: int
     used_by_others_bytes: int
@@ -264,7 +265,8 @@ class GpuState(_message.Message):
     trouble: str
     warnings: _containers.RepeatedScalarFieldContainer[str]
     model: str
-    def __init__(self, gpu: _Optional[str] = ..., total_bytes: _Optional[int] = ..., used_by_others_bytes: _Optional[int] = ..., lent_bytes: _Optional[int] = ..., quarantined_bytes: _Optional[int] = ..., returning_bytes: _Optional[int] = ..., free_bytes: _Optional[int] = ..., reserve_bytes: _Optional[int] = ..., lendable_bytes: _Optional[int] = ..., trouble: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ..., model: _Optional[str] = ...) -> None: ...
+    quiet_seconds: float
+    def __init__(self, gpu: _Optional[str] = ..., total_bytes: _Optional[int] = ..., used_by_others_bytes: _Optional[int] = ..., lent_bytes: _Optional[int] = ..., quarantined_bytes: _Optional[int] = ..., returning_bytes: _Optional[int] = ..., free_bytes: _Optional[int] = ..., reserve_bytes: _Optional[int] = ..., lendable_bytes: _Optional[int] = ..., trouble: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ..., model: _Optional[str] = ..., quiet_seconds: _Optional[float] = ...) -> None: ...
 
 class TenantState(_message.Message):
     __slots__ = ("tenant", "leased_bytes", "quota_bytes", "host_reserved_bytes", "sessions")
@@ -357,3 +359,19 @@ class SetQuotaReply(_message.Message):
     outcome: QuotaOutcome
     quota: Quota
     def __init__(self, outcome: _Optional[_Union[QuotaOutcome, str]] = ..., quota: _Optional[_Union[Quota, _Mapping]] = ...) -> None: ...
+
+class QuiesceRequest(_message.Message):
+    __slots__ = ("request_id", "gpu", "seconds")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    GPU_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    gpu: str
+    seconds: float
+    def __init__(self, request_id: _Optional[str] = ..., gpu: _Optional[str] = ..., seconds: _Optional[float] = ...) -> None: ...
+
+class QuiesceReply(_message.Message):
+    __slots__ = ("seconds",)
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    seconds: float
+    def __init__(self, seconds: _Optional[float] = ...) -> None: ...

@@ -74,6 +74,11 @@ class BrokerStub(object):
                 request_serializer=aqua__protos_dot_broker__pb2.GetEventsRequest.SerializeToString,
                 response_deserializer=aqua__protos_dot_broker__pb2.GetEventsReply.FromString,
                 _registered_method=True)
+        self.Quiesce = channel.unary_unary(
+                '/aqua.broker.v1.Broker/Quiesce',
+                request_serializer=aqua__protos_dot_broker__pb2.QuiesceRequest.SerializeToString,
+                response_deserializer=aqua__protos_dot_broker__pb2.QuiesceReply.FromString,
+                _registered_method=True)
         self.GetQuotas = channel.unary_unary(
                 '/aqua.broker.v1.Broker/GetQuotas',
                 request_serializer=aqua__protos_dot_broker__pb2.GetQuotasRequest.SerializeToString,
@@ -145,6 +150,13 @@ class BrokerServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Quiesce(self, request, context):
+        """Leave a GPU alone for a while: neither grow nor shrink there. For admins only.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetQuotas(self, request, context):
         """What each tenant may hold. Quotas of other tenants are shown to admins only.
         """
@@ -201,6 +213,11 @@ def add_BrokerServicer_to_server(servicer, server):
                     servicer.GetEvents,
                     request_deserializer=aqua__protos_dot_broker__pb2.GetEventsRequest.FromString,
                     response_serializer=aqua__protos_dot_broker__pb2.GetEventsReply.SerializeToString,
+            ),
+            'Quiesce': grpc.unary_unary_rpc_method_handler(
+                    servicer.Quiesce,
+                    request_deserializer=aqua__protos_dot_broker__pb2.QuiesceRequest.FromString,
+                    response_serializer=aqua__protos_dot_broker__pb2.QuiesceReply.SerializeToString,
             ),
             'GetQuotas': grpc.unary_unary_rpc_method_handler(
                     servicer.GetQuotas,
@@ -429,6 +446,33 @@ class Broker(object):
             '/aqua.broker.v1.Broker/GetEvents',
             aqua__protos_dot_broker__pb2.GetEventsRequest.SerializeToString,
             aqua__protos_dot_broker__pb2.GetEventsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Quiesce(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aqua.broker.v1.Broker/Quiesce',
+            aqua__protos_dot_broker__pb2.QuiesceRequest.SerializeToString,
+            aqua__protos_dot_broker__pb2.QuiesceReply.FromString,
             options,
             channel_credentials,
             insecure,

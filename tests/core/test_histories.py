@@ -21,6 +21,7 @@ from aqua_daemon.core.events import (
     OfferMade,
     PresenceEnded,
     ProcessEnded,
+    QuiesceRequested,
     QuotaSet,
     ReclaimRequested,
     RevokeAcknowledged,
@@ -87,6 +88,17 @@ class Histories(Outside, RuleBasedStateMachine):
         if answered:
             for keeper in self.keepers:
                 self.answer(keeper, len(keeper.orders), fails=False)
+
+    @rule(gpu=st.sampled_from(GPUS), seconds=st.sampled_from((0.0, 1.0, 30.0)), stays=st.booleans())
+    def an_admin_quiesces(self, gpu: GpuUuid, seconds: float, stays: bool) -> None:  # noqa: FBT001 - drawn
+        admin = self.admin()
+        self.handle(
+            QuiesceRequested(
+                session_id=admin, request_id=self.request_id(), gpu=gpu, seconds=seconds
+            )
+        )
+        if not stays:
+            self.handle(PresenceEnded(session_id=admin))
 
     @rule(
         tenant=st.sampled_from(TENANTS),

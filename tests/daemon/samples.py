@@ -150,6 +150,7 @@ EVENTS: tuple[Event, ...] = (
     events.QuotaSet(
         session_id=SESSION_ID, request_id=REQUEST_ID, tenant=TENANT, nbytes=MIB, revision=None
     ),
+    events.QuiesceRequested(session_id=SESSION_ID, request_id=REQUEST_ID, gpu=GPU, seconds=60.0),
     events.LossTold(lease_ids=(LEASE_ID,)),
     events.Ticked(),
 )
@@ -181,6 +182,7 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
         session_id=SESSION_ID, request_id=REQUEST_ID, offered_bytes=MIB, lent_bytes=0
     ),
     RECLAIMED,
+    instructions.AnswerQuiesce(session_id=SESSION_ID, request_id=REQUEST_ID, gpu=GPU, seconds=60.0),
     instructions.AnswerQuota(
         session_id=SESSION_ID,
         request_id=REQUEST_ID,

@@ -24,7 +24,16 @@ CACHE = broker_pb2.SAFETY_CLASS_CACHE
 HUGE = 2**63 - 1
 TRUNCATED = b"\x0a\x20abc"  # field 1 says 32 bytes and has 3
 NOT_UTF8 = b"\x0a\x01\xff"
-METHODS = ("Acquire", "Release", "Acknowledge", "ReserveHost", "Offer", "Reclaim", "SetQuota")
+METHODS = (
+    "Acquire",
+    "Release",
+    "Acknowledge",
+    "ReserveHost",
+    "Offer",
+    "Reclaim",
+    "SetQuota",
+    "Quiesce",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +90,7 @@ BAD_CALLS = [
     BadCall(name="ReserveHost", payload=b"", says="host_room is missing"),
     BadCall(name="Offer", payload=b"", says="request_id '' is no id"),
     BadCall(name="Reclaim", payload=b"", says="request_id '' is no id"),
+    BadCall(name="Quiesce", payload=b"", says="request_id '' is no id"),
     BadCall(name="SetQuota", payload=b"", says="the quota is missing"),
     *(BadCall(name=name, payload=TRUNCATED, says="send a whole message") for name in METHODS),
     *(BadCall(name=name, payload=NOT_UTF8, says="do not parse as") for name in METHODS),
@@ -147,6 +157,20 @@ BAD_CALLS = [
     ),
     BadCall(name="Release", payload=returning(ID, nbytes=-1), says="host_room.nbytes is -1"),
     BadCall(name="Acknowledge", payload=returning(ID, revision=-1), says="revision is -1"),
+    # Quiet.
+    *(
+        BadCall(
+            name="Quiesce",
+            payload=broker_pb2.QuiesceRequest(request_id=ID, gpu="SHM-1", seconds=seconds),
+            says=f"seconds is {seconds}: it must be a finite",
+        )
+        for seconds in (math.nan, math.inf, -1.0, 601.0)
+    ),
+    BadCall(
+        name="Quiesce",
+        payload=broker_pb2.QuiesceRequest(request_id=ID, gpu="SHM-9"),
+        says="not on this node",
+    ),
     # Quotas.
     BadCall(name="GetQuotas", payload=TRUNCATED, says="send a whole message"),
     BadCall(

@@ -36,6 +36,7 @@ from aqua_daemon.core.instructions import (
     AnswerHostRoom,
     AnswerKeepalive,
     AnswerOffer,
+    AnswerQuiesce,
     AnswerQuota,
     AnswerReclaim,
     AnswerReturned,
@@ -301,6 +302,7 @@ class Daemon:
                 | AnswerOffer()
                 | AnswerReclaim()
                 | AnswerQuota()
+                | AnswerQuiesce()
             ):
                 self._answer(instruction)
             case NoteMove() | NoteBrokenInvariant():

@@ -11,6 +11,7 @@ from aqua_daemon.adapters.wire.requests import parsed
 from aqua_daemon.core.instructions import (
     AnswerHostRoom,
     AnswerOffer,
+    AnswerQuiesce,
     AnswerReclaim,
     AnswerReturned,
 )
@@ -133,6 +134,11 @@ def events(
     ).SerializeToString()
 
 
+def quiesced(answer: AnswerQuiesce) -> bytes:
+    """QuiesceReply."""
+    return broker_pb2.QuiesceReply(seconds=answer.seconds).SerializeToString()
+
+
 def quotas(shown: Iterable[QuotaSnapshot]) -> bytes:
     """GetQuotasReply."""
     return broker_pb2.GetQuotasReply(quotas=[_quota(one) for one in shown]).SerializeToString()
@@ -210,6 +216,7 @@ def _gpu(gpu: GpuSnapshot) -> broker_pb2.GpuState:
         trouble=gpu.trouble,
         warnings=gpu.warnings,
         model=gpu.model,
+        quiet_seconds=gpu.quiet_seconds,
     )
 
 

@@ -18,11 +18,13 @@ from aqua_daemon.core.events import (
     LeaseRequested,
     LeasesReleased,
     OfferMade,
+    QuiesceRequested,
     QuotaSet,
     ReclaimRequested,
     RevokeAcknowledged,
 )
 from aqua_daemon.core.model import BrokerSettings, HostRoom, LeaseId, SafetyClass, SessionId
+from aqua_daemon.core.sizes import LONGEST_QUIESCE_SECONDS
 
 _CLASSES = {
     broker_pb2.SAFETY_CLASS_STORE: SafetyClass.STORE,
@@ -136,6 +138,17 @@ def reclaim_requested(payload: bytes, *, session_id: SessionId) -> ReclaimReques
         gpu=checks.gpu("gpu", message.gpu),
         nbytes=checks.nbytes("nbytes", message.nbytes, least=1),
         deadline_seconds=deadline_seconds or None,
+    )
+
+
+def quiesce_requested(payload: bytes, *, session_id: SessionId) -> QuiesceRequested:
+    """Quiesce; 0 seconds ends it."""
+    message = parsed(broker_pb2.QuiesceRequest, payload)
+    return QuiesceRequested(
+        session_id=session_id,
+        request_id=checks.request_id(message.request_id),
+        gpu=checks.gpu("gpu", message.gpu),
+        seconds=checks.seconds("seconds", message.seconds, most=LONGEST_QUIESCE_SECONDS),
     )
 
 

@@ -1,0 +1,69 @@
+"""A quiet GPU: for a while the broker neither grows nor shrinks there.
+
+An engine that measures its GPU's memory at start-up would take what comes and goes meanwhile for
+its own. So nothing is granted there, nothing is revoked for the reserve, and what comes back is
+freed only afterwards; what is owed to a reclaim is freed at once. A quiet GPU is not a safe one:
+its owner may still grow into the reserve. So it ends soon, and with the session that asked for it.
+"""
+
+from __future__ import annotations
+
+from aqua_daemon.core.accounts import GpuAccount, Quiet
+from aqua_daemon.core.errors import InvalidRequest, NotPermitted
+from aqua_daemon.core.events import QuiesceRequested
+from aqua_daemon.core.instructions import AnswerQuiesce
+from aqua_daemon.core.model import LeaseState
+from aqua_daemon.core.returning import send_free
+from aqua_daemon.core.sizes import LONGEST_QUIESCE_SECONDS
+from aqua_daemon.core.turn import Turn
+
+
+def request_quiet(turn: Turn, event: QuiesceRequested) -> None:
+    """Make a GPU quiet for so long from now, or with 0 seconds end what this session asked for."""
+    session = turn.ledger.living_session(event.session_id)
+    if not session.is_admin:
+        raise NotPermitted("only an admin may quiesce a GPU: ask as root or as the daemon's user")
+    account = turn.ledger.gpus.get(event.gpu)
+    if account is None:
+        msg = f"GPU {event.gpu} is not on this node; it has {', '.join(turn.ledger.gpus) or 'none'}"
+        raise InvalidRequest(msg)
+    if not 0 <= event.seconds <= LONGEST_QUIESCE_SECONDS:
+        msg = f"{event.seconds:g} s of quiet: give 0 to {LONGEST_QUIESCE_SECONDS:g} s"
+        raise InvalidRequest(msg)
+    if turn.repeated(session, event.request_id):
+        return
+    before = account.quiets.pop(event.session_id, None)
+    ends_at = turn.now
+    if event.seconds:
+        started_at = turn.now if before is None else before.started_at
+        # Asking again does not make it last for ever.
+        ends_at = min(turn.now + event.seconds, started_at + LONGEST_QUIESCE_SECONDS)
+        account.quiets[event.session_id] = Quiet(started_at=started_at, ends_at=ends_at)
+    resume(turn, account)
+    turn.answer(
+        AnswerQuiesce(
+            session_id=event.session_id,
+            request_id=event.request_id,
+            gpu=event.gpu,
+            seconds=ends_at - turn.now,
+        )
+    )
+
+
+def end_overdue(turn: Turn, account: GpuAccount) -> None:
+    """End what has lasted as long as it was to; then what came back meanwhile is freed."""
+    for session_id, quiet in tuple(account.quiets.items()):
+        if quiet.ends_at <= turn.now:
+            del account.quiets[session_id]
+    resume(turn, account)
+
+
+def resume(turn: Turn, account: GpuAccount) -> None:
+    """Free what waited for the end of the quiet, once nobody wants it quiet any more."""
+    if account.quiets or not account.has_postponed:
+        return
+    account.has_postponed = False
+    for lease_id in tuple(account.leases):
+        lease = turn.ledger.leases[lease_id]
+        if lease.state is LeaseState.RETURNED:
+            send_free(turn, lease)
