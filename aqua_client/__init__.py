@@ -12,7 +12,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from aqua_client.client import Client, connect, offload, pool, stats
+    from aqua_client.client import Client, connect, fetch_many, offload, offload_many, pool, stats
     from aqua_client.errors import (
         AquaError,
         BrokerUnreachable,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "client": ("Client", "connect", "offload", "pool", "stats"),
+    "client": ("Client", "connect", "fetch_many", "offload", "offload_many", "pool", "stats"),
     "errors": (
         "AquaError",
         "BrokerUnreachable",
@@ -74,7 +74,9 @@ __all__ = [
     "Slots",
     "UnsupportedTensor",
     "connect",
+    "fetch_many",
     "offload",
+    "offload_many",
     "pool",
     "producer",
     "stats",

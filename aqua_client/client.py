@@ -19,7 +19,7 @@ from typing import Self
 
 import torch
 
-from aqua_client import own_device, tensors
+from aqua_client import batches, own_device, tensors
 from aqua_client.errors import InvalidSetting
 from aqua_client.pager import Pager
 from aqua_client.pools import BlockPool
@@ -70,6 +70,26 @@ class Client:
             ForkedChild: connect anew in this process.
         """
         return tensors.offload(self._pager, tensor, keep, overlap=overlap)
+
+    def offload_many(
+        self, sources: Sequence[torch.Tensor], *, keep: str = "store"
+    ) -> list[OffloadedTensor]:
+        """`offload` of several tensors: all of them are parked, or an error is raised and none is.
+
+        Raises:
+            UnsupportedTensor, InsufficientMemory, BrokerUnreachable, ForkedChild: as `offload`.
+        """
+        return batches.offload_many(self._pager, sources, keep)
+
+    def fetch_many(
+        self, handles: Sequence[OffloadedTensor], outs: Sequence[torch.Tensor] | None = None
+    ) -> list[torch.Tensor]:
+        """`fetch` of several handles, into *outs* if given: when one can't be, none is written.
+
+        Raises:
+            HandleReleased, LeaseLost, InvalidRequest: as `OffloadedTensor.fetch`, for any of them.
+        """
+        return batches.fetch_many(self._pager, handles, outs)
 
     def pool(
         self, block_shape: Sequence[int], dtype: torch.dtype, *, keep: str = "store"
@@ -145,6 +165,18 @@ def connect(
 def offload(tensor: torch.Tensor, *, keep: str = "store", overlap: bool = False) -> OffloadedTensor:
     """`Client.offload` of the process's own client, which needs no set-up."""
     return _own_client().offload(tensor, keep=keep, overlap=overlap)
+
+
+def offload_many(sources: Sequence[torch.Tensor], *, keep: str = "store") -> list[OffloadedTensor]:
+    """`Client.offload_many` of the process's own client."""
+    return _own_client().offload_many(sources, keep=keep)
+
+
+def fetch_many(
+    handles: Sequence[OffloadedTensor], outs: Sequence[torch.Tensor] | None = None
+) -> list[torch.Tensor]:
+    """`Client.fetch_many` of the process's own client."""
+    return _own_client().fetch_many(handles, outs)
 
 
 def pool(block_shape: Sequence[int], dtype: torch.dtype, *, keep: str = "store") -> BlockPool:

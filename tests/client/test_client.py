@@ -224,3 +224,12 @@ def test_a_pool_needs_no_set_up_either() -> None:
     assert torch.equal(cache[[0, 1]], cache[[7, 2]])
     with pytest.raises(aqua_client.InvalidRequest, match="keep"):
         aqua_client.pool((3,), cache.dtype, keep="forever")
+
+
+@pytest.mark.usefixtures("nobody")
+@pytest.mark.filterwarnings("ignore::aqua_client.AquaWarning")
+def test_batches_need_no_set_up_either() -> None:
+    """They are the process's own client's."""
+    tensors = [torch.ones(3), torch.zeros(2)]
+    again = aqua_client.fetch_many(aqua_client.offload_many(tensors))
+    assert all(torch.equal(one, other) for one, other in zip(tensors, again, strict=True))
