@@ -23,6 +23,9 @@ from aqua_daemon.ports import Clock
 
 # A page of a frame costs as much as the frame itself: a client can't buy more of the daemon's time
 # with few large frames than with many small ones.
+# A frame takes the daemon half a millisecond, so a process with all the sessions it may have is
+# heard for a second at most before it is too fast.
+_FRAME_CREDITS = 8
 _BYTES_PER_CREDIT = 4096
 
 
@@ -34,7 +37,8 @@ class PresenceLimits:
     connections_per_uid: int = 256
     sessions_per_process: int = 64  # a session is two descriptors of ours until its process ends
     hello_seconds: float = 2.0
-    # A client sends a frame in 3.3 s; the largest keepalive costs 220 credits.
+    # A client sends a frame in 3.3 s, under the shortest term six a second; the largest keepalive
+    # costs 228 credits.
     credits_per_second: float = 64.0
     most_credits: float = 256.0
     most_queued_bytes: int = 2**20  # a slow reader's pushes; a revoke of 1,000 leases is 34 KiB
@@ -123,7 +127,7 @@ class PresenceLink:
         earned = (now - self._credited_at) * self._limits.credits_per_second
         self._credits = min(self._limits.most_credits, self._credits + earned)
         self._credited_at = now
-        self._credits -= 1 + len(payload) / _BYTES_PER_CREDIT
+        self._credits -= _FRAME_CREDITS + len(payload) / _BYTES_PER_CREDIT
         if self._credits < 0:
             msg = "frames come too fast: send a keepalive each third of a term, wait for its reply"
             raise BadFrame(msg)

@@ -335,11 +335,28 @@ def test_credit_comes_back_with_time() -> None:
     """A client that keeps to its pace is never refused."""
 
     async def story() -> None:
-        async with running(PresenceLimits(most_credits=3.0)) as node, greeted(node) as client:
+        async with running(PresenceLimits(most_credits=10.0)) as node, greeted(node) as client:
             for sequence in range(20):
                 node.advance(3.3)
                 frame = await client.keepalive(sequence=sequence)
                 assert frame.HasField("keepalive_reply")
+
+    asyncio.run(story())
+
+
+def test_a_burst_of_frames_ends_before_the_daemon_is_long_busy_with_it() -> None:
+    """So short is what each of a process's sessions may send at once, however small the frames."""
+
+    async def story() -> None:
+        async with running(PresenceLimits()) as node, greeted(node) as client:
+            frame, heard = presence_pb2.DaemonFrame(), 0
+            while not frame.HasField("refusal"):
+                await client.send(
+                    presence_pb2.ClientFrame(keepalive=presence_pb2.Keepalive(sequence=1))
+                )
+                frame = await client.receive()
+                heard += 1
+            assert 20 <= heard <= 40
 
     asyncio.run(story())
 
