@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 from aqua_protos import broker_pb2
+from click.shell_completion import get_completion_class
 
 from aqua_daemon import __version__
 from aqua_daemon.core.model import LeaseState
@@ -37,6 +38,8 @@ from aqua_daemon.ctl.quiet_commands import quiesce_command, run_command
 from aqua_daemon.ctl.quota_commands import quota_commands
 from aqua_daemon.ctl.screens import event_line, leases_table, state_name, status_screen
 
+PROGRAM = "aquactl"
+COMPLETE_VARIABLE = "_AQUACTL_COMPLETE"
 STATES = [state.value for state in LeaseState]
 
 
@@ -124,13 +127,29 @@ def doctor(path: Path, seconds: float, metrics: str | None, *, as_json: bool) ->
     return FAILED if worst(findings) is Level.FAIL else 0
 
 
+@commands.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """The script that completes aquactl's words in SHELL: eval "$(aquactl completion bash)"."""
+    found = get_completion_class(shell)
+    if found is None:
+        raise click.UsageError(f"no completion for {shell}")
+    click.echo(found(commands, {}, PROGRAM, COMPLETE_VARIABLE).source())
+
+
 for command in (quota_commands, quiesce_command, run_command):
     commands.add_command(command)
 
 
 def main() -> None:
     """Run aquactl, with an error as one line that says the cause and the fix."""
-    sys.exit(_exit_status(lambda: commands(standalone_mode=False)))
+    sys.exit(
+        _exit_status(
+            lambda: commands(
+                prog_name=PROGRAM, complete_var=COMPLETE_VARIABLE, standalone_mode=False
+            )
+        )
+    )
 
 
 def _exit_status(run: Callable[[], object]) -> int:
