@@ -21,6 +21,7 @@ import torch
 
 from aqua_client import batches, own_device, tensors
 from aqua_client.errors import InvalidSetting
+from aqua_client.immutables import Immutables
 from aqua_client.pager import Pager
 from aqua_client.pools import BlockPool
 from aqua_client.session import Session
@@ -41,6 +42,7 @@ class Client:
         if settings.home_gpu is None:  # then it is the one that torch uses, if it does
             settings = replace(settings, home_gpu=own_device.torch_gpu())
         self._pager = Pager(settings, Session)
+        self._immutables = Immutables(self._pager)
         _open_pagers.add(self._pager)
 
     def __enter__(self) -> Self:
@@ -55,11 +57,18 @@ class Client:
         self.close()
 
     def offload(
-        self, tensor: torch.Tensor, *, keep: str = "store", overlap: bool = False
+        self,
+        tensor: torch.Tensor,
+        *,
+        keep: str = "store",
+        immutable: bool = False,
+        overlap: bool = False,
     ) -> OffloadedTensor:
         """Copy *tensor* into memory leased from other GPUs, or the host's where there is none.
 
         *keep*: "store" survives when a lease is taken back, "cache" may be dropped then.
+        *immutable*: the tensor, and what is fetched, is not written to any more; offering one of
+        them again gives the same handle while it has the bytes, and copies nothing.
         *overlap*: copy beside the current CUDA stream; the tensor must not be written to before
         `handle.wait()`.
 
@@ -69,6 +78,8 @@ class Client:
             BrokerUnreachable: there is no leased memory, and `fallback="error"`.
             ForkedChild: connect anew in this process.
         """
+        if immutable:
+            return self._immutables.offload(tensor, keep, overlap=overlap)
         return tensors.offload(self._pager, tensor, keep, overlap=overlap)
 
     def offload_many(
@@ -162,9 +173,11 @@ def connect(
     return client
 
 
-def offload(tensor: torch.Tensor, *, keep: str = "store", overlap: bool = False) -> OffloadedTensor:
+def offload(
+    tensor: torch.Tensor, *, keep: str = "store", immutable: bool = False, overlap: bool = False
+) -> OffloadedTensor:
     """`Client.offload` of the process's own client, which needs no set-up."""
-    return _own_client().offload(tensor, keep=keep, overlap=overlap)
+    return _own_client().offload(tensor, keep=keep, immutable=immutable, overlap=overlap)
 
 
 def offload_many(sources: Sequence[torch.Tensor], *, keep: str = "store") -> list[OffloadedTensor]:

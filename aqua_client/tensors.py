@@ -10,6 +10,7 @@ streams are (`streams`); what is different where copies are only enqueued is `en
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import perf_counter_ns
 from typing import NoReturn
 
@@ -27,9 +28,16 @@ _CLASSES = {one.value: one for one in SafetyClass}
 
 
 def offload(
-    pager: Pager, tensor: torch.Tensor, keep: str, *, overlap: bool = False
+    pager: Pager,
+    tensor: torch.Tensor,
+    keep: str,
+    *,
+    overlap: bool = False,
+    make: Callable[[Pager, Stored, Layout], OffloadedTensor] | None = None,
 ) -> OffloadedTensor:
     """Copy *tensor* into leased memory or the host's; its own memory is then the caller's to free.
+
+    *make*: the handle, where it is to be one of another kind.
 
     Raises:
         UnsupportedTensor: it is not a dense tensor with bytes of its own.
@@ -42,14 +50,14 @@ def offload(
         stored = enqueuing.write(
             pager, pager.streams, tensor, layout, safety=safety, overlap=overlap
         )
-        return OffloadedTensor(pager, stored, layout)
+        return (make or OffloadedTensor)(pager, stored, layout)
     reservation = pager.reserve(layout.nbytes, safety)
     try:
         copying.write(tensor, layout, reservation.places)
     except BaseException:
         pager.discard(reservation)
         raise
-    return OffloadedTensor(pager, pager.written(reservation), layout)
+    return (make or OffloadedTensor)(pager, pager.written(reservation), layout)
 
 
 def safety_class(keep: str) -> SafetyClass:

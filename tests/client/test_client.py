@@ -233,3 +233,13 @@ def test_batches_need_no_set_up_either() -> None:
     tensors = [torch.ones(3), torch.zeros(2)]
     again = aqua_client.fetch_many(aqua_client.offload_many(tensors))
     assert all(torch.equal(one, other) for one, other in zip(tensors, again, strict=True))
+
+
+@pytest.mark.usefixtures("nobody")
+@pytest.mark.filterwarnings("ignore::aqua_client.AquaWarning")
+def test_what_never_changes_is_copied_once() -> None:
+    """The same handle is given again; without the promise there are two."""
+    weights = torch.randn(10)
+    parked = aqua_client.offload(weights, immutable=True)
+    assert aqua_client.offload(parked.fetch(), immutable=True) is parked
+    assert aqua_client.offload(weights) is not parked
