@@ -17,6 +17,9 @@ AquaError
 
 from __future__ import annotations
 
+# Of host memory: the daemon's ledger refuses with this reason, else the process's own limit held.
+_LIMITS = {"no_host_room": "the daemon's --host-pool-bytes or --tenant-host-bytes"}
+
 
 class AquaError(Exception):
     """Base of everything that `aqua_client` raises."""
@@ -60,7 +63,7 @@ class InsufficientMemory(AquaError):
             message
             or f"no room for {asked_bytes} bytes: {peer_free_bytes} bytes are free in leased "
             f"memory ({reason}) and {host_free_bytes} in host memory; release something, or "
-            f"raise AQUA_HOST_LIMIT"
+            f"raise {_LIMITS.get(reason, 'AQUA_HOST_LIMIT')}"
         )
         self.asked_bytes = asked_bytes
         self.peer_free_bytes = peer_free_bytes

@@ -80,3 +80,9 @@ def test_not_an_owner_is_a_refusal() -> None:
 def test_an_invalid_setting_says_what_is_allowed() -> None:
     """Key, value, allowed."""
     assert str(InvalidSetting.of("K", 3, "1 or 2")) == "K=3 is not allowed: 1 or 2"
+
+
+def test_a_full_host_names_the_limit_that_was_met() -> None:
+    """The daemon's ledger and the process's own limit are raised in different places."""
+    assert "--host-pool-bytes" in str(InsufficientMemory(asked_bytes=1, reason="no_host_room"))
+    assert "AQUA_HOST_LIMIT" in str(InsufficientMemory(asked_bytes=1, reason="no_daemon"))
