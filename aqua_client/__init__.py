@@ -12,7 +12,16 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from aqua_client.client import Client, connect, fetch_many, offload, offload_many, pool, stats
+    from aqua_client.client import (
+        Client,
+        connect,
+        fetch_many,
+        offload,
+        offload_async,
+        offload_many,
+        pool,
+        stats,
+    )
     from aqua_client.errors import (
         AquaError,
         BrokerUnreachable,
@@ -34,7 +43,16 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "client": ("Client", "connect", "fetch_many", "offload", "offload_many", "pool", "stats"),
+    "client": (
+        "Client",
+        "connect",
+        "fetch_many",
+        "offload",
+        "offload_async",
+        "offload_many",
+        "pool",
+        "stats",
+    ),
     "errors": (
         "AquaError",
         "BrokerUnreachable",
@@ -76,6 +94,7 @@ __all__ = [
     "connect",
     "fetch_many",
     "offload",
+    "offload_async",
     "offload_many",
     "pool",
     "producer",

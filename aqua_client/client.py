@@ -19,7 +19,7 @@ from typing import Self
 
 import torch
 
-from aqua_client import batches, own_device, tensors
+from aqua_client import awaiting, batches, own_device, tensors
 from aqua_client.errors import InvalidSetting
 from aqua_client.immutables import Immutables
 from aqua_client.pager import Pager
@@ -81,6 +81,25 @@ class Client:
         if immutable:
             return self._immutables.offload(tensor, keep, overlap=overlap)
         return tensors.offload(self._pager, tensor, keep, overlap=overlap)
+
+    async def offload_async(
+        self, tensor: torch.Tensor, *, keep: str = "store", immutable: bool = False
+    ) -> OffloadedTensor:
+        """`offload` in a thread of the library's own, while the event loop goes on.
+
+        The tensor must not be written to meanwhile. Cancelled, it parks nothing.
+
+            handle = await client.offload_async(kv_cache)
+            kv_cache = await handle.fetch_async()
+        """
+        self._pager.check_not_forked()
+        return await awaiting.in_thread(
+            lambda: self.offload(tensor, keep=keep, immutable=immutable),
+            device=getattr(
+                tensor, "device", torch.device("cpu")
+            ),  # what is no tensor is told there
+            undo=lambda handle: None if immutable else handle.release(),  # it may be somebody's
+        )
 
     def offload_many(
         self, sources: Sequence[torch.Tensor], *, keep: str = "store"
@@ -178,6 +197,13 @@ def offload(
 ) -> OffloadedTensor:
     """`Client.offload` of the process's own client, which needs no set-up."""
     return _own_client().offload(tensor, keep=keep, immutable=immutable, overlap=overlap)
+
+
+async def offload_async(
+    tensor: torch.Tensor, *, keep: str = "store", immutable: bool = False
+) -> OffloadedTensor:
+    """`Client.offload_async` of the process's own client."""
+    return await _own_client().offload_async(tensor, keep=keep, immutable=immutable)
 
 
 def offload_many(sources: Sequence[torch.Tensor], *, keep: str = "store") -> list[OffloadedTensor]:

@@ -16,7 +16,7 @@ from typing import NoReturn
 
 import torch
 
-from aqua_client import copying, enqueuing
+from aqua_client import awaiting, copying, enqueuing
 from aqua_client.counters import LEAST_TIMED_BYTES
 from aqua_client.errors import HandleReleased, InvalidRequest
 from aqua_client.layouts import Layout, check_out, layout_of
@@ -110,6 +110,14 @@ class OffloadedTensor:
         if out is None and layout.requires_grad:
             target.requires_grad_()
         return target
+
+    async def fetch_async(self, out: torch.Tensor | None = None) -> torch.Tensor:
+        """`fetch` in a thread of the library's own, while the event loop goes on.
+
+        Cancelled, it returns when nothing is written to *out* any more. On CUDA, `fetch` only
+        enqueues, and so does this.
+        """
+        return await awaiting.in_thread(lambda: self.fetch(out), device=self.device)
 
     def _read(self, target: torch.Tensor, started_at: int) -> None:
         pager = self._pager

@@ -1,0 +1,91 @@
+"""Runs copies in a few threads of the library's own, so that an event loop goes on meanwhile.
+
+What the caller's thread has set, and a copy depends on, holds there too: inference mode, and the
+current CUDA stream. Cancelling has no half-way: a copy that has not begun never does, one under
+way ends first; then nothing is left of it, and nothing runs any more that touches the tensors.
+Does not cover what is copied (`tensors`, `client`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from typing import TypeVar
+
+import torch
+
+# Two saturate a link or the memory's bandwidth; the others are for calls that wait for the daemon.
+THREADS = 4
+THREAD_NAME = "aqua-copy"
+
+T = TypeVar("T")
+
+
+async def in_thread(
+    call: Callable[[], T],
+    *,
+    device: torch.device,
+    undo: Callable[[T], object] = lambda _: None,
+) -> T:
+    """What *call* returns, which copies a tensor of *device*; cancelled too late, it is undone."""
+    stream = _streams_here(device)
+    is_inference = torch.is_inference_mode_enabled()
+
+    def run() -> T:
+        with torch.inference_mode(mode=is_inference), stream:
+            return call()
+
+    future = _threads.executor().submit(run)
+    result = asyncio.wrap_future(future)
+    try:
+        return await asyncio.shield(result)
+    except asyncio.CancelledError:
+        if not future.cancel():
+            await _over(result)
+            if not result.exception():
+                undo(result.result())
+        raise
+
+
+async def _over(result: asyncio.Future[T]) -> None:
+    """Until it is, however often the caller is cancelled meanwhile: each call has a deadline."""
+    while not result.done():
+        try:
+            await asyncio.wait([result])
+        except asyncio.CancelledError:
+            continue
+
+
+def _streams_here(device: torch.device) -> AbstractContextManager[object]:
+    """For another thread: the stream that is the caller's current one there."""
+    if device.type != "cuda":
+        return nullcontext()
+    return torch.cuda.stream(torch.cuda.current_stream(device))
+
+
+class _Threads:
+    """Made at the first use, and anew in a forked child, where there are none."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._executor: ThreadPoolExecutor | None = None
+
+    def executor(self) -> ThreadPoolExecutor:
+        """The process's own."""
+        with self._lock:
+            if self._executor is None:
+                self._executor = ThreadPoolExecutor(THREADS, thread_name_prefix=THREAD_NAME)
+            return self._executor
+
+    def forget(self) -> None:
+        """In a forked child: whoever ran, or held the lock, is not here."""
+        self._lock = threading.Lock()
+        self._executor = None
+
+
+_threads = _Threads()
+os.register_at_fork(after_in_child=_threads.forget)
