@@ -150,8 +150,8 @@ class Node:
         self.start_daemon()
 
     def stop_daemon(self) -> None:
-        """SIGSTOP: it hangs."""
-        self.daemon.send_signal(signal.SIGSTOP)
+        """SIGSTOP: it hangs, all of it, when this returns."""
+        stop_process(self.pid)
 
     def continue_daemon(self) -> None:
         self.daemon.send_signal(signal.SIGCONT)
@@ -259,6 +259,13 @@ class Node:
         """Every living process whose arguments name this node's directory."""
         mine = str(self.directory)
         return [(pid, words) for pid, words in _all_processes() if any(mine in w for w in words)]
+
+
+def stop_process(pid: int) -> None:
+    """SIGSTOP a process and wait until it has stopped: on a busy machine that takes a moment."""
+    os.kill(pid, signal.SIGSTOP)
+    stat = Path(f"/proc/{pid}/stat")
+    wait_until(lambda: stat.read_text().rpartition(") ")[2][0] == "T", what=f"{pid} has stopped")
 
 
 def flag_words(flags: Mapping[str, str | float | bool]) -> list[str]:

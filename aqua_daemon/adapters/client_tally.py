@@ -25,7 +25,15 @@ CLIENT_REASONS = frozenset(
     {
         *("bad_frame", "bad_reply", "breaker", "busy", "canary", "closed", "cuda_handle"),
         *("cuda_open", "detached", "forked", "internal", "lost", "map", "no_cuda", "no_daemon"),
-        *("no_own_gpu", "no_permission", "pid_namespace", "refused", "restarting", "revoked"),
+        *(
+            "no_descriptors",
+            "no_own_gpu",
+            "no_permission",
+            "pid_namespace",
+            "refused",
+            "restarting",
+            "revoked",
+        ),
         *("same_gpu", "silent", "starting", "timeout", "unavailable", "unknown_session"),
     }
 )

@@ -20,7 +20,7 @@ from tests.client.conftest import Linked
 from tests.client.test_session import STORE, borrow
 from tests.fakes.broker_books import MIB
 from tests.fakes.broker_server import FakeDaemon
-from tests.nodes import REPOSITORY, environment, read_line, wait_until
+from tests.nodes import REPOSITORY, environment, read_line, stop_process, wait_until
 
 Link = Callable[..., Linked]
 
@@ -269,7 +269,7 @@ def test_a_stopped_daemon_process_costs_one_deadline(
     """SIGSTOP: one call waits, the others fail at once; SIGCONT: leases are to be had again."""
     session = link()
     borrow(session)
-    process.send_signal(signal.SIGSTOP)
+    stop_process(process.pid)
     seconds: list[float] = []
     for _ in range(20):
         before = time.monotonic()
@@ -288,7 +288,7 @@ def test_a_daemon_process_killed_while_a_call_is_out(
     """The call ends long before its deadline."""
     session = link()
     borrow(session)
-    process.send_signal(signal.SIGSTOP)
+    stop_process(process.pid)
     killer = threading.Timer(0.2, process.kill)
     killer.start()
     before = time.monotonic()
@@ -303,7 +303,7 @@ def test_a_stopped_daemon_does_not_hold_up_a_start(
     process: subprocess.Popen[str], link: Link, settings: ClientSettings
 ) -> None:
     """A new process waits for connect_seconds, and goes on without."""
-    process.send_signal(signal.SIGSTOP)
+    stop_process(process.pid)
     before = time.monotonic()
     session = link(replace(settings, connect_seconds=0.2))
     assert time.monotonic() - before < 2.0

@@ -200,6 +200,7 @@ def test_a_bad_stream_ends_only_its_own_connection() -> None:
     """Whatever one peer sends, the daemon's link and the books are as before."""
     with running_keeper() as keeper, keeper.daemon() as daemon, holder() as tenant:
         slab = daemon.allocate(tenant)
+        daemon.answer(daemon.ask_for_slab(tenant))  # by now it has closed its copy of what it sent
         before = keeper.descriptors()
         for name, send in BAD_STREAMS.items():
             with keeper.peer() as bad:
