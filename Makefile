@@ -7,7 +7,7 @@ GENCODE := .gencode/.installed
 TODAY := $(shell date -u +%Y-%m-%d)
 RESULTS := tests/benchmarks/results
 
-.PHONY: venv demo check check-long check-gpu bench bench-gpu fix
+.PHONY: venv demo check check-long check-gpu probe-gpu bench bench-gpu fix
 
 venv: $(VENV)
 
@@ -47,11 +47,15 @@ check-gpu: $(VENV)
 	    echo 'check-gpu was not run here: torch sees no CUDA device'; \
 	fi
 
+# Resumes: a second call asks only what the first did not answer.
+probe-gpu: $(VENV)
+	$(BIN)/python -m tests.gpu.probe --json $(RESULTS)/probe-$(TODAY).json
+
 bench: $(VENV)
 	$(BIN)/python -m tests.benchmarks --json $(RESULTS)/shm-$(TODAY).json
 
 bench-gpu: $(VENV)
-	@echo 'bench-gpu was not run: there are no CUDA keepers yet, so there is nothing to measure'
+	@echo 'bench-gpu was not run: its benchmarks do not exist yet; probe-gpu measures costs and rates'
 
 fix: $(VENV)
 	$(BIN)/ruff format .
