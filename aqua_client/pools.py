@@ -16,6 +16,7 @@ import operator
 from collections.abc import Sequence
 from typing import NoReturn
 
+import numpy as np
 import torch
 
 from aqua_client import transfers
@@ -176,7 +177,10 @@ class Slots:
 def _checked(block_ids: BlockIds, count: int) -> torch.Tensor:
     """The ids as a vector on the CPU."""
     try:
-        ids = torch.as_tensor(block_ids, device="cpu")
+        ids = torch.as_tensor(
+            block_ids if isinstance(block_ids, torch.Tensor) else np.asarray(block_ids),
+            device="cpu",
+        )
     except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidRequest(f"block ids must be integers: {error}") from None
     if ids.numel() == 0:

@@ -80,6 +80,32 @@ def test_rows_come_back_however_they_are_cut(
     assert int(bits(target).sum()) == int(bits(cache[ids]).sum())  # nothing else was written
 
 
+def test_torch_moves_rows_as_numpy_does() -> None:
+    """On devices that numpy knows nothing of; as wide as everything is aligned to."""
+    for length in (64, 12, 6, 5):
+        cache = random_bytes(10 * length).view(10, length)
+        seen, spans = Rows(cache, (length,), torch.uint8), ranges([4 * length])
+        ids = torch.tensor([7, 0, 9, 3])
+        there = spans[0].memory.view(torch.uint8)[512 : 512 + 4 * length]
+        rows, packed = seen._in_words(there)
+        assert rows.dtype.itemsize == packed.dtype.itemsize == {64: 8, 12: 4, 6: 2, 5: 1}[length]
+        seen._gather_by_torch(ids, there)
+        assert torch.equal(there.view(4, length), cache[ids])
+        target = torch.zeros_like(cache)
+        Rows(target, (length,), torch.uint8)._scatter_by_torch(there, ids)
+        assert torch.equal(target[ids], cache[ids])
+        assert torch.equal(target.sum(), cache[ids].sum())
+
+
+def test_a_write_is_seen_by_autograd() -> None:
+    """As any write in place: what was saved for a gradient is not what it was."""
+    cache = torch.zeros(4, 8)
+    before = cache._version
+    spans = ranges([32])
+    Rows(cache, (8,), torch.float32).read(spans, torch.tensor([2]))
+    assert cache._version > before
+
+
 def test_long_runs_are_cut_into_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Other threads get their turn; the rows are the same."""
     monkeypatch.setattr(rows, "CHUNK_BYTES", 1000)
