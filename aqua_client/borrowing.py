@@ -8,6 +8,7 @@ answer is noticed, does it become a slab.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections import OrderedDict
@@ -43,6 +44,9 @@ class Borrowing:
         self._back_off = BackOff()
         self._late: dict[SafetyClass, int] = {}  # bytes asked for, and not answered in time
         self._disowned: OrderedDict[str, None] = OrderedDict()
+        self._being_mapped: set[str] = set()  # granted, and no slab yet
+        self._opening: set[str] = set()  # granted, and being mapped by some thread
+        self._put_off: set[str] = set()  # of these: revoked, to be acknowledged once unmapped
 
     def put(self, nbytes: int, stored: Stored, *, end: float, avoid_gpu: str = "") -> Place:
         """A place in a slab, for all of *nbytes* or for the first part of them, by *end*.
@@ -114,12 +118,23 @@ class Borrowing:
             logger.info("the daemon was not told of %d returned slabs: %s", len(slabs), error)
 
     def disown(self, lease_ids: Sequence[str]) -> None:
-        """Acknowledge leases that are not known: given back before, or granted this moment."""
+        """Acknowledge leases that are not known: given back before, or granted this moment.
+
+        One that is just being mapped is acknowledged by whoever maps it, once it is unmapped.
+        """
         with self._tiers.lock:
             for lease_id in lease_ids:
                 self._disowned[lease_id] = None
             while len(self._disowned) > REMEMBERED_DISOWNED:
                 self._disowned.popitem(last=False)
+            self._put_off.update(self._opening.intersection(lease_ids))
+            unmapped = [lease_id for lease_id in lease_ids if lease_id not in self._opening]
+        self._acknowledge_unknown(unmapped)
+
+    def _acknowledge_unknown(self, lease_ids: Sequence[str]) -> None:
+        if not lease_ids:
+            return
+        with self._tiers.lock:
             room = self._tiers.host.statement()
         try:
             self._lender.acknowledge(lease_ids, room)
@@ -162,7 +177,7 @@ class Borrowing:
                 self._keep(slab)  # for whoever offloads next
                 return
         if slab is not None:
-            slab.memory.close()
+            self._drop(slab)
 
     def _check_worth_asking(self, safety: SafetyClass) -> None:
         reason = self._lender.reason or self._back_off.reason(safety)
@@ -198,11 +213,25 @@ class Borrowing:
             return self._take_in(slab, nbytes, stored, avoid_gpu)
 
     def _ask(self, size: int, safety: SafetyClass, *, seconds: float) -> Slab:
-        """A slab, mapped. Raises what `acquire` and `Memory.of_grant` raise."""
+        """A slab, mapped: then comes `_keep` or `_drop`.
+
+        Raises what `acquire` and `Memory.of_grant` raise.
+        """
         grant = self._lender.acquire(size, safety, seconds=seconds)
+        with self._tiers.lock:
+            is_disowned = grant.lease_id in self._disowned
+            if not is_disowned:
+                self._opening.add(grant.lease_id)
+        if is_disowned:
+            if grant.descriptor is not None:
+                os.close(grant.descriptor)
+            raise Refused(f"lease {grant.lease_id} was revoked before it came", reason="revoked")
         try:
             memory = Memory.of_grant(grant, home_gpu=self._home_gpu)
-        except UnusableSlab:
+        except BaseException:
+            with self._tiers.lock:
+                self._opening.discard(grant.lease_id)
+                self._put_off.discard(grant.lease_id)
             self._return_unused(grant)
             raise
         return Slab(grant, memory, now=time.monotonic())
@@ -226,10 +255,21 @@ class Borrowing:
                 if slab.lender_gpu != avoid_gpu:
                     return slab.put(min(nbytes, slab.nbytes), stored, now=time.monotonic())
                 raise Shortage("same_gpu")
-        slab.memory.close()  # revoked, and acknowledged as unknown, before the grant came in
+        self._drop(slab)
         raise Shortage("revoked")
 
+    def _drop(self, slab: Slab) -> None:
+        """Unmap a slab that was revoked while it was being mapped, then acknowledge it."""
+        slab.memory.close()
+        with self._tiers.lock:
+            self._opening.discard(slab.lease_id)
+            is_put_off = slab.lease_id in self._put_off
+            self._put_off.discard(slab.lease_id)
+        if is_put_off:
+            self._acknowledge_unknown([slab.lease_id])
+
     def _keep(self, slab: Slab) -> None:
+        self._opening.discard(slab.lease_id)
         self._tiers.add_slab(slab)
         self._tiers.counters.leases_granted += 1
 

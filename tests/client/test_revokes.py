@@ -16,7 +16,7 @@ from aqua_client import copying
 from aqua_client.copying import Memory, Span
 from aqua_client.errors import LeaseLost
 from aqua_client.pager import Pager
-from aqua_client.records import RevokeNotice
+from aqua_client.records import Grant, RevokeNotice
 from tests.client.pagers import paging, park, random_bytes, two_gpus, wait_acknowledged
 from tests.fakes.session import MIB, FakeNode
 from tests.nodes import wait_until
@@ -133,6 +133,31 @@ def test_a_revoke_that_overtakes_its_grant_wins() -> None:
         assert (parked[0].tier, parked[0].reason) == ("host", "revoked")
         assert pager.stats()["leases"] == {}
         assert torch.equal(parked[0].fetch(), random_bytes(1000))
+
+
+def test_a_slab_that_is_just_being_mapped_is_acknowledged_once_it_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A revoke that comes while a granted slab is mapped waits for the unmapping."""
+    node = FakeNode()
+    acknowledged_while_mapped: list[str] = []
+
+    def mapped_and_revoked(grant: Grant, *, home_gpu: str | None = None) -> Memory:
+        memory = open_slab(grant, home_gpu=home_gpu)
+        node.revoke("SHM-1")
+        wait_until(lambda: grant.lease_id in pager._borrowing._disowned, what="the worker knows")
+        acknowledged_while_mapped.extend(node.acknowledged)
+        return memory
+
+    open_slab = Memory.of_grant
+    monkeypatch.setattr(Memory, "of_grant", mapped_and_revoked)
+    with paging(node) as pager:
+        handle = park(pager, random_bytes(1000))
+        assert (handle.tier, handle.reason) == ("host", "revoked")
+        assert acknowledged_while_mapped == []
+        wait_until(lambda: len(node.acknowledged) == 1, what="acknowledged after all")
+        assert pager.stats()["leases"] == {}
+        assert node.still_mapped == []
 
 
 def test_a_revoke_waits_for_a_fetch_and_others_do_not() -> None:
