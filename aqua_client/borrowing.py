@@ -44,7 +44,6 @@ class Borrowing:
         self._back_off = BackOff()
         self._late: dict[SafetyClass, int] = {}  # bytes asked for, and not answered in time
         self._disowned: OrderedDict[str, None] = OrderedDict()
-        self._being_mapped: set[str] = set()  # granted, and no slab yet
         self._opening: set[str] = set()  # granted, and being mapped by some thread
         self._put_off: set[str] = set()  # of these: revoked, to be acknowledged once unmapped
 
