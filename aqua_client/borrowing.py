@@ -119,9 +119,14 @@ class Borrowing:
     def disown(self, lease_ids: Sequence[str]) -> None:
         """Acknowledge leases that are not known: given back before, or granted this moment.
 
-        One that is just being mapped is acknowledged by whoever maps it, once it is unmapped.
+        One that is just being mapped is acknowledged by whoever maps it, once it is unmapped; one
+        that has become a slab since it was asked back is emptied as any other.
         """
         with self._tiers.lock:
+            for slab in [self._tiers.slabs[one] for one in lease_ids if one in self._tiers.slabs]:
+                slab.is_revoked = True
+                self._tiers.fence(slab, "revoked")
+            lease_ids = [lease_id for lease_id in lease_ids if lease_id not in self._tiers.slabs]
             for lease_id in lease_ids:
                 self._disowned[lease_id] = None
             while len(self._disowned) > REMEMBERED_DISOWNED:

@@ -207,3 +207,20 @@ def test_a_tensor_of_three_slabs_is_evacuated_while_it_is_fetched(
         wait_acknowledged(node, tuple(asked))
         assert handle.tier == "host"
         assert torch.equal(handle.fetch(), tensor)
+
+
+def test_a_lease_that_became_a_slab_since_it_was_asked_back_is_emptied_first() -> None:
+    """The notice came while it was being mapped, the worker reads it when it is in use."""
+    node = FakeNode(gpu_bytes={"SHM-1": 64 * MIB})
+    tensor = random_bytes(MIB)
+    with paging(node) as pager:
+        handle = park(pager, tensor)
+        asked = node.ids_on("SHM-1")
+        places = pager.pin(handle._stored)
+        node.gpu_bytes["SHM-1"] = 0
+        pager._borrowing.disown(asked)
+        assert node.acknowledged == []
+        pager.unpin(places, is_read=True)
+        wait_acknowledged(node, asked)
+        assert handle.tier == "host"
+        assert torch.equal(handle.fetch(), tensor)
