@@ -38,11 +38,11 @@ check: $(VENV) $(GENCODE)
 check-long: $(VENV) $(GENCODE)
 	$(BIN)/python -m tests.simulation --seeds 2000 --steps 500 \
 	    --json $(RESULTS)/simulation-$(TODAY).json
-	AQUA_LONG=1 $(BIN)/pytest -m long
+	$(BIN)/python -m tests.benchmarks.long --json $(RESULTS)/long-$(TODAY).json -- -n 2
 
 check-gpu: $(VENV)
 	@if $(BIN)/python -c 'import torch; raise SystemExit(not torch.cuda.is_available())'; then \
-	    $(BIN)/pytest -m gpu; \
+	    $(BIN)/pytest -m gpu tests/contract tests/cuda tests/gpu; \
 	else \
 	    echo 'check-gpu was not run here: torch sees no CUDA device'; \
 	fi
