@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from aqua_client.producing import Producer, producer
     from aqua_client.tensors import OffloadedTensor
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "client": (

@@ -1,3 +1,3 @@
 """The broker side of AQUA: the daemon, its keepers and aquactl. Free of torch and of CUDA."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from aqua_daemon import __version__
 from tests.nodes import MIB, Node, environment, running_node
 
 
@@ -40,7 +41,7 @@ def test_a_serving_node_is_found_well(node: Node) -> None:
     """Daemon, keepers, socket, descriptors and metrics are ok; no line of the node fails."""
     address = node.metrics_url.removeprefix("http://").removesuffix("/metrics")
     found = examined(node, "--metrics", address)
-    assert found["daemon"] == ("ok", f"0.1.0 answers, process {node.pid}")
+    assert found["daemon"] == ("ok", f"{__version__} answers, process {node.pid}")
     assert found["keepers"] == ("ok", "answer for 2 GPUs")
     assert found["metrics"] == ("ok", f"served at {address}")
     assert found["node"][0] == found["socket"][0] == found["group"][0] == "ok"
