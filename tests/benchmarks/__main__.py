@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from tests.benchmarks import leases, machine, paging, pools
+from tests.benchmarks import fragmentation, leases, machine, paging, pools
 from tests.nodes import MIB, running_node
 
 
@@ -20,14 +20,17 @@ def main() -> None:
         lease_figures = leases.measure(node)
         paging_figures = paging.measure(node.socket)
         pool_figures = pools.measure(node.socket)
+    fragmentation_figures = fragmentation.measure()
     document |= {
         "leases": leases.document(lease_figures),
         "paging": paging.document(paging_figures),
         "pools": pools.document(pool_figures),
+        "fragmentation": fragmentation.document(fragmentation_figures),
     }
     print(json.dumps({key: document[key] for key in ("date", "processor", "cores", "packages")}))
     print(*leases.table(lease_figures), "", *paging.table(paging_figures), sep="\n")
     print("", *pools.table(pool_figures), sep="\n")
+    print("", *fragmentation.table(fragmentation_figures), sep="\n")
     if chosen.json:
         chosen.json.parent.mkdir(parents=True, exist_ok=True)
         chosen.json.write_text(json.dumps(document, indent=2) + "\n")
