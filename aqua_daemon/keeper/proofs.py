@@ -10,7 +10,6 @@ import os
 import select
 import stat
 from dataclasses import dataclass
-from pathlib import Path
 
 from aqua_daemon.keeper.refusal import invalid
 
@@ -77,10 +76,19 @@ def check_proof(*, pidfd: int, sentinel: int) -> None:
     Raises:
         Refused: the first is no pidfd, or the second no socket.
     """
-    if "\nPid:" not in Path(f"/proc/self/fdinfo/{pidfd}").read_text():
+    if b"\nPid:" not in _read(f"/proc/self/fdinfo/{pidfd}"):
         raise invalid("the first descriptor of Allocate must be the holder's pidfd")
     if not stat.S_ISSOCK(os.fstat(sentinel).st_mode):
         raise invalid("the second descriptor of Allocate must be a socket: the holder's sentinel")
+
+
+def _read(path: str) -> bytes:
+    # Each grant pays for this: a text file object costs four times as much.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, 4096)
+    finally:
+        os.close(descriptor)
 
 
 def _polls(descriptor: int, wanted: int) -> bool:
