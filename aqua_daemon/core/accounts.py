@@ -7,6 +7,7 @@ These are the only mutable things of the books, and only `ledger` changes their 
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass, field
 
 from aqua_daemon.core.instructions import Answer
@@ -16,6 +17,7 @@ from aqua_daemon.core.model import (
     Lease,
     LeaseId,
     LeaseState,
+    LendingPolicy,
     RequestId,
     SafetyClass,
     SessionId,
@@ -49,6 +51,15 @@ class Quiet:
     ends_at: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Newcomer:
+    """A process that has come to a GPU: what was lent there goes back, then it is left alone."""
+
+    since: float
+    changed_at: float  # when what the GPU's processes use last changed
+    is_alone: bool = False  # all that was lent there has gone back, or is quarantined
+
+
 @dataclass(slots=True, kw_only=True)
 class GpuAccount:
     """One GPU: what its keeper said last, and the sums of its slabs."""
@@ -76,6 +87,11 @@ class GpuAccount:
     strange_bytes: int = 0
     limits: dict[SessionId, int] = field(default_factory=dict)
     quiets: dict[SessionId, Quiet] = field(default_factory=dict)
+    policy: LendingPolicy = LendingPolicy.AUTO
+    past_uses: deque[tuple[float, int]] = field(default_factory=deque)  # until when, falling bytes
+    unsettled_bytes: int = 0  # free, but used a moment ago
+    outgrown_bytes: int = 0  # how much its processes grew by at once, if more than the reserve
+    newcomer: Newcomer | None = None
     has_postponed: bool = False  # slabs are RETURNED that are to be freed when it is quiet no more
 
     @property
@@ -93,9 +109,10 @@ class GpuAccount:
     @property
     def lendable_bytes(self) -> int:
         """What may be granted here now."""
-        if self.no_grants_because or self.quiets:
+        if self.no_grants_because or self.waits_for:
             return 0
         room = self.free_bytes - math.ceil(GRANT_RESERVE_FACTOR * self.reserve_bytes)
+        room -= self.unsettled_bytes
         if self.limits:
             room = min(room, min(self.limits.values()) - self.held_bytes)
         return max(0, room)
@@ -104,6 +121,24 @@ class GpuAccount:
     def quiet_until(self) -> float | None:
         """When the last session that wants it quiet will have had enough; None: it is not."""
         return max((quiet.ends_at for quiet in self.quiets.values()), default=None)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether the broker neither grows nor shrinks there now."""
+        return bool(self.quiets) or (self.newcomer is not None and self.newcomer.is_alone)
+
+    @property
+    def waits_for(self) -> str:
+        """Why nothing is granted although nothing is wrong; else empty."""
+        if self.quiets:
+            return "it is quiesced"
+        if self.newcomer is not None:
+            return "a new process settles there"
+        if self.policy is LendingPolicy.NEVER:
+            return "its lending policy is `never`"
+        if self.policy is LendingPolicy.OFFERED and not self.limits:
+            return "its lending policy is `offered`, and nobody has offered any of it"
+        return ""
 
     @property
     def no_grants_because(self) -> str:

@@ -177,7 +177,7 @@ def _lenders(turn: Turn, session: Session) -> list[Lender]:
             gpu=account.gpu,
             lendable_bytes=account.lendable_bytes,
             free_bytes=account.free_bytes,
-            trouble=account.no_grants_because or ("it is quiesced" if account.quiets else ""),
+            trouble=account.no_grants_because or account.waits_for,
             is_home=account.gpu == session.home_gpu,
             leases_of_session=leases_on.get(account.gpu, 0),
         )

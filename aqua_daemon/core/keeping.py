@@ -7,6 +7,7 @@ books, because answers and reports come in order.
 
 from __future__ import annotations
 
+from aqua_daemon.core import lending
 from aqua_daemon.core.accounts import GpuAccount
 from aqua_daemon.core.events import GpuReported, KeeperAttached, KeeperDetached, KeeperEnded
 from aqua_daemon.core.granting import deny, drop_unseen
@@ -39,7 +40,7 @@ def attach(turn: Turn, event: KeeperAttached) -> None:
         account.was_heard = True
         held = {lease_id: tag.nbytes for lease_id, tag in tags_there.items()}
         if gpu in reports:
-            account.learn(reports[gpu])
+            lending.learn(turn, account, reports[gpu])
             held = reports[gpu].slab_bytes
         account.keeper_slabs = dict(held)
     # Adopted first, on all GPUs: a session is over only when nothing of it turns up any more.
@@ -60,9 +61,10 @@ def report(turn: Turn, event: GpuReported) -> None:
     account = turn.ledger.gpus.get(event.report.gpu)
     if account is None or not account.has_keeper:
         return
-    account.learn(event.report)
+    lending.learn(turn, account, event.report)
     account.keeper_slabs = dict(event.report.slab_bytes)
     _check_slabs(turn, account)
+    lending.settle(turn, account)
     keep_reserve(turn, account)
 
 

@@ -5,7 +5,8 @@ Everything here is frozen; the ledger replaces records, it never edits them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import NewType
 
@@ -60,10 +61,19 @@ class QuotaOutcome(Enum):
     CONFLICT = "conflict"  # the same revision is in force, with other bytes
 
 
+class LendingPolicy(Enum):
+    """What of a GPU's idle memory is lent."""
+
+    AUTO = "auto"  # what nobody has used for a settle time
+    OFFERED = "offered"  # what a producer has offered
+    NEVER = "never"
+
+
 class RevokeReason(Enum):
     """Why a lease is taken back."""
 
     RECLAIM = "reclaim"  # a producer asked
+    OWNER = "owner"  # a new process came to the GPU
     RESERVE = "reserve"  # the GPU's own processes grew into the reserve
     LAPSED = "lapsed"  # a whole term without contact
     UNCLAIMED = "unclaimed"  # the client has not named it for a whole term
@@ -201,6 +211,8 @@ class GpuSnapshot:
     warnings: tuple[str, ...] = ()
     model: str = ""
     quiet_seconds: float = 0.0  # for so long it is left alone
+    lending: LendingPolicy = LendingPolicy.AUTO
+    waits_for: str = ""  # why nothing is granted there although nothing is wrong; else empty
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,5 +264,9 @@ class BrokerSettings:
     tenant_host_bytes: int  # for `store` data of one tenant
     tenant_quota_bytes: int  # slabs of one tenant, in any state but LOST
     lend_to_own_gpu: bool = False  # what one-GPU tests do
+    lending: LendingPolicy = LendingPolicy.AUTO  # of GPUs that `lending_of` does not name
+    lending_of: Mapping[GpuUuid, LendingPolicy] = field(default_factory=dict)
+    settle_seconds: float = 0.0  # `auto` lends what nobody has used for so long
+    newcomer_seconds: float = 0.0  # a new process's GPU is quiet so long; 0: it is as any other
     term_seconds: float = TERM_SECONDS
     restart_grace_seconds: float = RESTART_GRACE_SECONDS

@@ -60,7 +60,7 @@ def end_overdue(turn: Turn, account: GpuAccount) -> None:
 
 def resume(turn: Turn, account: GpuAccount) -> None:
     """Free what waited for the end of the quiet, once nobody wants it quiet any more."""
-    if account.quiets or not account.has_postponed:
+    if account.is_quiet or not account.has_postponed:
         return
     account.has_postponed = False
     for lease_id in tuple(account.leases):

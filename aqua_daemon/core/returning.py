@@ -20,6 +20,8 @@ from aqua_daemon.core.model import (
 )
 from aqua_daemon.core.turn import Turn
 
+# An owner waits for what was asked back for it.
+_OWED = frozenset({RevokeReason.RECLAIM, RevokeReason.OWNER})
 RETURNABLE = frozenset({LeaseState.LEASED, LeaseState.REVOKING, LeaseState.QUARANTINED})
 
 
@@ -64,7 +66,7 @@ def take_back(turn: Turn, lease: Lease, move: Move) -> None:
 def send_free(turn: Turn, lease: Lease) -> None:
     """Have a returned slab freed, once its keeper can be told and the GPU is not to be left alone."""
     account = turn.ledger.gpus[lease.lender]
-    if account.quiets and not _is_owed(turn, lease):
+    if account.is_quiet and not _is_owed(turn, lease):
         account.has_postponed = True
     elif account.has_keeper:
         turn.move(lease, Move.FREE_ASKED)
@@ -125,6 +127,6 @@ def forget_if_over(turn: Turn, session_id: SessionId) -> None:
 
 def _is_owed(turn: Turn, lease: Lease) -> bool:
     """Whether an owner waits for the bytes: quiet or not, they are its own."""
-    if lease.revocation is not None and lease.revocation.reason is RevokeReason.RECLAIM:
+    if lease.revocation is not None and lease.revocation.reason in _OWED:
         return True
     return any(lease.lease_id in reclaim.outstanding for reclaim in turn.books.reclaims)

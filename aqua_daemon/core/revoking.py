@@ -34,7 +34,7 @@ from aqua_daemon.core.turn import Turn
 
 def keep_reserve(turn: Turn, account: GpuAccount) -> None:
     """Revoke until the GPU's reserve will be whole, counting what is on its way back."""
-    if account.total_bytes is None or account.quiets:
+    if account.total_bytes is None or account.is_quiet:
         return
     short_bytes = account.reserve_bytes - account.free_bytes - account.coming_bytes
     if short_bytes > 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from aqua_daemon.core.accounts import GpuAccount
+from aqua_daemon.core.lending import outgrown
 from aqua_daemon.core.model import (
     GpuSnapshot,
     LeaseState,
@@ -53,9 +54,11 @@ def _gpu(account: GpuAccount, now: float) -> GpuSnapshot:
         lendable_bytes=account.lendable_bytes,
         lend_limit_bytes=account.limit_bytes,
         trouble=account.no_grants_because,
-        warnings=account.warnings,
+        warnings=account.warnings + outgrown(account),
         model=account.model,
         quiet_seconds=max(0.0, (account.quiet_until or now) - now),
+        lending=account.policy,
+        waits_for=account.waits_for,
     )
 
 

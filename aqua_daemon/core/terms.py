@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from aqua_daemon.core.lending import settle
 from aqua_daemon.core.model import Lease, LeaseState, RevokeReason, SessionId, SessionState
 from aqua_daemon.core.quiescing import end_overdue
 from aqua_daemon.core.revoking import keep_reserve, quarantine_if_overdue, revoke
@@ -23,6 +24,7 @@ def tick(turn: Turn) -> None:
     _look_at_leases(turn)
     for account in turn.ledger.gpus.values():
         end_overdue(turn, account)
+        settle(turn, account)
         keep_reserve(turn, account)
     turn.books.reclaim_timers.take_due(turn.now)  # the broker settles reclaims after each event
 

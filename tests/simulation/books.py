@@ -31,6 +31,7 @@ from aqua_daemon.core.model import (
     Lease,
     LeaseId,
     LeaseState,
+    LendingPolicy,
     RequestId,
     SessionId,
     SlabTag,
@@ -66,6 +67,8 @@ class Books:
         self._offers: dict[RequestId, OfferMade] = {}
         self._answered_offers: dict[RequestId, None] = {}
         self._undo: tuple[SessionId, bool, bool] | None = None
+        self.newcomer_at: dict[GpuUuid, float] = {}
+        self._uses: dict[GpuUuid, list[tuple[float, int]]] = {}  # and until when it was so
 
     def hear(self, event: Event) -> None:
         """Take down what a daemon is told."""
@@ -83,6 +86,7 @@ class Books:
                     self.attached.pop(gpu, None)
                     self._drop_slabs(gpu, but={})
             case GpuReported(report=report):
+                self._see_use(report)
                 self.reports[report.gpu] = report
             case SlabAllocationFailed(lease_id=lease_id) | SlabFreed(lease_id=lease_id):
                 self._drop_slab(lease_id)
@@ -139,7 +143,16 @@ class Books:
         """Why a GPU may not lend."""
         if gpu not in self.reports:
             return "which nobody has reported"
-        return "" if gpu in self.attached else "whose keeper is not attached"
+        if gpu not in self.attached:
+            return "whose keeper is not attached"
+        policy = self._settings.lending_of[gpu]
+        if policy is LendingPolicy.NEVER:
+            return "which is never lent"
+        if policy is LendingPolicy.OFFERED and not self._limits.get(gpu):
+            return "of which nothing is offered"
+        came_at = self.newcomer_at.get(gpu, -1e9)
+        is_new = self._stage.now < came_at + self._settings.newcomer_seconds
+        return f"where a process came at {came_at}" if is_new else ""
 
     def why_no_grants(self) -> str:
         """Why a new daemon may not grant anything yet."""
@@ -154,6 +167,15 @@ class Books:
         report = self.reports[gpu]
         held = sum(tag.nbytes for tag in self.held.values() if tag.lender == gpu)
         return report.total_bytes - sum(report.owner_bytes.values()) - held
+
+    def unsettled_bytes(self, gpu: GpuUuid) -> int:
+        """What the GPU's processes have let go within a settle time."""
+        if self._settings.lending_of[gpu] is not LendingPolicy.AUTO:
+            return 0
+        since = self._stage.now - self._settings.settle_seconds
+        recent = [nbytes for until, nbytes in self._uses.get(gpu, ()) if until > since]
+        now = sum(self.reports[gpu].owner_bytes.values())
+        return max(0, max(recent, default=now) - now)
 
     def tenant_bytes(self, tenant: TenantName) -> int:
         """Every slab of a tenant that a keeper holds or was ordered to make."""
@@ -179,6 +201,7 @@ class Books:
     def _attach(self, reports: tuple[GpuReport, ...], slabs: tuple[SlabTag, ...]) -> None:
         listed = dict.fromkeys(tag.lease_id for tag in slabs)
         for report in reports:
+            self._see_use(report)
             self.reports[report.gpu] = report
             self.attached[report.gpu] = None
             self._drop_slabs(report.gpu, but=listed)
@@ -186,6 +209,15 @@ class Books:
             self.held[tag.lease_id] = tag
             self._adopted[tag.session_id] = None
             self.heard_at.setdefault(tag.session_id, self._stage.now)
+
+    def _see_use(self, report: GpuReport) -> None:
+        before = self.reports.get(report.gpu)
+        if before is None:
+            return
+        uses = self._uses.setdefault(report.gpu, [])
+        uses.append((self._stage.now, sum(before.owner_bytes.values())))
+        if self._settings.newcomer_seconds and report.owner_bytes.keys() - before.owner_bytes:
+            self.newcomer_at[report.gpu] = self._stage.now
 
     def _drop_slabs(self, gpu: GpuUuid, *, but: dict[LeaseId, None]) -> None:
         for lease_id in [i for i, t in self.held.items() if t.lender == gpu and i not in but]:

@@ -223,6 +223,8 @@ class Oracle:
                 dead = self.books.has_process_ended(lease.session_id)
                 late = now > lease.since + _DEAD_SECONDS  # adopted, until its proof is looked at
                 require(not (dead and late), "{} is leased to a dead process", lease_id)
+                came_at = self.books.newcomer_at.get(lease.lender, -1e9)
+                require(lease.since > came_at, "{} stays, a process came at {}", lease, came_at)
                 # A daemon gives what it adopts a term, however long its holder was silent before.
                 heard = max(lease.since, self.books.heard_at.get(lease.session_id, now))
                 by = heard + self.settings.term_seconds + _SLACK
@@ -257,7 +259,7 @@ class Oracle:
 
     def _check_room(self, gpu: GpuUuid) -> None:
         total = self.books.reports[gpu].total_bytes
-        free = self.books.free_bytes(gpu)
+        free = self.books.free_bytes(gpu) - self.books.unsettled_bytes(gpu)
         reserve = GRANT_RESERVE_FACTOR * reserve_bytes(total)
         require(free >= reserve, "{}: {} free of {} after a grant", gpu, free, total)
         limit = self.books.limit(gpu)

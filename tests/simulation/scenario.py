@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aqua_daemon.core.model import BrokerSettings, GpuUuid, TenantName
+from aqua_daemon.core.model import BrokerSettings, GpuUuid, LendingPolicy, TenantName
 from aqua_daemon.core.sizes import MIB
 from tests.simulation.chance import Chance
+
+_POLICIES = (*[LendingPolicy.AUTO] * 8, LendingPolicy.OFFERED, LendingPolicy.NEVER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +38,9 @@ def scenario_for(chance: Chance) -> Scenario:
         lend_to_own_gpu=chance.happens(0.3),
         term_seconds=term,
         restart_grace_seconds=1.5 * term,
+        lending_of={gpu: chance.pick(_POLICIES) for gpu in gpus},
+        settle_seconds=chance.pick((0.0, 0.0, 1.0, 5.0)),
+        newcomer_seconds=chance.pick((0.0, 0.0, 0.5, 2.0)),
     )
     return Scenario(
         settings=settings,

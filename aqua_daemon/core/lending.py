@@ -1,0 +1,90 @@
+"""What of a GPU is lent: its policy, what its processes let go a moment ago, and new processes.
+
+Story of a newcomer: a process appears on a GPU, where it has yet to find out how much memory it may
+have. All that is lent there is asked back at once and freed as it comes; then the GPU is quiet
+until what its processes use has not changed for a while; then it lends again. What is quarantined
+meanwhile is not waited for: it comes when it comes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from aqua_daemon.core.accounts import GpuAccount, Newcomer
+from aqua_daemon.core.model import GpuReport, LeaseState, LendingPolicy, RevokeReason
+from aqua_daemon.core.quiescing import resume
+from aqua_daemon.core.revoking import revoke_bytes
+from aqua_daemon.core.sizes import LONGEST_QUIESCE_SECONDS, MIB, SAME_USE_BYTES
+from aqua_daemon.core.turn import Turn
+
+
+def learn(turn: Turn, account: GpuAccount, said: GpuReport) -> None:
+    """Take over a keeper's report, and see what it says of the GPU's own processes."""
+    known_before = account.total_bytes is not None
+    owners, used_bytes = account.owner_bytes.keys(), account.others_bytes
+    settings = turn.books.settings
+    account.policy = settings.lending_of.get(account.gpu, settings.lending)
+    account.learn(said)
+    if account.trouble:
+        return
+    if not known_before:
+        return  # who was there before this daemon is no newcomer, and what it let go is unknown
+    _note_past_use(account, used_bytes, turn.now)
+    growth_bytes = account.others_bytes - used_bytes
+    if growth_bytes > account.reserve_bytes:
+        account.outgrown_bytes = max(account.outgrown_bytes, growth_bytes)
+    if settings.newcomer_seconds and account.owner_bytes.keys() - owners:
+        account.newcomer = Newcomer(since=turn.now, changed_at=turn.now)
+        revoke_bytes(turn, account, account.held_bytes, reason=RevokeReason.OWNER, seconds=None)
+    elif account.newcomer is not None and abs(growth_bytes) >= SAME_USE_BYTES:
+        account.newcomer = replace(account.newcomer, changed_at=turn.now)
+
+
+def settle(turn: Turn, account: GpuAccount) -> None:
+    """Look at what time has settled: memory that was let go, and a process that came."""
+    _forget_past_uses(account, turn.now - turn.books.settings.settle_seconds)
+    highest = account.past_uses[0][1] if account.past_uses else account.others_bytes
+    is_auto = account.policy is LendingPolicy.AUTO
+    account.unsettled_bytes = max(0, highest - account.others_bytes) if is_auto else 0
+    if account.newcomer is not None:
+        _settle_newcomer(turn, account, account.newcomer)
+
+
+def outgrown(account: GpuAccount) -> tuple[str, ...]:
+    """The warning that an owner grows faster than the reserve can answer; empty if it does not."""
+    if not account.outgrown_bytes or account.policy is not LendingPolicy.AUTO:
+        return ()
+    warning = (
+        f"its processes grew by {account.outgrown_bytes / MIB:.0f} MiB at once, more than the "
+        f"reserve of {account.reserve_bytes / MIB:.0f} MiB: lending `offered` suits them better"
+    )
+    return (warning,)
+
+
+def _note_past_use(account: GpuAccount, used_bytes: int, until: float) -> None:
+    # What was lower, and before that, can't be the highest any more: the first always is.
+    while account.past_uses and account.past_uses[-1][1] <= used_bytes:
+        account.past_uses.pop()
+    account.past_uses.append((until, used_bytes))
+
+
+def _forget_past_uses(account: GpuAccount, until: float) -> None:
+    while account.past_uses and account.past_uses[0][0] <= until:
+        account.past_uses.popleft()
+
+
+def _settle_newcomer(turn: Turn, account: GpuAccount, newcomer: Newcomer) -> None:
+    if not newcomer.is_alone:
+        quarantined_bytes = account.bytes_in[LeaseState.QUARANTINED]
+        if account.held_bytes > quarantined_bytes and not _has_lasted(turn, newcomer):
+            return
+        newcomer = replace(newcomer, is_alone=True, changed_at=turn.now)
+        account.newcomer = newcomer
+    quiet_seconds = turn.now - newcomer.changed_at
+    if quiet_seconds >= turn.books.settings.newcomer_seconds or _has_lasted(turn, newcomer):
+        account.newcomer = None
+        resume(turn, account)
+
+
+def _has_lasted(turn: Turn, newcomer: Newcomer) -> bool:
+    return turn.now - newcomer.since >= LONGEST_QUIESCE_SECONDS

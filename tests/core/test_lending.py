@@ -1,0 +1,193 @@
+"""What of a GPU is lent: policies, memory that was let go a moment ago, and new processes."""
+
+from __future__ import annotations
+
+import pytest
+
+from aqua_daemon.core.errors import InsufficientMemory
+from aqua_daemon.core.events import OfferMade, SessionClosed
+from aqua_daemon.core.instructions import FreeSlab, SendRevoke
+from aqua_daemon.core.model import LeaseId, LeaseState, LendingPolicy, RevokeReason, SessionId
+from aqua_daemon.core.sizes import LONGEST_QUIESCE_SECONDS, MIB
+from tests.core.bench import FAR, GPU_BYTES, HOME, NEAR, SLAB, Bench
+
+OWNER, NEW = 50, 51
+
+
+def offer(bench: Bench, session: SessionId, nbytes: int) -> None:
+    event = OfferMade(session_id=session, request_id=bench.request_id(), gpu=NEAR, nbytes=nbytes)
+    bench.handle(event)
+
+
+def lent(count: int, **settings: object) -> tuple[Bench, SessionId, list[LeaseId]]:
+    """A node where NEAR has an owner and lends so many slabs."""
+    bench = Bench(**settings)  # type: ignore[arg-type]  # tests say which
+    bench.report(NEAR, {OWNER: 8 * MIB})
+    bench.tick(20.0)
+    session = bench.open()
+    return bench, session, [bench.grant(session) for _ in range(count)]
+
+
+def test_a_gpu_that_is_never_lent_grants_nothing() -> None:
+    """The refusal names the policy; nothing is called trouble."""
+    bench = Bench(lending_of={NEAR: LendingPolicy.NEVER})
+    session = bench.open()
+    with pytest.raises(InsufficientMemory, match=f"{NEAR} lends nothing, its .*policy is `never`"):
+        bench.ask(session)
+    assert (bench.gpu(NEAR).trouble, bench.gpu(NEAR).lendable_bytes) == ("", 0)
+    assert bench.gpu(NEAR).lending is LendingPolicy.NEVER
+
+
+def test_an_offered_gpu_lends_what_a_producer_offers() -> None:
+    """Nothing before the offer, no more than it, nothing more once the producer has left."""
+    bench = Bench(lending=LendingPolicy.OFFERED)
+    owner = bench.open("owner", pid=OWNER, home=NEAR)
+    session = bench.open()
+    bench.report(NEAR, {OWNER: MIB})
+    with pytest.raises(InsufficientMemory, match="nobody has offered any of it"):
+        bench.ask(session)
+    offer(bench, owner, SLAB)
+    kept = bench.grant(session)
+    with pytest.raises(InsufficientMemory):
+        bench.ask(session)
+    bench.handle(SessionClosed(session_id=owner))
+    bench.release(session, kept)
+    bench.freed(kept)
+    with pytest.raises(InsufficientMemory, match="nobody has offered any of it"):
+        bench.ask(session)
+
+
+def test_what_was_let_go_a_moment_ago_is_not_lent() -> None:
+    """An owner that breathes gets its memory back without a revoke; what stays free is lent."""
+    bench = Bench(settle_seconds=5.0)
+    bench.report(NEAR, {OWNER: 160 * MIB})
+    assert bench.gpu(NEAR).lendable_bytes > 0  # it was free from the first
+    before = bench.gpu(NEAR).lendable_bytes
+    bench.tick(10.0)
+    bench.report(NEAR, {OWNER: 100 * MIB})
+    assert bench.gpu(NEAR).lendable_bytes == before
+    bench.tick(3.0)
+    bench.report(NEAR, {OWNER: 130 * MIB})
+    bench.tick(1.9)
+    assert bench.gpu(NEAR).lendable_bytes == before
+    bench.tick(0.2)  # the peak of 160 is five seconds old: 130 is the highest use since
+    assert bench.gpu(NEAR).lendable_bytes == before + 30 * MIB
+
+
+def test_a_higher_use_forgets_lower_peaks_and_lower_ones_wait_in_turn() -> None:
+    """Falling in two steps, each step is lent a settle time after it was taken."""
+    bench = Bench(settle_seconds=5.0)
+    bench.report(NEAR, {OWNER: 100 * MIB})
+    bench.tick(1.0)
+    bench.report(NEAR, {OWNER: 60 * MIB})
+    bench.tick(2.0)
+    bench.report(NEAR, {OWNER: 20 * MIB})
+    at_peak = bench.gpu(NEAR).lendable_bytes
+    bench.tick(3.1)
+    assert bench.gpu(NEAR).lendable_bytes == at_peak + 40 * MIB
+    bench.tick(2.0)
+    assert bench.gpu(NEAR).lendable_bytes == at_peak + 80 * MIB
+
+
+def test_a_new_process_gets_all_of_its_gpu_back_at_once() -> None:
+    """Everything lent there is asked back and freed as it comes; other GPUs are left alone."""
+    bench, session, near = lent(3, newcomer_seconds=10.0, gpus=(HOME, NEAR, FAR))
+    there = {lease_id for lease_id in near if bench.lease(lease_id).lender == NEAR}
+    assert there
+    assert there != set(near)
+    bench.report(NEAR, {OWNER: 8 * MIB, NEW: MIB})
+    [order] = bench.the(SendRevoke)
+    assert (set(order.lease_ids), order.reason) == (there, RevokeReason.OWNER)
+    bench.acknowledge(session, *order.lease_ids)
+    assert {free.lease_id for free in bench.the(FreeSlab)} == there
+    assert bench.gpu(NEAR).waits_for == "a new process settles there"
+    assert bench.gpu(FAR).waits_for == ""
+
+
+def test_a_slab_that_is_being_made_for_somebody_is_not_granted_any_more() -> None:
+    """A process that comes while a slab is made gets that memory, too."""
+    bench, session, _ = lent(0, newcomer_seconds=10.0)
+    lease_id = bench.ask(session)
+    bench.report(NEAR, {OWNER: 8 * MIB, NEW: MIB})
+    assert bench.the(SendRevoke) == []  # nobody has it yet
+    bench.tick()
+    assert bench.lease(lease_id).revocation is not None
+
+
+def test_it_lends_again_when_use_has_not_changed_for_a_while() -> None:
+    """The time counts from the last change, and from when it was alone."""
+    bench, session, [lease_id] = lent(1, newcomer_seconds=10.0)
+    bench.report(NEAR, {OWNER: 8 * MIB, NEW: MIB})
+    bench.acknowledge(session, lease_id)
+    bench.tick(1.0)
+    bench.freed(lease_id)
+    for used_mib in (20, 40):
+        bench.tick(6.0)
+        bench.report(NEAR, {OWNER: 8 * MIB, NEW: used_mib * MIB})
+    bench.keepalive(session)
+    bench.tick(9.8)
+    assert bench.gpu(NEAR).lendable_bytes == 0
+    bench.tick(0.3)
+    assert bench.gpu(NEAR).lendable_bytes > 0
+
+
+def test_what_its_processes_use_may_breathe_by_less_than_a_granule() -> None:
+    """A driver's bookkeeping is no change."""
+    bench, _, _ = lent(0, newcomer_seconds=10.0)
+    bench.report(NEAR, {OWNER: 8 * MIB, NEW: 8 * MIB})
+    for step in range(11):
+        bench.tick(1.0)
+        bench.report(NEAR, {OWNER: 8 * MIB, NEW: 8 * MIB + step % 2})
+    assert bench.gpu(NEAR).lendable_bytes > 0
+
+
+def test_nothing_is_revoked_or_freed_there_while_it_is_alone() -> None:
+    """What heals from quarantine meanwhile is freed at the end; the reserve waits as well."""
+    bench, session, [lease_id] = lent(1, newcomer_seconds=10.0)
+    bench.report(NEAR, {OWNER: 8 * MIB, NEW: MIB})
+    bench.keepalive(session)
+    bench.tick(2.2)
+    assert bench.state(lease_id) is LeaseState.QUARANTINED
+    bench.report(NEAR, {OWNER: 8 * MIB, NEW: GPU_BYTES - SLAB - 8 * MIB})
+    assert bench.the(SendRevoke) == []
+    bench.acknowledge(session, lease_id)
+    assert [free.lease_id for free in bench.the(FreeSlab)] == [lease_id]  # owed to the newcomer
+
+
+def test_a_process_that_never_rests_ends_the_quiet_after_ten_minutes() -> None:
+    """The longest that a GPU is left alone, however it is asked for."""
+    bench, session, _ = lent(0, newcomer_seconds=10.0)
+    bench.report(NEAR, {OWNER: 8 * MIB, NEW: MIB})
+    for step in range(int(LONGEST_QUIESCE_SECONDS / 9)):
+        assert bench.gpu(NEAR).lendable_bytes == 0
+        bench.tick()
+        bench.now += 9.0
+        bench.keepalive(session)
+        bench.report(NEAR, {OWNER: 8 * MIB, NEW: (4 + 4 * (step % 2)) * MIB})
+    bench.now += 9.0
+    bench.tick()
+    assert bench.gpu(NEAR).lendable_bytes > 0
+
+
+def test_who_was_there_before_the_daemon_is_no_newcomer() -> None:
+    """A daemon's first look at a GPU takes nothing back."""
+    bench = Bench(newcomer_seconds=10.0, attach=False)
+    bench.attach(HOME, NEAR)
+    assert bench.gpu(NEAR).waits_for == ""
+    bench.report(NEAR, {OWNER: MIB})
+    assert bench.gpu(NEAR).waits_for == "a new process settles there"
+
+
+def test_an_owner_that_outgrows_the_reserve_is_a_warning() -> None:
+    """`auto` can't answer it in time: the status names the policy that can."""
+    bench = Bench()
+    bench.report(NEAR, {OWNER: 10 * MIB})
+    assert bench.gpu(NEAR).warnings == ()
+    bench.report(NEAR, {OWNER: 110 * MIB})
+    [warning] = bench.gpu(NEAR).warnings
+    assert "grew by 100 MiB at once" in warning
+    assert "`offered`" in warning
+    bench = Bench(lending=LendingPolicy.OFFERED)
+    bench.report(NEAR, {OWNER: 10 * MIB})
+    bench.report(NEAR, {OWNER: 110 * MIB})
+    assert bench.gpu(NEAR).warnings == ()
