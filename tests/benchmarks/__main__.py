@@ -1,39 +1,57 @@
-"""`make bench`: starts a node, measures, prints the tables and keeps the figures as JSON."""
+"""`make bench`: starts a node, measures, prints the table and keeps the figures as JSON."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from tests.benchmarks import fragmentation, leases, machine, paging, pools
-from tests.nodes import MIB, running_node
+from tests.benchmarks import figure, fragmentation, machine, paging, pools
+from tests.benchmarks.figure import Figure
+from tests.nodes import MIB, Node, running_node
+
+GPUS = 8
+GPU_BYTES = 1024 * MIB
+FRAGMENTATION = "fragmentation"  # of numbers alone: it has a table of its own
+
+# Each is measured against a node of its own, so none finds what another has left.
+SUBJECTS: Mapping[str, Callable[[Node], Iterator[Figure]]] = {
+    "paging": lambda node: paging.measure(node.socket),
+    "pools": lambda node: pools.measure(node.socket),
+}
 
 
 def main() -> None:
     """Measure everything."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--json", type=Path, help="where the figures are kept")
+    names = [*SUBJECTS, FRAGMENTATION]
+    parser.add_argument("--only", nargs="+", choices=names, default=names)
     chosen = parser.parse_args()
-    document = machine.description()
-    with running_node(gpus=8, gpu_bytes=256 * MIB) as node:
-        lease_figures = leases.measure(node)
-        paging_figures = paging.measure(node.socket)
-        pool_figures = pools.measure(node.socket)
-    fragmentation_figures = fragmentation.measure()
-    document |= {
-        "leases": leases.document(lease_figures),
-        "paging": paging.document(paging_figures),
-        "pools": pools.document(pool_figures),
-        "fragmentation": fragmentation.document(fragmentation_figures),
-    }
-    print(json.dumps({key: document[key] for key in ("date", "processor", "cores", "packages")}))
-    print(*leases.table(lease_figures), "", *paging.table(paging_figures), sep="\n")
-    print("", *pools.table(pool_figures), sep="\n")
-    print("", *fragmentation.table(fragmentation_figures), sep="\n")
+    described = machine.description()
+    figures = [one for name in SUBJECTS if name in chosen.only for one in _measure(name)]
+    extents = fragmentation.measure() if FRAGMENTATION in chosen.only else []
+    print(json.dumps(described), "", *figure.table(figures), "", sep="\n")
+    print(*fragmentation.table(extents), sep="\n")
     if chosen.json:
         chosen.json.parent.mkdir(parents=True, exist_ok=True)
+        document = {
+            **described,
+            "figures": figure.document(figures),
+            "fragmentation": fragmentation.document(extents),
+        }
         chosen.json.write_text(json.dumps(document, indent=2) + "\n")
+
+
+def _measure(subject: str) -> list[Figure]:
+    start = time.monotonic()
+    with running_node(gpus=GPUS, gpu_bytes=GPU_BYTES) as node:
+        figures = list(SUBJECTS[subject](node))
+    print(f"{subject}: {time.monotonic() - start:.0f} s", file=sys.stderr)
+    return figures
 
 
 if __name__ == "__main__":

@@ -10,12 +10,17 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 
 import aqua_client
+from tests.benchmarks.figure import Figure
+from tests.benchmarks.threads import one_thread
 
+SUBJECT = "pools"
+OUT_SHARE = 0.8
+IN_SHARE = 0.65
 BLOCK_BYTES = 32 * 2**10
 BLOCKS = 1000
 CACHE_BLOCKS = 4096
@@ -25,12 +30,10 @@ CLOCK = time.perf_counter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PoolFigures:
-    """Medians, in milliseconds."""
+class Medians:
+    """In milliseconds."""
 
-    blocks: int
-    block_bytes: int
-    tier: str  # where the blocks went
+    tier: str  # where the blocks went: anything but "peer" is not the figure that was wanted
     copy_ms: float  # contiguous
     out_ms: float
     out_each_ms: float  # a copy_ for each block
@@ -39,49 +42,29 @@ class PoolFigures:
     in_each_ms: float
     in_select_ms: float
 
-    @property
-    def out_share(self) -> float:
-        """Of the speed of one contiguous copy."""
-        return self.copy_ms / self.out_ms
 
-    @property
-    def in_share(self) -> float:
-        """Of the speed of one contiguous copy."""
-        return self.copy_ms / self.in_ms
-
-
-def measure(socket: str) -> PoolFigures:
+def measure(socket: str) -> Iterator[Figure]:
     """Measure against the node at *socket*."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with aqua_client.connect(socket=socket, home_gpu="SHM-0") as client:
-            return _measure(client)
-    finally:
-        torch.set_num_threads(threads)
-
-
-def document(figures: PoolFigures) -> dict[str, object]:
-    """For the result file."""
-    return asdict(figures)
-
-
-def table(figures: PoolFigures) -> Iterator[str]:
-    """For people."""
-    mib = figures.blocks * figures.block_bytes / 2**20
-    yield (
-        f"{figures.blocks} scattered blocks of {figures.block_bytes // 2**10} KiB ({mib:.1f} MiB), "
-        f"{figures.tier}; one contiguous copy_ of as many bytes takes {figures.copy_ms:.2f} ms"
-    )
-    yield f"{'':>5} {'pool':>9} {'of copy_':>9} {'a copy_ each':>13} {'index_select + copy_':>21}"
-    for name, own, share, each, select in (
-        ("out", figures.out_ms, figures.out_share, figures.out_each_ms, figures.out_select_ms),
-        ("in", figures.in_ms, figures.in_share, figures.in_each_ms, figures.in_select_ms),
+    with one_thread(), aqua_client.connect(socket=socket, home_gpu="SHM-0") as client:
+        medians = _measure(client)
+    size = f"{BLOCKS:,} blocks of {BLOCK_BYTES // 2**10} KiB"
+    size += "" if medians.tier == "peer" else f" in {medians.tier}"
+    for name, own_ms, goal, each_ms, select_ms in (
+        ("out", medians.out_ms, OUT_SHARE, medians.out_each_ms, medians.out_select_ms),
+        ("in", medians.in_ms, IN_SHARE, medians.in_each_ms, medians.in_select_ms),
     ):
-        yield f"{name:>5} {own:>7.2f}ms {share:>9.2f} {each:>11.2f}ms {select:>19.2f}ms"
+        yield Figure(
+            subject=SUBJECT,
+            name=f"{size}, {name} ({own_ms:.2f} ms)",
+            value=medians.copy_ms / own_ms,
+            unit="of one `copy_`'s speed",
+            rival=f"one `copy_` {medians.copy_ms:.2f} ms, one each {each_ms:.2f} ms, "
+            f"`index_select` or `index_copy_` and a copy {select_ms:.2f} ms",
+            at_least=goal,
+        )
 
 
-def _measure(client: aqua_client.Client) -> PoolFigures:
+def _measure(client: aqua_client.Client) -> Medians:
     cache = torch.randint(0, 256, (CACHE_BLOCKS, BLOCK_BYTES), dtype=torch.uint8)
     ids = torch.randperm(CACHE_BLOCKS)[:BLOCKS].tolist()
     kept = cache[ids]
@@ -112,4 +95,4 @@ def _measure(client: aqua_client.Client) -> PoolFigures:
             milliseconds[name].append((CLOCK() - start) * 1e3)
     assert torch.equal(cache[ids], kept), "the figures are of bytes that did not come back"
     medians = {name: statistics.median(row[WARM_ROUNDS:]) for name, row in milliseconds.items()}
-    return PoolFigures(blocks=BLOCKS, block_bytes=BLOCK_BYTES, tier=tier, **medians)
+    return Medians(tier=tier, **medians)
