@@ -127,6 +127,10 @@ class Node:
     def pid(self) -> int:
         return self.daemon.pid
 
+    def become(self, variables: Mapping[str, str]) -> None:
+        """Have what is started from now on run under these *variables*."""
+        self._variables = variables
+
     def start_daemon(self) -> None:
         """Start the daemon and wait until it says that it is ready."""
         self._daemon = self._start([*self._program, *self._flags], self._log)

@@ -17,6 +17,7 @@ from tests.nodes import REPOSITORY, environment
 
 OLD_VERSION = "0.1.0"
 KEPT = Path(__file__).parent / OLD_VERSION
+CLIENT = (KEPT / "client.py").read_text()
 
 
 @dataclass(frozen=True, slots=True)

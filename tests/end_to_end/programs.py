@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from tests.nodes import Node, environment, read_line
@@ -50,10 +50,10 @@ class Program:
         self.process = process
         self.first = self._answer()
 
-    def ask(self) -> dict[str, object]:
-        """Have it look at its tensors."""
+    def ask(self, what: str = "look") -> dict[str, object]:
+        """Have it look at its tensors, or do what else it knows."""
         assert self.process.stdin is not None
-        self.process.stdin.write("look\n")
+        self.process.stdin.write(f"{what}\n")
         self.process.stdin.flush()
         return self._answer()
 
@@ -67,12 +67,19 @@ class Program:
 
 @contextmanager
 def running_program(
-    node: Node, *, tensors: int = 6, source: str = PARKING + OBEYING, home_gpu: str = "SHM-0"
+    node: Node,
+    *,
+    tensors: int = 6,
+    source: str = PARKING + OBEYING,
+    home_gpu: str = "SHM-0",
+    variables: Mapping[str, str] | None = None,
 ) -> Iterator[Program]:
     """A program that has parked so many MiB; killed at the end of the block."""
+    usual = {"AQUA_SOCKET": node.socket, "AQUA_HOME_GPU": home_gpu, "AQUA_CONNECT_SECONDS": "10"}
     process = subprocess.Popen(
         [sys.executable, "-c", source, str(tensors)],
-        env=environment(AQUA_SOCKET=node.socket, AQUA_HOME_GPU=home_gpu, AQUA_CONNECT_SECONDS="10"),
+        cwd=node.directory,
+        env=environment(**usual, **(variables or {})),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
