@@ -169,8 +169,18 @@ class TenantAccount:
 
     held_bytes: int = 0
     host_bytes: int = 0
+    leases: int = 0  # every one but the lost
     sessions: int = 0
-    excused_bytes: int = 0  # what it held when adopted, or when a quota was set: may be over it
+    # What it held when adopted, or when a quota was set: may be over it.
+    excused_bytes: int = 0
+    excused_leases: int = 0
+    excused_sessions: int = 0
+
+    def excuse(self) -> None:
+        """What is held now may stay, whatever the quota is."""
+        self.excused_bytes = self.held_bytes
+        self.excused_leases = self.leases
+        self.excused_sessions = self.sessions
 
 
 @dataclass(slots=True, kw_only=True)

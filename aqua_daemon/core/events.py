@@ -8,6 +8,7 @@ carry; what the broker refuses at once it raises, what it answers it answers by 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
 from aqua_daemon.core.model import (
     GpuReport,
@@ -201,15 +202,26 @@ class ReclaimRequested:
     deadline_seconds: float | None  # None: the standard deadline
 
 
+class Unchanged(Enum):
+    """Stands for what a setting leaves as it is."""
+
+    UNCHANGED = "unchanged"
+
+
+UNCHANGED = Unchanged.UNCHANGED
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuotaSet:
-    """An admin set what a tenant may hold."""
+    """An admin set what a tenant may hold. None: the default."""
 
     session_id: SessionId
     request_id: RequestId
     tenant: TenantName
-    nbytes: int | None  # None: the default
+    nbytes: int | Unchanged | None
     revision: int | None  # that the setting is to have; None: the next
+    leases: int | Unchanged | None = UNCHANGED
+    sessions: int | Unchanged | None = UNCHANGED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -160,12 +160,18 @@ def _check_request(turn: Turn, event: LeaseRequested) -> None:
 
 
 def _check_quota(turn: Turn, session: Session, nbytes: int) -> None:
-    for name, quota_bytes in turn.books.quotas_over(session.tenant):
-        held_bytes = turn.ledger.quota_account(name).held_bytes
-        if held_bytes + nbytes > quota_bytes:
+    for name, limits in turn.books.limits_over(session.tenant):
+        account = turn.ledger.quota_account(name)
+        if account.held_bytes + nbytes > limits.nbytes:
             msg = (
-                f"{name} holds {held_bytes / MIB:g} of its {quota_bytes / MIB:g} MiB, "
+                f"{name} holds {account.held_bytes / MIB:g} of its {limits.nbytes / MIB:g} MiB, "
                 f"{nbytes / MIB:g} MiB more do not fit: release leases, or use host memory"
+            )
+            raise QuotaExceeded(msg)
+        if account.leases >= limits.leases:
+            msg = (
+                f"{name} holds {account.leases} of its {limits.leases} leases, no more are granted: "
+                "release some and ask for larger ones, or use host memory"
             )
             raise QuotaExceeded(msg)
 

@@ -80,13 +80,21 @@ def violations_of_gpu(account: GpuAccount) -> Iterator[Violation]:
 
 def violations_of_tenant(books: Books, tenant: TenantName) -> Iterator[Violation]:
     """Whether a tenant holds more than it may; what it held before a restart or a new quota, it may keep."""
-    for name, quota_bytes in books.quotas_over(tenant):
+    for name, limits in books.limits_over(tenant):
         account = books.ledger.quota_account(name)
-        allowed_bytes = max(quota_bytes, account.excused_bytes)
+        allowed_bytes = max(limits.nbytes, account.excused_bytes)
         if not 0 <= account.held_bytes <= allowed_bytes or account.host_bytes < 0:
             message = (
                 f"{name} holds {account.held_bytes} of {allowed_bytes} bytes and "
                 f"{account.host_bytes} of host room"
+            )
+            yield Violation(rule="quota", gpu=None, lease_id=None, message=message)
+        allowed_leases = max(limits.leases, account.excused_leases)
+        allowed_sessions = max(limits.sessions, account.excused_sessions)
+        if account.leases > allowed_leases or account.sessions > allowed_sessions:
+            message = (
+                f"{name} has {account.leases} of {allowed_leases} leases and "
+                f"{account.sessions} of {allowed_sessions} sessions"
             )
             yield Violation(rule="quota", gpu=None, lease_id=None, message=message)
 
@@ -154,13 +162,15 @@ def _recounted_gpu(books: Books, account: GpuAccount, leases: list[Lease]) -> It
 def _recounted_tenant(books: Books, tenant: TenantName, leases: list[Lease]) -> Iterator[Violation]:
     account = books.ledger.tenants[tenant]
     sessions = [found for found in books.ledger.sessions.values() if found.tenant == tenant]
-    held = sum(lease.nbytes for lease in leases if lease.state is not LeaseState.LOST)
+    held = [lease.nbytes for lease in leases if lease.state is not LeaseState.LOST]
     host = sum(session.host_room.nbytes for session in sessions)
     host += sum(lease.nbytes for lease in leases if has_host_room(lease))
-    if (held, host, len(sessions)) != (account.held_bytes, account.host_bytes, account.sessions):
+    counted = (sum(held), host, len(held), len(sessions))
+    said = (account.held_bytes, account.host_bytes, account.leases, account.sessions)
+    if counted != said:
         message = (
-            f"{tenant}'s records make {held} bytes, {host} of host room, {len(sessions)} sessions; "
-            f"its account says {account.held_bytes}, {account.host_bytes}, {account.sessions}"
+            f"{tenant}'s records make (bytes, host room, leases, sessions) {counted}; "
+            f"its account says {said}"
         )
         yield Violation(rule="recount", gpu=None, lease_id=None, message=message)
 
@@ -169,11 +179,17 @@ def _recounted_owner(
     books: Books, owner: TenantName, account: TenantAccount
 ) -> Iterator[Violation]:
     parts = [part for name, part in books.ledger.tenants.items() if owner_of(name) == owner]
-    held, host = sum(part.held_bytes for part in parts), sum(part.host_bytes for part in parts)
-    if (held, host) != (account.held_bytes, account.host_bytes):
+    counted = (
+        sum(part.held_bytes for part in parts),
+        sum(part.host_bytes for part in parts),
+        sum(part.leases for part in parts),
+        sum(part.sessions for part in parts),
+    )
+    said = (account.held_bytes, account.host_bytes, account.leases, account.sessions)
+    if counted != said:
         message = (
-            f"{owner} and its sub-tenants have {held} bytes and {host} of host room, their "
-            f"account says {account.held_bytes} and {account.host_bytes}"
+            f"{owner} and its sub-tenants have (bytes, host room, leases, sessions) {counted}, "
+            f"their account says {said}"
         )
         yield Violation(rule="recount", gpu=None, lease_id=None, message=message)
 

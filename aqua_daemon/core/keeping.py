@@ -150,9 +150,7 @@ def _adopt(turn: Turn, tag: SlabTag) -> None:
         named_at=turn.now,
     )
     turn.enter(lease, Move.UNWANTED if is_unwanted else Move.ADOPTED)
-    for name, _quota_bytes in turn.books.quotas_over(tag.tenant):
-        account = turn.ledger.quota_account(name)
-        account.excused_bytes = account.held_bytes
+    turn.books.excuse(tag.tenant)
     if is_unwanted:
         send_free(turn, lease)
         return

@@ -142,6 +142,8 @@ class Ledger:
             gpu.held_bytes += signed_bytes
             tenant.held_bytes += signed_bytes
             owner.held_bytes += signed_bytes
+            tenant.leases += sign
+            owner.leases += sign
         if is_coming(lease):
             gpu.coming_bytes += signed_bytes
         account = self.session_accounts[lease.session_id]

@@ -10,7 +10,12 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NewType
 
-from aqua_daemon.core.sizes import RESTART_GRACE_SECONDS, TERM_SECONDS
+from aqua_daemon.core.sizes import (
+    MOST_TENANT_LEASES,
+    MOST_TENANT_SESSIONS,
+    RESTART_GRACE_SECONDS,
+    TERM_SECONDS,
+)
 
 GpuUuid = NewType("GpuUuid", str)
 LeaseId = NewType("LeaseId", str)
@@ -58,7 +63,7 @@ class QuotaOutcome(Enum):
 
     APPLIED = "applied"  # it is in force under the revision named
     STALE = "stale"  # a later revision is in force
-    CONFLICT = "conflict"  # the same revision is in force, with other bytes
+    CONFLICT = "conflict"  # the same revision is in force, with other limits
 
 
 class LendingPolicy(Enum):
@@ -99,11 +104,36 @@ class HostRoom:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How much a tenant may hold."""
+
+    nbytes: int
+    leases: int
+    sessions: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Quota:
-    """What an admin set for a tenant; a higher revision replaces a lower."""
+    """What an admin set for a tenant; a higher revision replaces a lower.
+
+    None is the node's default; for a sub-tenant, no limit of its own.
+    """
 
     revision: int
-    nbytes: int | None  # None: the node's default; for a sub-tenant, no quota of its own
+    nbytes: int | None
+    leases: int | None = None
+    sessions: int | None = None
+
+    def over(self, default: Limits) -> Limits:
+        """What may be held where *default* holds for what is not set."""
+        return Limits(
+            nbytes=default.nbytes if self.nbytes is None else self.nbytes,
+            leases=default.leases if self.leases is None else self.leases,
+            sessions=default.sessions if self.sessions is None else self.sessions,
+        )
+
+
+UNSET = Quota(revision=0, nbytes=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,6 +265,12 @@ class QuotaSnapshot:
     is_default: bool
     revision: int
     held_bytes: int
+    leases: int = MOST_TENANT_LEASES
+    leases_are_default: bool = True
+    held_leases: int = 0
+    sessions: int = MOST_TENANT_SESSIONS
+    sessions_are_default: bool = True
+    held_sessions: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,6 +299,8 @@ class BrokerSettings:
     host_pool_bytes: int  # for `store` data of all sessions together
     tenant_host_bytes: int  # for `store` data of one tenant
     tenant_quota_bytes: int  # slabs of one tenant, in any state but LOST
+    tenant_quota_leases: int = MOST_TENANT_LEASES  # of one tenant, in any state but LOST
+    tenant_quota_sessions: int = MOST_TENANT_SESSIONS  # until nothing of them is left
     lend_to_own_gpu: bool = False  # what one-GPU tests do
     lending: LendingPolicy = LendingPolicy.AUTO  # of GPUs that `lending_of` does not name
     lending_of: Mapping[GpuUuid, LendingPolicy] = field(default_factory=dict)

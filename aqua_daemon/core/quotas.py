@@ -1,4 +1,4 @@
-"""Quotas that admins set: what a tenant may hold, in all states but LOST.
+"""Quotas that admins set: bytes and leases, in all states but LOST, and sessions of a tenant.
 
 A setting has a revision, so that two admins, or one and a tool that repeats itself, can tell whose
 is in force. A quota below what is held takes nothing back: it bars grants until enough came back by
@@ -8,13 +8,11 @@ itself. Keeping the settings over a restart is not done here: that is the settin
 from __future__ import annotations
 
 from aqua_daemon.core.errors import InvalidRequest, NotPermitted
-from aqua_daemon.core.events import QuotaSet
+from aqua_daemon.core.events import QuotaSet, Unchanged
 from aqua_daemon.core.instructions import AnswerQuota
-from aqua_daemon.core.model import Quota, QuotaOutcome, TenantName
+from aqua_daemon.core.model import UNSET, Quota, QuotaOutcome
 from aqua_daemon.core.sizes import MOST_QUOTAS
 from aqua_daemon.core.turn import Books, Turn
-
-UNSET = Quota(revision=0, nbytes=None)
 
 
 def set_quota(turn: Turn, event: QuotaSet) -> None:
@@ -27,11 +25,16 @@ def set_quota(turn: Turn, event: QuotaSet) -> None:
         return
     before = turn.books.quotas.get(event.tenant, UNSET)
     revision = before.revision + 1 if event.revision is None else event.revision
-    after = Quota(revision=revision, nbytes=event.nbytes)
+    after = Quota(
+        revision=revision,
+        nbytes=_changed(before.nbytes, event.nbytes),
+        leases=_changed(before.leases, event.leases),
+        sessions=_changed(before.sessions, event.sessions),
+    )
     outcome = _outcome(before, after)
     if outcome is QuotaOutcome.APPLIED and after != before:
         turn.books.quotas[event.tenant] = after
-        excuse(turn.books, event.tenant)
+        turn.ledger.quota_account(event.tenant).excuse()
     turn.answer(
         AnswerQuota(
             session_id=event.session_id,
@@ -43,24 +46,24 @@ def set_quota(turn: Turn, event: QuotaSet) -> None:
     )
 
 
-def excuse(books: Books, tenant: TenantName) -> None:
-    """What is held now may stay, whatever the quota is."""
-    account = books.ledger.quota_account(tenant)
-    account.excused_bytes = account.held_bytes
+def _changed(before: int | None, wanted: int | Unchanged | None) -> int | None:
+    return before if isinstance(wanted, Unchanged) else wanted
 
 
 def _outcome(before: Quota, after: Quota) -> QuotaOutcome:
     if after.revision < before.revision:
         return QuotaOutcome.STALE
-    if after.revision == before.revision and after.nbytes != before.nbytes:
+    if after.revision == before.revision and after != before:
         return QuotaOutcome.CONFLICT
     return QuotaOutcome.APPLIED
 
 
 def _check(books: Books, event: QuotaSet) -> None:
-    if event.nbytes is not None and event.nbytes < 0:
-        msg = f"a quota of {event.nbytes} bytes: it may not be below 0"
-        raise InvalidRequest(msg)
+    wishes = (("bytes", event.nbytes), ("leases", event.leases), ("sessions", event.sessions))
+    for name, wanted in wishes:
+        if isinstance(wanted, int) and wanted < 0:
+            msg = f"a quota of {wanted} {name}: it may not be below 0"
+            raise InvalidRequest(msg)
     if event.revision is not None and event.revision < 1:
         msg = f"revision {event.revision}: the first is 1"
         raise InvalidRequest(msg)

@@ -10,7 +10,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from aqua_daemon.core import host_room
-from aqua_daemon.core.errors import InvalidRequest, NotPermitted, UnknownSession
+from aqua_daemon.core.errors import (
+    InvalidRequest,
+    NotPermitted,
+    QuotaExceeded,
+    UnknownSession,
+)
 from aqua_daemon.core.events import (
     HostRoomRequested,
     KeepaliveReceived,
@@ -36,7 +41,7 @@ from aqua_daemon.core.model import (
 )
 from aqua_daemon.core.returning import RETURNABLE, forget_if_over, take_back
 from aqua_daemon.core.revoking import return_from_proved_gone, revoke_from_dead, send_again
-from aqua_daemon.core.sizes import SUSPECT_TERM_FRACTION
+from aqua_daemon.core.sizes import SPARE_ADMIN_SESSIONS, SUSPECT_TERM_FRACTION
 from aqua_daemon.core.turn import Turn
 
 
@@ -45,7 +50,10 @@ def open_session(turn: Turn, event: SessionOpened) -> None:
     if event.session_id in turn.ledger.sessions or event.session_id in turn.books.ended:
         msg = f"session id {event.session_id} was used before: make a new one"
         raise InvalidRequest(msg)
+    _check_quota(turn, event)
     _enter(turn, event)
+    if event.is_admin:
+        turn.books.excuse(event.tenant)
 
 
 def reattach(turn: Turn, event: SessionReattached) -> None:
@@ -54,6 +62,7 @@ def reattach(turn: Turn, event: SessionReattached) -> None:
     if event.session_id not in turn.ledger.sessions:
         _check_may_come_unknown(turn, event)
         session = _enter(turn, event)
+        turn.books.excuse(session.tenant)  # another daemon let it in
         is_rebuilding = True
     else:
         session = turn.ledger.living_session(event.session_id)
@@ -172,6 +181,18 @@ def schedule(turn: Turn, session: Session) -> None:
     at = session.heard_at + seconds
     turn.ledger.session_accounts[session.session_id].timer_at = at
     turn.books.session_timers.push(at, session.session_id)
+
+
+def _check_quota(turn: Turn, event: SessionOpened) -> None:
+    spare = SPARE_ADMIN_SESSIONS if event.is_admin else 0
+    for name, limits in turn.books.limits_over(event.tenant):
+        has = turn.ledger.quota_account(name).sessions
+        if has >= limits.sessions + spare:
+            msg = (
+                f"{name} has {has} of its {limits.sessions} sessions, no more are opened: say "
+                "goodbye in those that are over, or end the processes that they belong to"
+            )
+            raise QuotaExceeded(msg)
 
 
 def _enter(turn: Turn, event: SessionOpened | SessionReattached) -> Session:

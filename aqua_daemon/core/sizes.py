@@ -37,6 +37,13 @@ REMEMBERED_REQUESTS = 1024
 # Ids of ended sessions and leases that are kept so that they can't come back; the oldest go first.
 REMEMBERED_ENDED = 8192
 
+# Twice what the largest nodes have room for in slabs of the smallest size that a busy client asks.
+MOST_TENANT_LEASES = 16_384
+# A process needs one, and each costs the daemon three descriptors until its process is gone.
+MOST_TENANT_SESSIONS = 1024
+# An admin can look and set although its own tenant has all the sessions that it may have.
+SPARE_ADMIN_SESSIONS = 8
+
 # Settings of tenants that come and go are kept for ever; this many are a file of 1 MB.
 MOST_QUOTAS = 10_000
 

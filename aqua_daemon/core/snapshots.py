@@ -5,12 +5,14 @@ from __future__ import annotations
 from aqua_daemon.core.accounts import GpuAccount
 from aqua_daemon.core.lending import outgrown
 from aqua_daemon.core.model import (
+    UNSET,
     GpuSnapshot,
     LeaseState,
     NodeSnapshot,
     QuotaSnapshot,
     TenantName,
     TenantSnapshot,
+    owner_of,
 )
 from aqua_daemon.core.turn import Books
 
@@ -67,19 +69,28 @@ def _tenant(books: Books, tenant: TenantName) -> TenantSnapshot:
     return TenantSnapshot(
         tenant=tenant,
         leased_bytes=account.held_bytes,
-        quota_bytes=min(nbytes for _, nbytes in books.quotas_over(tenant)),
+        quota_bytes=min(limits.nbytes for _, limits in books.limits_over(tenant)),
         host_reserved_bytes=account.host_bytes,
         sessions=account.sessions,
     )
 
 
 def _quota(books: Books, tenant: TenantName) -> QuotaSnapshot:
-    found = books.quotas.get(tenant)
-    *_, (_, nbytes) = books.quotas_over(tenant)
+    found = books.quotas.get(tenant, UNSET)
+    limits = next(limits for _, limits in books.limits_over(tenant))  # of the owner of a sub-tenant
+    if tenant != owner_of(tenant):
+        limits = found.over(limits)
+    account = books.ledger.quota_account(tenant)
     return QuotaSnapshot(
         tenant=tenant,
-        nbytes=nbytes,
-        is_default=found is None or found.nbytes is None,
-        revision=0 if found is None else found.revision,
-        held_bytes=books.ledger.quota_account(tenant).held_bytes,
+        nbytes=limits.nbytes,
+        is_default=found.nbytes is None,
+        revision=found.revision,
+        held_bytes=account.held_bytes,
+        leases=limits.leases,
+        leases_are_default=found.leases is None,
+        held_leases=account.leases,
+        sessions=limits.sessions,
+        sessions_are_default=found.sessions is None,
+        held_sessions=account.sessions,
     )

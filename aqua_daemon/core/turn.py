@@ -22,6 +22,7 @@ from aqua_daemon.core.model import (
     LeaseId,
     LeaseState,
     LeaseUse,
+    Limits,
     ProcessIdentity,
     Quota,
     RequestId,
@@ -33,6 +34,8 @@ from aqua_daemon.core.model import (
     owner_of,
 )
 from aqua_daemon.core.sizes import REMEMBERED_ENDED, REMEMBERED_REQUESTS
+
+_NO_LIMITS = Limits(nbytes=2**62, leases=2**62, sessions=2**62)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +71,16 @@ class Books:
     reclaim_timers: Deadlines[RequestId] = field(default_factory=Deadlines)
     reclaims: list[Reclaim] = field(default_factory=list)
     quotas: dict[TenantName, Quota] = field(default_factory=dict)  # those that were ever set
+    default_limits: Limits = field(init=False)
     violations: int = 0
     known_faults: set[tuple[str, GpuUuid | None, LeaseId | None]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.default_limits = Limits(
+            nbytes=self.settings.tenant_quota_bytes,
+            leases=self.settings.tenant_quota_leases,
+            sessions=self.settings.tenant_quota_sessions,
+        )
 
     @property
     def grace_ends_at(self) -> float:
@@ -81,15 +92,18 @@ class Books:
         """Whether each keeper of the node has told what it holds."""
         return all(self.ledger.gpus[gpu].was_heard for gpu in self.settings.gpus)
 
-    def quotas_over(self, tenant: TenantName) -> Iterator[tuple[TenantName, int]]:
-        """Whose quotas count what *tenant* holds, and their bytes: its tenant's, and its own."""
+    def limits_over(self, tenant: TenantName) -> Iterator[tuple[TenantName, Limits]]:
+        """Whose quotas count what *tenant* holds, and how much: its tenant's, and its own."""
         owner = owner_of(tenant)
-        for name in dict.fromkeys((owner, tenant)):
-            quota = self.quotas.get(name)
-            if quota is not None and quota.nbytes is not None:
-                yield name, quota.nbytes
-            elif name == owner:
-                yield name, self.settings.tenant_quota_bytes
+        quota = self.quotas.get(owner)
+        yield owner, self.default_limits if quota is None else quota.over(self.default_limits)
+        if tenant != owner and tenant in self.quotas:
+            yield tenant, self.quotas[tenant].over(_NO_LIMITS)
+
+    def excuse(self, tenant: TenantName) -> None:
+        """What *tenant* holds now may stay, whatever the quotas over it are."""
+        for name, _limits in self.limits_over(tenant):
+            self.ledger.quota_account(name).excuse()
 
     def remember_ended(self, ended_id: str) -> None:
         """Keep an id from coming back."""

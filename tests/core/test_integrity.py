@@ -39,7 +39,23 @@ def spoil_tenant(books: Books) -> None:
 
 
 def spoil_quota(books: Books) -> None:
-    books.settings = replace(books.settings, tenant_quota_bytes=1)
+    books.default_limits = replace(books.default_limits, nbytes=1)
+
+
+def spoil_lease_quota(books: Books) -> None:
+    books.default_limits = replace(books.default_limits, leases=0)
+
+
+def spoil_session_quota(books: Books) -> None:
+    books.default_limits = replace(books.default_limits, sessions=0)
+
+
+def spoil_lease_count(books: Books) -> None:
+    books.ledger.tenants[ALICE].leases += 1
+
+
+def spoil_owners_sessions(books: Books) -> None:
+    books.ledger.owners[ALICE].sessions += 1
 
 
 def spoil_host(books: Books) -> None:
@@ -85,6 +101,10 @@ def spoil_revocation(books: Books) -> None:
         (spoil_coming, "recount"),
         (spoil_tenant, "alice"),
         (spoil_quota, "of 1 bytes"),
+        (spoil_lease_quota, "1 of 0 leases"),
+        (spoil_session_quota, "1 of 0 sessions"),
+        (spoil_lease_count, "alice's records"),
+        (spoil_owners_sessions, "alice and its sub-tenants"),
         (spoil_host, "host room"),
         (spoil_session, "session s1"),
         (spoil_index, "recount"),

@@ -9,6 +9,7 @@ from aqua_daemon.core.errors import InvalidRequest, NotPermitted, QuotaExceeded,
 from aqua_daemon.core.events import QuotaSet, SessionOpened
 from aqua_daemon.core.instructions import AnswerQuota, SendRevoke
 from aqua_daemon.core.model import (
+    UNSET,
     Quota,
     QuotaOutcome,
     QuotaSnapshot,
@@ -16,7 +17,6 @@ from aqua_daemon.core.model import (
     SessionId,
     TenantName,
 )
-from aqua_daemon.core.quotas import UNSET
 from aqua_daemon.core.sizes import MOST_QUOTAS
 from tests.core.bench import ALICE, BOB, CACHE, NEAR, SLAB, Bench, process
 

@@ -54,6 +54,7 @@ class Books:
         self.claims: dict[LeaseId, None] = {}  # heard from the holder
         self.heard_at: dict[SessionId, float] = {}
         self.freed_bytes: dict[GpuUuid, int] = {}  # that came back, ever
+        self.opened: dict[SessionId, TenantName] = {}  # let in by this daemon, and not forgotten
         self._stage = stage
         self._settings = settings
         self.grace_ends_at = stage.now + settings.restart_grace_seconds
@@ -97,7 +98,7 @@ class Books:
 
     def unhear(self, event: Event) -> None:
         """The event was refused: it has changed nothing."""
-        if isinstance(event, SessionReattached) and self._undo is not None:
+        if isinstance(event, SessionOpened | SessionReattached) and self._undo is not None:
             session_id, was_present, was_known = self._undo
             if not was_present:
                 self._present.pop(session_id, None)
@@ -180,6 +181,14 @@ class Books:
     def tenant_bytes(self, tenant: TenantName) -> int:
         """Every slab of a tenant that a keeper holds or was ordered to make."""
         return sum(tag.nbytes for tag in self.held.values() if tag.tenant == tenant)
+
+    def tenant_leases(self, tenant: TenantName) -> int:
+        """How many slabs these are."""
+        return sum(tag.tenant == tenant for tag in self.held.values())
+
+    def tenant_sessions(self, tenant: TenantName) -> int:
+        """How many sessions of a tenant this daemon has opened and not forgotten."""
+        return sum(one == tenant for one in self.opened.values())
 
     def lent_bytes(self, gpu: GpuUuid) -> int:
         """What is lent on a GPU, by the broker's own moves."""

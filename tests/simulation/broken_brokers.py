@@ -175,6 +175,22 @@ class HasNoQuota(BrokenBroker):
         return replace(settings, tenant_quota_bytes=2**50)
 
 
+class CountsNoLeases(BrokenBroker):
+    """Every tenant may have any number of leases within its bytes."""
+
+    def told(self, settings: BrokerSettings) -> BrokerSettings:
+        """Forget how many there may be."""
+        return replace(settings, tenant_quota_leases=2**30)
+
+
+class CountsNoSessions(BrokenBroker):
+    """Every tenant may have any number of sessions."""
+
+    def told(self, settings: BrokerSettings) -> BrokerSettings:
+        """Forget how many there may be."""
+        return replace(settings, tenant_quota_sessions=2**30)
+
+
 class OverbooksTheHost(BrokenBroker):
     """`store` slabs are granted without room to evacuate them to."""
 
@@ -284,6 +300,8 @@ BROKEN: tuple[type[BrokenBroker], ...] = (
     BelievesAnybodysRelease,
     NeverLooksAtTheClock,
     HasNoQuota,
+    CountsNoLeases,
+    CountsNoSessions,
     OverbooksTheHost,
     GrantsWhileRestarting,
     ForgetsTheFree,

@@ -43,6 +43,7 @@ class LinkedProcess(ABC):
         self.stuck: list[tuple[LeaseId, ...]] = []
         self.closed_leases: dict[LeaseId, None] = {}  # given back or refused: never mapped again
         self._daemon: Daemon | None = None
+        self._is_newcomer = True
         self._stage = stage
         self._judge = judge
         self._find_daemon = find_daemon
@@ -94,6 +95,7 @@ class LinkedProcess(ABC):
             self.connect_after(self._stage.chance.between(0.05, 0.5))
             return
         self._daemon = daemon
+        self._is_newcomer = self.session_id is None
         self.connection = Connection(self, self._stage)
         self.connection.up.send(partial(daemon.hello, self.connection, self._hello()))
 
@@ -156,6 +158,9 @@ class LinkedProcess(ABC):
 
     def _refused(self, connection: Connection, error: BrokerError) -> None:
         if connection is not self.connection or self.session_id is None:
+            return
+        if self._is_newcomer:  # its tenant has as many sessions as it may
+            self.session_id = None
             return
         self._judge.session_refused(self.session_id, error)
         self._lose(tuple(self.holdings.slabs), "with their session")

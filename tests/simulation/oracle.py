@@ -115,7 +115,12 @@ class Oracle:
 
     def admitted(self, event: SessionOpened | SessionReattached) -> None:
         """A session has begun, or is back: only its own process may be."""
-        if isinstance(event, SessionReattached):
+        if isinstance(event, SessionOpened):
+            self.books.opened[event.session_id] = event.tenant
+            has = self.books.tenant_sessions(event.tenant)
+            most = self.settings.tenant_quota_sessions
+            require(has <= most, "{} has {} sessions of {}", event.tenant, has, most)
+        else:
             self._stage.count("sessions re-attached")
             process = self._find_process(event.session_id)
             mine = process is None or process.identity == event.process
@@ -145,6 +150,7 @@ class Oracle:
                 self._stage.count("offers")
                 self.books.offered(request_id)
             case ForgetSession(session_id=session_id):
+                self.books.opened.pop(session_id, None)
                 self._stage.count("sessions forgotten")
                 require(
                     not self.books.leases_of(session_id), "{} forgotten with leases", session_id
@@ -256,6 +262,8 @@ class Oracle:
             require(fits, "{} bytes of host room after a grant", reserved)
         held = books.tenant_bytes(tag.tenant)
         require(held <= self.settings.tenant_quota_bytes, "{} holds {} bytes", tag.tenant, held)
+        fits = books.tenant_leases(tag.tenant) <= self.settings.tenant_quota_leases
+        require(fits, "{} has too many leases", tag.tenant)
 
     def _check_room(self, gpu: GpuUuid) -> None:
         total = self.books.reports[gpu].total_bytes

@@ -35,6 +35,8 @@ def scenario_for(chance: Chance) -> Scenario:
         host_pool_bytes=chance.pick((64, 128, 512)) * MIB,
         tenant_host_bytes=chance.pick((48, 96, 512)) * MIB,
         tenant_quota_bytes=chance.pick((32, 64, 256)) * MIB,
+        tenant_quota_leases=chance.pick((4, 8, 64)),
+        tenant_quota_sessions=chance.pick((3, 6, 64)),
         lend_to_own_gpu=chance.happens(0.3),
         term_seconds=term,
         restart_grace_seconds=1.5 * term,
