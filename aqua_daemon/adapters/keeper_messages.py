@@ -10,6 +10,7 @@ from aqua_protos import keeper_pb2
 
 from aqua_daemon.core.instructions import AllocateSlab, FreeSlab
 from aqua_daemon.core.model import (
+    GpuLink,
     GpuReport,
     GpuUuid,
     LeaseId,
@@ -74,6 +75,15 @@ def gpu_report(report: keeper_pb2.GpuReport) -> GpuReport:
         not_lending=report.not_lending,
         warnings=tuple(report.warnings),
         model=report.model,
+        links=tuple(
+            GpuLink(
+                peer=GpuUuid(link.peer),
+                kind=link.kind,
+                count=link.count,
+                has_peer_access=link.has_peer_access,
+            )
+            for link in report.links
+        ),
     )
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from aqua_daemon.core.instructions import Answer
 from aqua_daemon.core.model import (
+    GpuLink,
     GpuReport,
     GpuUuid,
     Lease,
@@ -76,6 +77,8 @@ class GpuAccount:
     others_bytes: int = 0  # used by anything but slabs
     warnings: tuple[str, ...] = ()
     model: str = ""
+    links: dict[GpuUuid, GpuLink] = field(default_factory=dict)
+    borrowers: dict[GpuUuid | None, int] = field(default_factory=dict)  # leases by home GPU
     bytes_in: dict[LeaseState, int] = field(
         default_factory=lambda: dict.fromkeys(LeaseState, 0),
     )
@@ -157,6 +160,7 @@ class GpuAccount:
         self.refusal = said.not_lending
         self.warnings = said.warnings
         self.model = said.model
+        self.links = {link.peer: link for link in said.links}
         self.total_bytes = said.total_bytes
         self.reserve_bytes = reserve_bytes(said.total_bytes)
         self.owner_bytes = dict(said.owner_bytes)

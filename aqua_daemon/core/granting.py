@@ -6,6 +6,7 @@ The promise counts from the moment it is made, so two requests can never be met 
 from __future__ import annotations
 
 from aqua_daemon.core import host_room
+from aqua_daemon.core.accounts import GpuAccount
 from aqua_daemon.core.errors import (
     InsufficientMemory,
     InvalidRequest,
@@ -18,7 +19,9 @@ from aqua_daemon.core.errors import (
 from aqua_daemon.core.events import LeaseRequested, SlabAllocated, SlabAllocationFailed
 from aqua_daemon.core.instructions import AllocateSlab, AnswerDenied, AnswerGranted
 from aqua_daemon.core.lifecycle import Move
+from aqua_daemon.core.links import expected_bytes_per_second, why_not_faster_than_host
 from aqua_daemon.core.model import (
+    GpuUuid,
     Lease,
     LeaseState,
     SafetyClass,
@@ -186,9 +189,20 @@ def _lenders(turn: Turn, session: Session) -> list[Lender]:
             trouble=account.no_grants_because or account.waits_for,
             is_home=account.gpu == session.home_gpu,
             leases_of_session=leases_on.get(account.gpu, 0),
+            too_slow=_too_slow(turn, account, session.home_gpu),
+            bytes_per_second=expected_bytes_per_second(
+                account.links, session.home_gpu, account.borrowers.keys()
+            ),
         )
         for account in turn.ledger.gpus.values()
     ]
+
+
+def _too_slow(turn: Turn, account: GpuAccount, home: GpuUuid | None) -> str:
+    if home is None or home not in account.links:
+        return ""
+    may_use_pcie = turn.books.settings.lend_over_pcie
+    return why_not_faster_than_host(account.links[home], may_use_pcie=may_use_pcie)
 
 
 def _tag(lease: Lease, session: Session) -> SlabTag:

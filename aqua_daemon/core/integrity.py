@@ -7,6 +7,7 @@ what a running broker does about it is `faults`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -145,6 +146,7 @@ def _recounted_gpu(books: Books, account: GpuAccount, leases: list[Lease]) -> It
         bytes_in == account.bytes_in
         and coming_bytes == account.coming_bytes
         and account.leases.keys() == {lease.lease_id for lease in leases}
+        and account.borrowers == Counter(lease.borrower for lease in leases)
         and account.strange_bytes == sum(account.strange_slabs.values())
     )
     if not is_right:

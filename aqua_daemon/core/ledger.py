@@ -103,7 +103,9 @@ class Ledger:
     def enter(self, lease: Lease) -> None:
         """Enter a lease that is not in the books."""
         self.leases[lease.lease_id] = lease
-        self.gpus[lease.lender].leases[lease.lease_id] = None
+        gpu = self.gpus[lease.lender]
+        gpu.leases[lease.lease_id] = None
+        gpu.borrowers[lease.borrower] = gpu.borrowers.get(lease.borrower, 0) + 1
         account = self.session_accounts[lease.session_id]
         account.leases[lease.lease_id] = None
         account.leases_on[lease.lender] = account.leases_on.get(lease.lender, 0) + 1
@@ -124,7 +126,11 @@ class Ledger:
         """Take a lease out of the books."""
         lease = self.leases.pop(lease_id)
         self._count(lease, -1)
-        del self.gpus[lease.lender].leases[lease_id]
+        gpu = self.gpus[lease.lender]
+        del gpu.leases[lease_id]
+        gpu.borrowers[lease.borrower] -= 1
+        if not gpu.borrowers[lease.borrower]:
+            del gpu.borrowers[lease.borrower]
         account = self.session_accounts[lease.session_id]
         del account.leases[lease_id]
         account.leases_on[lease.lender] -= 1

@@ -162,6 +162,16 @@ class SlabTag:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GpuLink:
+    """How one GPU reaches another."""
+
+    peer: GpuUuid
+    kind: str  # "NV", or how far by PCIe: PIX, PXB, PHB, NODE, SYS
+    count: int  # of bonded NVLinks; 0 by PCIe
+    has_peer_access: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GpuReport:
     """What a keeper says of one of its GPUs; it covers every instruction answered before it."""
 
@@ -173,6 +183,7 @@ class GpuReport:
     not_lending: str = ""  # why the keeper refuses to have it lent; else empty
     warnings: tuple[str, ...] = ()  # what an operator should know although it is lent
     model: str = ""
+    links: tuple[GpuLink, ...] = ()  # to the other GPUs; none: it is not known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -302,6 +313,7 @@ class BrokerSettings:
     tenant_quota_leases: int = MOST_TENANT_LEASES  # of one tenant, in any state but LOST
     tenant_quota_sessions: int = MOST_TENANT_SESSIONS  # until nothing of them is left
     lend_to_own_gpu: bool = False  # what one-GPU tests do
+    lend_over_pcie: bool = False  # though it is rarely faster than host memory
     lending: LendingPolicy = LendingPolicy.AUTO  # of GPUs that `lending_of` does not name
     lending_of: Mapping[GpuUuid, LendingPolicy] = field(default_factory=dict)
     settle_seconds: float = 0.0  # `auto` lends what nobody has used for so long

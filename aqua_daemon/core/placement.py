@@ -1,7 +1,8 @@
 """Which GPU a new slab comes from: a pure function from what is lendable to a choice with a reason.
 
-Greedy: the GPU with the most to lend, so that later requests find room everywhere. Link speeds and
-load are not looked at yet.
+Greedy: the GPU that the borrower may expect to reach fastest, as it is shared now; of equals, and
+where nothing is known of links, the one with the most to lend, so that later requests find room
+everywhere. A peer that is no faster than host memory is never chosen.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ class Lender:
     trouble: str  # why nothing is granted there; else empty
     is_home: bool
     leases_of_session: int
+    too_slow: str = ""  # why host memory would be as good; else empty
+    bytes_per_second: float = 0.0  # as it may be expected now; 0: nothing is known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +46,9 @@ def place(lenders: Iterable[Lender], *, nbytes: int, lend_to_own_gpu: bool) -> P
     lenders = tuple(lenders)
     best: Lender | None = None
     for lender in lenders:
-        if lender.lendable_bytes < nbytes or (lender.is_home and not lend_to_own_gpu):
+        if lender.lendable_bytes < nbytes or lender.too_slow:
+            continue
+        if lender.is_home and not lend_to_own_gpu:
             continue
         if best is None or _rank(lender) > _rank(best):
             best = lender
@@ -54,12 +59,14 @@ def place(lenders: Iterable[Lender], *, nbytes: int, lend_to_own_gpu: bool) -> P
             "Use host memory, release leases, or ask for a smaller slab"
         )
         raise InsufficientMemory(msg)
-    return Placement(gpu=best.gpu, reason=f"{_mib(best.lendable_bytes)} lendable, the most")
+    fastest = f"{best.bytes_per_second / 1e9:.0f} GB/s expected, "
+    reason = f"{_mib(best.lendable_bytes)} lendable, the most"
+    return Placement(gpu=best.gpu, reason=fastest + reason if best.bytes_per_second else reason)
 
 
-def _rank(lender: Lender) -> tuple[int, int]:
+def _rank(lender: Lender) -> tuple[float, int, int]:
     # Of equals, one where the session borrows already: a fault of that GPU then costs it no more.
-    return lender.lendable_bytes, min(lender.leases_of_session, 1)
+    return lender.bytes_per_second, lender.lendable_bytes, min(lender.leases_of_session, 1)
 
 
 def _lack(lender: Lender, *, lend_to_own_gpu: bool) -> str:
@@ -67,6 +74,8 @@ def _lack(lender: Lender, *, lend_to_own_gpu: bool) -> str:
         return f"{lender.gpu} is the session's own"
     if lender.trouble:
         return f"{lender.gpu} lends nothing, {lender.trouble}"
+    if lender.too_slow:
+        return f"{lender.gpu} is not used, {lender.too_slow}"
     return (
         f"{lender.gpu} has {_mib(lender.lendable_bytes)} of {_mib(lender.free_bytes)} free above "
         "its reserve and within its owners' limits"
