@@ -10,6 +10,7 @@ silent, push, or die; a new one over the same `Books` is the next daemon. Run as
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
@@ -115,8 +116,11 @@ class FakeDaemon:
         while not self._is_over.is_set():
             try:
                 connection, _ = self._listener.accept()
-            except OSError:
-                return
+            except OSError as error:
+                if error.errno != errno.EMFILE:  # which says nothing of who wants to connect
+                    return
+                self._is_over.wait(0.01)
+                continue
             self._connections.append(connection)
             thread = threading.Thread(target=self._converse, args=(connection,))
             thread.start()
