@@ -46,6 +46,7 @@ class Borrowing:
         self._disowned: OrderedDict[str, None] = OrderedDict()
         self._opening: set[str] = set()  # granted, and being mapped by some thread
         self._put_off: set[str] = set()  # of these: revoked, to be acknowledged once unmapped
+        self._is_closed = False
 
     def put(self, nbytes: int, stored: Stored, *, end: float, avoid_gpu: str = "") -> Place:
         """A place in a slab, for all of *nbytes* or for the first part of them, by *end*.
@@ -98,6 +99,15 @@ class Borrowing:
         finally:
             with self._tiers.lock:
                 host.asked_bytes -= nbytes
+
+    def close(self) -> None:
+        """Under the lock: what is granted from now on is not mapped, or unmapped again."""
+        self._is_closed = True
+
+    @property
+    def is_opening(self) -> bool:
+        """Whether some slab is being mapped."""
+        return bool(self._opening)
 
     def give_back(self, slabs: Sequence[Slab], *, seconds: float | None = None) -> None:
         """Tell the daemon of slabs that are unmapped. Failing is no harm: it takes them back."""
@@ -177,7 +187,7 @@ class Borrowing:
             slab = None
         with self._tiers.lock:
             self._late.clear()
-            if slab is not None and slab.lease_id not in self._disowned:
+            if slab is not None and not self._why_unwanted(slab.lease_id):
                 self._keep(slab)  # for whoever offloads next
                 return
         if slab is not None:
@@ -223,18 +233,18 @@ class Borrowing:
         """
         grant = self._lender.acquire(size, safety, seconds=seconds)
         with self._tiers.lock:
-            is_disowned = grant.lease_id in self._disowned
-            if not is_disowned:
+            unwanted = self._why_unwanted(grant.lease_id)
+            if not unwanted:
                 self._opening.add(grant.lease_id)
-        if is_disowned:
+        if unwanted:
             if grant.descriptor is not None:
                 os.close(grant.descriptor)
-            raise Refused(f"lease {grant.lease_id} was revoked before it came", reason="revoked")
+            raise Refused(f"lease {grant.lease_id} came too late: {unwanted}", reason=unwanted)
         try:
             memory = Memory.of_grant(grant, home_gpu=self._home_gpu)
         except BaseException:
             with self._tiers.lock:
-                self._opening.discard(grant.lease_id)
+                self._opened(grant.lease_id)
                 self._put_off.discard(grant.lease_id)
             self._return_unused(grant)
             raise
@@ -254,26 +264,35 @@ class Borrowing:
 
     def _take_in(self, slab: Slab, nbytes: int, stored: Stored, avoid_gpu: str) -> Place:
         with self._tiers.lock:
-            if slab.lease_id not in self._disowned:
+            unwanted = self._why_unwanted(slab.lease_id)
+            if not unwanted:
                 self._keep(slab)
                 if slab.lender_gpu != avoid_gpu:
                     return slab.put(min(nbytes, slab.nbytes), stored, now=time.monotonic())
                 raise Shortage("same_gpu")
         self._drop(slab)
-        raise Shortage("revoked")
+        raise Shortage(unwanted)
+
+    def _why_unwanted(self, lease_id: str) -> str:
+        """What happened since the slab was asked for; empty: nothing. Under the lock."""
+        return "revoked" if lease_id in self._disowned else "closed" if self._is_closed else ""
 
     def _drop(self, slab: Slab) -> None:
-        """Unmap a slab that was revoked while it was being mapped, then acknowledge it."""
+        """Unmap a slab that nobody wants any more; if it was revoked, acknowledge it then."""
         slab.memory.close()
         with self._tiers.lock:
-            self._opening.discard(slab.lease_id)
+            self._opened(slab.lease_id)
             is_put_off = slab.lease_id in self._put_off
             self._put_off.discard(slab.lease_id)
         if is_put_off:
             self._acknowledge_unknown([slab.lease_id])
 
+    def _opened(self, lease_id: str) -> None:
+        self._opening.discard(lease_id)
+        self._tiers.changed.notify_all()  # who closes waits for it
+
     def _keep(self, slab: Slab) -> None:
-        self._opening.discard(slab.lease_id)
+        self._opened(slab.lease_id)
         self._tiers.add_slab(slab)
         self._tiers.counters.leases_granted += 1
 

@@ -59,7 +59,7 @@ class News:
                 self._tiers.counters.leases_lost += 1
                 for place in tuple(slab.places):
                     if not place.is_retired:
-                        self._tiers.lose(place.stored, slab.fence_reason)
+                        self._tiers.lose_place(place, slab.fence_reason)
 
     def attached(self) -> None:
         """Leases have a full new term."""

@@ -183,13 +183,14 @@ class Pager:
     def close(self) -> None:
         """Unmap and give back everything. Handles hold nothing afterwards. Idempotent.
 
-        Copies that other threads have under way get `close_seconds` to end; slabs that are still
+        What other threads copy or map just now gets `close_seconds` to end; slabs that are still
         in use then stay mapped, and borrowed, as long as this process lives.
         """
         with self._tiers.lock:
             if self._is_closed:
                 return
             self._is_closed = True
+            self._borrowing.close()
         seconds = self._settings.close_seconds
         self._worker.stop(seconds=seconds)
         with self._tiers.lock:
@@ -262,10 +263,12 @@ class Pager:
                     return
 
     def _is_idle(self) -> bool:
-        return not any(_is_pinned(slab) for slab in self._tiers.slabs.values())
+        return not self._borrowing.is_opening and not any(
+            _is_pinned(slab) for slab in self._tiers.slabs.values()
+        )
 
     def _unmap(self, slabs: Iterable[Slab]) -> bool:
-        """Unmap these; whether no slab is mapped any more."""
+        """Unmap these; whether none is mapped any more, nor will be."""
         for slab in slabs:
             try:
                 slab.memory.close()
@@ -274,7 +277,8 @@ class Pager:
             else:
                 with self._tiers.lock:
                     self._tiers.forget_slab(slab)
-        return not self._tiers.slabs
+        with self._tiers.lock:
+            return not (self._tiers.slabs or self._borrowing.is_opening)
 
 
 def _is_pinned(slab: Slab) -> bool:

@@ -164,12 +164,23 @@ class Tiers:
         stored.lost_reason = stored.reason = reason
         self._retire_all(stored)
 
+    def lose_place(self, place: Place, reason: str) -> None:
+        """What lies there is gone, and with it its tensor."""
+        pieces = place.stored.places
+        if pieces and place not in pieces:
+            place.is_retired = True  # it was only on its way there: `replace` leaves it where it is
+        else:
+            self.lose(place.stored, reason)
+
     def replace(self, old: Place, new: Place, reason: str) -> None:
-        """A piece has been copied from *old*, which the caller pinned, to *new*."""
+        """A piece has been copied from *old*, which the caller pinned, to *new*.
+
+        Unless *new* was lost meanwhile: then it is still at *old*.
+        """
         new.is_writing = False
         if old.is_retired:
             new.is_retired = True  # released meanwhile: both places go
-        else:
+        elif not new.is_retired:
             places = old.stored.places
             places[places.index(old)] = new
             old.is_retired = True
