@@ -36,7 +36,8 @@ from aqua_daemon.ctl.options import (
 )
 from aqua_daemon.ctl.quiet_commands import quiesce_command, run_command
 from aqua_daemon.ctl.quota_commands import quota_commands
-from aqua_daemon.ctl.screens import event_line, leases_table, state_name, status_screen
+from aqua_daemon.ctl.screens import event_line, leases_table, state_name
+from aqua_daemon.ctl.status_screen import status_screen
 
 PROGRAM = "aquactl"
 COMPLETE_VARIABLE = "_AQUACTL_COMPLETE"
@@ -59,7 +60,8 @@ def status(path: Path, seconds: float, *, as_json: bool) -> None:
     if as_json:
         print_document(status_document(state))
     else:
-        console().print(status_screen(state))
+        screen = console()
+        screen.print(status_screen(state, columns=screen.width, rows=screen.height))
 
 
 @commands.command()

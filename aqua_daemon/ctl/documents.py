@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from aqua_protos import broker_pb2
 
 from aqua_daemon.ctl.screens import class_name, state_name
-from aqua_daemon.ctl.verdict import verdict
+from aqua_daemon.ctl.verdict import Verdict, findings
 
 SCHEMA = 1
 Document = dict[str, object]
@@ -15,7 +15,7 @@ Document = dict[str, object]
 
 def status_document(state: broker_pb2.GetStateReply) -> Document:
     """Everything that the status screen shows, in bytes and seconds."""
-    judged = verdict(state)
+    judged = findings(state)
     return {
         "schema": SCHEMA,
         "version": state.version,
@@ -25,11 +25,8 @@ def status_document(state: broker_pb2.GetStateReply) -> Document:
         "host_pool_bytes": state.host_pool_bytes,
         "host_reserved_bytes": state.host_reserved_bytes,
         "invariant_violations": state.invariant_violations,
-        "verdict": {
-            "level": judged.level,
-            "sentence": judged.sentence,
-            "next_command": judged.next_command,
-        },
+        "verdict": _judgement(judged[0]),
+        "findings": [_judgement(one) for one in judged],
         "gpus": [_fields(gpu) for gpu in state.gpus],
         "tenants": [_fields(tenant) for tenant in state.tenants],
         "events": [_fields(event) for event in state.events],
@@ -44,6 +41,10 @@ def leases_document(leases: Iterable[broker_pb2.Lease]) -> Document:
 def event_document(event: broker_pb2.EventLine, *, now: float) -> Document:
     """One event, with the wall clock's time of it in seconds since 1970."""
     return {"schema": SCHEMA, "time": round(now - event.seconds_ago, 3), **_fields(event)}
+
+
+def _judgement(one: Verdict) -> Document:
+    return {"level": one.level, "sentence": one.sentence, "next_command": one.next_command}
 
 
 def _lease(lease: broker_pb2.Lease) -> Document:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from aqua_protos import broker_pb2
 
 MIB = 2**20
+NEARLY_ALL = 0.95  # of the host room, as the alert has it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +23,12 @@ class Verdict:
 
 def verdict(state: broker_pb2.GetStateReply) -> Verdict:
     """The worst thing that is true of the node; `ok` if none is."""
-    return next(_troubles(state), _fine(state))
+    return findings(state)[0]
+
+
+def findings(state: broker_pb2.GetStateReply) -> tuple[Verdict, ...]:
+    """All that is to be said, worst first; what is `ok` behind the first is only to be known."""
+    return (*(tuple(_troubles(state)) or (_fine(state),)), *_notes(state))
 
 
 def _troubles(state: broker_pb2.GetStateReply) -> Iterator[Verdict]:
@@ -34,28 +40,31 @@ def _troubles(state: broker_pb2.GetStateReply) -> Iterator[Verdict]:
             "the GPUs concerned lend nothing more",
             next_command="journalctl -u aqua-daemon -g invariant",
         )
-    for gpu in state.gpus:
-        if gpu.trouble:
-            yield Verdict(
-                level="fail",
-                sentence=f"{gpu.gpu} lends nothing: {gpu.trouble}",
-                next_command="journalctl -u 'aqua-keeper@*' -n 50",
-            )
-    for gpu in state.gpus:
-        if gpu.quarantined_bytes:
-            yield Verdict(
-                level="warn",
-                sentence=f"{gpu.quarantined_bytes // MIB} MiB of {gpu.gpu} did not come back "
-                "in time; they heal when their holder answers or ends",
-                next_command="aquactl leases --state quarantined",
-            )
-    for gpu in state.gpus:
-        if gpu.warnings:
-            yield Verdict(
-                level="warn",
-                sentence=f"{gpu.gpu} lends, but {gpu.warnings[0]}",
-                next_command="aquactl status",
-            )
+    for trouble, gpus in _by_word((gpu, (gpu.trouble,)) for gpu in state.gpus):
+        yield Verdict(
+            level="fail",
+            sentence=f"{_named(gpus, 'lends', 'lend')} nothing: {trouble}",
+            next_command="journalctl -u 'aqua-keeper@*' -n 50",
+        )
+    quarantined = [gpu for gpu in state.gpus if gpu.quarantined_bytes]
+    if quarantined:
+        nbytes = sum(gpu.quarantined_bytes for gpu in quarantined)
+        yield Verdict(
+            level="warn",
+            sentence=f"{nbytes // MIB} MiB of {_named(quarantined)} did not come back in time; "
+            "they heal when their holder answers or ends",
+            next_command="aquactl leases --state quarantined",
+        )
+    for warning, gpus in _by_word((gpu, gpu.warnings) for gpu in state.gpus):
+        yield Verdict(
+            level="warn",
+            sentence=f"{_named(gpus, 'lends', 'lend')}, but {warning}",
+            next_command="aquactl doctor",
+        )
+    yield from _shortages(state)
+
+
+def _shortages(state: broker_pb2.GetStateReply) -> Iterator[Verdict]:
     if state.restarting:
         yield Verdict(
             level="warn",
@@ -63,14 +72,22 @@ def _troubles(state: broker_pb2.GetStateReply) -> Iterator[Verdict]:
             "nothing new is granted until then",
             next_command="aquactl status",
         )
-    for gpu in state.gpus:
-        if gpu.free_bytes < gpu.reserve_bytes:
-            yield Verdict(
-                level="warn",
-                sentence=f"{gpu.gpu} is {(gpu.reserve_bytes - gpu.free_bytes) // MIB} MiB below "
-                "its reserve; leases there are being taken back",
-                next_command="aquactl leases --state revoking",
-            )
+    short = [gpu for gpu in state.gpus if gpu.free_bytes < gpu.reserve_bytes and not gpu.trouble]
+    if short:
+        missing = sum(gpu.reserve_bytes - gpu.free_bytes for gpu in short)
+        yield Verdict(
+            level="warn",
+            sentence=f"{_named(short, 'is', 'are')} {missing // MIB} MiB below "
+            f"{'its' if len(short) == 1 else 'their'} reserve; leases there are being taken back",
+            next_command="aquactl leases --state revoking",
+        )
+    if state.host_reserved_bytes > NEARLY_ALL * state.host_pool_bytes:
+        yield Verdict(
+            level="warn",
+            sentence=f"{state.host_reserved_bytes // MIB} of {state.host_pool_bytes // MIB} MiB "
+            "of host room are reserved; soon no more data of class store can be parked",
+            next_command="aqua-daemon --check-config  # host_pool_bytes",
+        )
 
 
 def _fine(state: broker_pb2.GetStateReply) -> Verdict:
@@ -86,3 +103,33 @@ def _fine(state: broker_pb2.GetStateReply) -> Verdict:
         sentence=f"{lendable // MIB} MiB can be lent now",
         next_command="aquactl leases",
     )
+
+
+def _notes(state: broker_pb2.GetStateReply) -> Iterator[Verdict]:
+    """Somebody wanted it so: nothing is wrong, but it explains what is seen."""
+    for gpu in state.gpus:
+        if gpu.quiet_seconds:
+            yield Verdict(
+                level="ok",
+                sentence=f"{gpu.gpu} is left alone for {gpu.quiet_seconds:.0f} s at most; "
+                "nothing is lent there, or taken back for its reserve",
+                next_command="aquactl events",
+            )
+
+
+def _by_word(
+    said: Iterable[tuple[broker_pb2.GpuState, Iterable[str]]],
+) -> Iterator[tuple[str, list[broker_pb2.GpuState]]]:
+    """What is said of several GPUs is said once: one keeper may serve all of a node."""
+    found: dict[str, list[broker_pb2.GpuState]] = {}
+    for gpu, words in said:
+        for word in filter(None, words):
+            found.setdefault(word, []).append(gpu)
+    yield from found.items()
+
+
+def _named(gpus: list[broker_pb2.GpuState], one: str = "", several: str = "") -> str:
+    """The first of them, how many more there are, and the verb that goes with it."""
+    first, *others = gpus
+    name = f"{first.gpu} and {len(others)} more" if others else first.gpu
+    return f"{name} {several if others else one}".rstrip()

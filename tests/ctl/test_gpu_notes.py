@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import json
 
+import pytest
 from aqua_protos import broker_pb2
 from rich.console import Console
 
 from aqua_daemon.ctl.documents import status_document
-from aqua_daemon.ctl.screens import status_screen
+from aqua_daemon.ctl.status_screen import status_screen
 from aqua_daemon.ctl.verdict import verdict
 from tests.ctl.states import gpu, node
 
@@ -25,47 +26,35 @@ def real(name: str, *, warnings: tuple[str, ...] = (), trouble: str = "") -> bro
 
 def lines_of(state: broker_pb2.GetStateReply, width: int = 100) -> list[str]:
     console = Console(file=io.StringIO(), width=width, color_system=None)
-    console.print(status_screen(state))
+    console.print(status_screen(state, columns=width, rows=30))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue().splitlines()
 
 
-def test_a_gpu_is_named_short_in_the_table_and_whole_with_its_model() -> None:
+@pytest.mark.parametrize(
+    ("width", "names"), [(80, (FIRST[:12], SECOND[:12])), (120, (FIRST, SECOND))]
+)
+def test_a_gpu_is_named_short_where_there_is_no_room(width: int, names: tuple[str, ...]) -> None:
     """Eight digits tell those of a node apart, and leave room for the figures."""
-    lines = lines_of(node(real(FIRST), real(SECOND)))
-    assert [line.split()[0] for line in lines if line.startswith("GPU-")] == [
-        FIRST[:12],
-        SECOND[:12],
-        FIRST,
-        SECOND,
-    ]
-    assert f"{FIRST}  NVIDIA H100 80GB HBM3" in lines
+    lines = lines_of(node(real(FIRST), real(SECOND)), width)
+    assert tuple(line.split()[0] for line in lines if line.startswith("GPU-")) == names
 
 
-def test_troubles_and_warnings_stand_under_their_gpu() -> None:
-    """Each on a line of its own."""
+def test_models_are_counted() -> None:
+    """One line says what the GPUs are; stand-ins are of none."""
+    assert "2 x NVIDIA H100 80GB HBM3" in lines_of(node(real(FIRST), real(SECOND)))
+    assert " x " not in "\n".join(lines_of(node()))
+
+
+def test_troubles_and_warnings_are_told_worst_first() -> None:
+    """The worst with its GPU's whole name and what to type, the rest on a line each above it."""
     lines = lines_of(node(real(FIRST, trouble="MIG is enabled"), real(SECOND, warnings=("ECC",))))
-    at = lines.index(f"{FIRST}  NVIDIA H100 80GB HBM3")
-    assert lines[at + 1 : at + 4] == [
-        "  MIG is enabled",
-        f"{SECOND}  NVIDIA H100 80GB HBM3",
-        "  ECC",
+    assert f"warn  {SECOND[:12]} lends, but ECC  -> aquactl doctor" in lines
+    assert lines[-2:] == [
+        f"FAIL  {FIRST} lends nothing: MIG is enabled",
+        "next  journalctl -u 'aqua-keeper@*' -n 50",
     ]
-
-
-def test_stand_ins_have_no_notes() -> None:
-    """There is nothing to say of them that the table does not."""
-    assert "MODELS" not in lines_of(node())
-
-
-def test_eight_real_gpus_fit_one_screen() -> None:
-    """With tenants and events under forty lines."""
-    state = node(
-        *(real(f"GPU-0000000{number}-0000-0000-0000-000000000000") for number in range(8)),
-        tenants=[broker_pb2.TenantState(tenant=f"uid-{uid}", sessions=1) for uid in range(4)],
-        events=[broker_pb2.EventLine(seconds_ago=1, text=f"event {n}") for n in range(50)],
-    )
-    assert len(lines_of(state)) <= 42
+    assert any(line.startswith(f"{FIRST[:12]} !") for line in lines)
 
 
 def test_a_warning_is_judged_and_a_trouble_outranks_it() -> None:

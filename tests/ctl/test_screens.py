@@ -1,4 +1,4 @@
-"""What aquactl draws is legible without colour, and its figures are the node's."""
+"""What aquactl draws of a lease and of a time."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 from aqua_protos import broker_pb2
 from rich.console import Console, RenderableType
 
-from aqua_daemon.ctl.screens import BAR_CELLS, duration, leases_table, status_screen
-from tests.ctl.states import MIB, gpu, lease, node
+from aqua_daemon.ctl.screens import duration, leases_table
+from tests.ctl.states import lease
 
 
 def drawn(what: RenderableType) -> list[str]:
@@ -18,50 +18,6 @@ def drawn(what: RenderableType) -> list[str]:
     console.print(what)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue().splitlines()
-
-
-def line_of(lines: list[str], word: str) -> str:
-    (line,) = [line for line in lines if line.startswith(word)]
-    return line
-
-
-def test_a_gpus_bar_is_in_proportion() -> None:
-    """A quarter own, half lent, a sliver quarantined: the cells say so and fill the bar."""
-    state = node(
-        gpu(
-            "SHM-5",
-            used_by_others_bytes=64 * MIB,
-            lent_bytes=128 * MIB,
-            quarantined_bytes=1 * MIB,
-            free_bytes=63 * MIB,
-        )
-    )
-    line = line_of(drawn(status_screen(state)), "SHM-5")
-    assert line.count("█") == BAR_CELLS // 4
-    assert line.count("▓") == BAR_CELLS // 2
-    assert line.count("▒") == 1
-    assert line.count("░") == BAR_CELLS - BAR_CELLS // 4 - BAR_CELLS // 2 - 1
-    assert line.split()[-6:] == ["256", "64", "128", "1", "63", "217"]
-
-
-def test_a_full_gpu_does_not_overflow_its_bar() -> None:
-    """Rounding up small shares never makes the bar longer than it is."""
-    full = gpu("SHM-5", used_by_others_bytes=255 * MIB, lent_bytes=1, quarantined_bytes=1)
-    line = line_of(drawn(status_screen(node(full))), "SHM-5")
-    assert sum(line.count(cell) for cell in "█▓▒░") == BAR_CELLS
-
-
-def test_status_fits_one_screen_and_ends_with_what_to_type() -> None:
-    """Eight GPUs, tenants and fifty events stay under forty lines; the last line is a command."""
-    state = node(
-        *(gpu(f"SHM-{number}") for number in range(8)),
-        tenants=[broker_pb2.TenantState(tenant=f"uid-{uid}", sessions=1) for uid in range(4)],
-        events=[broker_pb2.EventLine(seconds_ago=1, text=f"event {n}") for n in range(50)],
-    )
-    lines = drawn(status_screen(state))
-    assert len(lines) < 40
-    assert "event 49" in "\n".join(lines)
-    assert lines[-1].startswith("next  aquactl")
 
 
 def test_a_lease_line_says_who_holds_what() -> None:

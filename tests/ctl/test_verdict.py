@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from aqua_protos import broker_pb2
 
-from aqua_daemon.ctl.verdict import verdict
+from aqua_daemon.ctl.verdict import findings, verdict
 from tests.ctl.states import MIB, gpu, node
 
 BELOW_RESERVE = gpu("SHM-3", free_bytes=10 * MIB, lendable_bytes=0)
@@ -33,3 +33,20 @@ def test_the_worst_thing_is_named_first(
     assert judged.level == level
     assert words in judged.sentence
     assert command in judged.next_command
+
+
+def test_what_is_true_of_several_gpus_is_said_once() -> None:
+    """One keeper may serve all of a node: its end is one finding, with how many GPUs it concerns."""
+    gone = [gpu(f"SHM-{n}", trouble="its keeper ended", quarantined_bytes=MIB) for n in range(3)]
+    ended, quarantined = findings(node(*gone))[:2]
+    assert ended.sentence == "SHM-0 and 2 more lend nothing: its keeper ended"
+    assert quarantined.sentence.startswith("3 MiB of SHM-0 and 2 more did not come back")
+
+
+def test_host_room_that_is_nearly_used_up_is_told_before_it_is() -> None:
+    """As the alert tells it: what a tenant parks next may be refused."""
+    judged = verdict(node(host_pool_bytes=100 * MIB, host_reserved_bytes=96 * MIB))
+    assert (judged.level, "96 of 100 MiB of host room" in judged.sentence) == ("warn", True)
+    assert "--check-config" in judged.next_command
+    assert verdict(node(host_pool_bytes=100 * MIB, host_reserved_bytes=95 * MIB)).level == "ok"
+    assert verdict(node(host_pool_bytes=0)).level == "ok"  # somebody wanted it so
