@@ -120,6 +120,7 @@ def introduction(
             process=process,
             home_gpu=hello.home_gpu,
             is_admin=is_admin(process.uid),
+            is_observer=hello.is_observer,
         )
     return SessionReattached(
         session_id=session_id,

@@ -4,7 +4,9 @@ Covers the log's lines and the words that `aquactl events` shows. Does not cover
 (metrics.py) nor keeping the words (happenings.py). A line has the record's name under `event`, `instruction` or `refused`, and its fields
 by their own names, so that all lines of one lease are found by its id.
 
-What comes many times a second in a quiet node (ticks, keepalives, reports) is logged at debug.
+What comes many times a second in a quiet node (ticks, keepalives, reports) is logged at debug, and
+so is that an observer came and went, which is in no words either: who looks every second at what
+happened last would see nothing but himself.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from aqua_daemon.core import events, instructions
 from aqua_daemon.core.errors import BrokerError
 from aqua_daemon.core.events import Event
 from aqua_daemon.core.instructions import Instruction
-from aqua_daemon.core.model import Lease, LeaseState
+from aqua_daemon.core.model import Lease, LeaseState, SessionId
 from aqua_daemon.ports import Clock, Journal
 
 LOGGER_NAME = "aqua"
@@ -30,6 +32,14 @@ _ROUTINE = (
     events.KeepaliveReceived,
     events.GpuReported,
     instructions.AnswerKeepalive,
+)
+_COMING_AND_GOING = (
+    events.SessionOpened,
+    events.PresenceEnded,
+    events.ProcessEnded,
+    events.SentinelEnded,
+    events.SessionClosed,
+    instructions.ForgetSession,
 )
 _LOGGED_FIELDS = "fields"
 _LEASE_FIELDS = ("lease_id", "session_id", "tenant", "lender", "nbytes", "safety_class", "state")
@@ -46,31 +56,39 @@ class LogJournal:
         self._clock = clock
         self._logger = logging.getLogger(LOGGER_NAME) if logger is None else logger
         self._tenants = TenantsOfSessions()
+        self._observers: set[SessionId] = set()
 
     def event(self, event: Event) -> None:
         """Something happened."""
         self._tenants.happened(event)
+        if isinstance(event, events.SessionOpened) and event.is_observer:
+            self._observers.add(event.session_id)
         self._note("event", event)
 
     def instruction(self, instruction: Instruction) -> None:
         """The broker wants something done."""
         self._note("instruction", instruction)
         self._tenants.instructed(instruction)
+        if isinstance(instruction, instructions.ForgetSession):
+            self._observers.discard(instruction.session_id)
 
     def refused(self, event: Event, error: Exception) -> None:
         """The broker refused an event."""
         self._note("refused", event, error)
         self._tenants.refused(event)
+        if isinstance(event, events.SessionOpened):
+            self._observers.discard(event.session_id)
 
     def _note(self, kind: str, record: Event | Instruction, error: Exception | None = None) -> None:
+        is_no_news = error is None and self._is_observers(record)
         words = in_words(record, error)
-        if words:
+        if words and not is_no_news:
             tenant = self._tenants.of(record)
             self.happenings.remember(words, at=self._clock(), tenant=tenant)
         level = logging.INFO
         if isinstance(record, instructions.NoteBrokenInvariant):
             level = logging.ERROR
-        elif isinstance(record, _ROUTINE) and error is None:
+        elif is_no_news or (isinstance(record, _ROUTINE) and error is None):
             level = logging.DEBUG
         if not self._logger.isEnabledFor(level):
             return
@@ -78,6 +96,9 @@ class LogJournal:
         if error is not None:
             line["error"] = _plain(error)
         self._logger.log(level, "%s", line[kind], extra={_LOGGED_FIELDS: line})
+
+    def _is_observers(self, record: Event | Instruction) -> bool:
+        return isinstance(record, _COMING_AND_GOING) and record.session_id in self._observers
 
 
 class FanOut:

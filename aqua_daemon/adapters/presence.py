@@ -237,9 +237,9 @@ class PresenceServer:
             answer = self._enter(link, event, hello)
             undo.pop_all()
         self._clients.greeted(session_id, hello.figures)
-        link.pid = pid = peer.process.pid
+        link.pid, link.is_observer = peer.process.pid, hello.is_observer
         self._roll.enter(session_id, peer.process)
-        logger.info("session %s is %s %s, pid %d", session_id, hello.program, hello.version, pid)
+        link.log("session %s is %s %s, pid %d", session_id, hello.program, hello.version, link.pid)
         if sentinel is None:
             os.close(peer.pidfd)
             self._welcome(link, event, answer, descriptors=())
@@ -333,7 +333,7 @@ class PresenceServer:
         is_current = session_id is not None and self._links.get(session_id) is link
         self._drop(link)
         if session_id is not None and is_current and not self._is_closed:
-            logger.info("session %s: presence ended: %s", session_id, reason)
+            link.log("session %s: presence ended: %s", session_id, reason)
             self._service.submit(PresenceEnded(session_id=session_id))
 
     def _drop(self, link: PresenceLink) -> None:

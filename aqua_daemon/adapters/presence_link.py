@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from aqua_daemon.ports import Clock
 # heard for a second at most before it is too fast.
 _FRAME_CREDITS = 8
 _BYTES_PER_CREDIT = 4096
+
+logger = logging.getLogger("aqua.presence")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +67,7 @@ class PresenceLink:
         self.session_id: SessionId | None = None
         self.token = b""
         self.pid = 0
+        self.is_observer = False
         self._clock = clock
         self._limits = limits
         self._on_frame = on_frame
@@ -81,6 +85,10 @@ class PresenceLink:
         )
         loop = asyncio.get_running_loop()
         self._hello_timer = loop.call_later(limits.hello_seconds, self._hello_is_late)
+
+    def log(self, text: str, *words: object) -> None:
+        """Tell people about this client; one that only looks is no news."""
+        logger.log(logging.DEBUG if self.is_observer else logging.INFO, text, *words)
 
     def welcome(self, payload: bytes, descriptors: Sequence[int]) -> None:
         """Answer Hello, then send what was pushed meanwhile.

@@ -87,6 +87,7 @@ class SessionOpened:
     process: ProcessIdentity
     home_gpu: GpuUuid | None
     is_admin: bool
+    is_observer: bool = False  # by its own word: what it does counts, that it came is no news
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,7 @@ from google.protobuf.message import Message
 from aqua_daemon import __version__
 
 PROTOCOL = 1
+FEATURES = ("observer",)  # so that looking at the last events does not push them out
 SERVICE = "aqua.broker.v1.Broker"
 LARGEST_REPLY_BYTES = 64 * 2**20  # 100,000 leases
 _GONE = {
@@ -104,7 +105,9 @@ def _token(path: Path, *, seconds: float) -> Iterator[bytes]:
         connection.settimeout(seconds)
         try:
             connection.connect(presence)
-            hello = presence_pb2.Hello(protocol=PROTOCOL, program="aquactl", version=__version__)
+            hello = presence_pb2.Hello(
+                protocol=PROTOCOL, features=FEATURES, program="aquactl", version=__version__
+            )
             send_frame(connection, presence_pb2.ClientFrame(hello=hello).SerializeToString())
             welcome = _first_frame(connection)
         except PermissionError:

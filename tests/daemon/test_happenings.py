@@ -117,6 +117,24 @@ def test_a_session_that_is_over_is_forgotten(journal: LogJournal) -> None:
     assert tenants(journal) == [TENANT, None]
 
 
+def test_that_an_observer_came_and_went_is_no_news(journal: LogJournal) -> None:
+    """What it did and what it was refused is told, its coming and going is not; the next one's is."""
+    watching = replace(OPENED, is_observer=True)
+    for _ in range(3):
+        journal.event(watching)
+        journal.event(events.PresenceEnded(session_id=SESSION_ID))
+        journal.event(events.ProcessEnded(session_id=SESSION_ID))
+        journal.instruction(ForgetSession(session_id=SESSION_ID))
+    assert tenants(journal) == []
+    journal.event(watching)
+    journal.refused(REQUESTED, QuotaExceeded("all used"))
+    journal.instruction(move(None, LeaseState.LEASED))
+    assert tenants(journal) == [TENANT, TENANT]
+    journal.instruction(ForgetSession(session_id=SESSION_ID))
+    journal.event(OPENED)
+    assert len(tenants(journal)) == 3
+
+
 def test_another_session_is_not_confused_with_it(journal: LogJournal) -> None:
     """A refusal of one session says nothing of the one that came before it."""
     journal.event(OPENED)

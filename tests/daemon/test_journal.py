@@ -5,13 +5,21 @@ from __future__ import annotations
 import io
 import json
 import logging
+from dataclasses import replace
 from typing import get_args
 
 import pytest
 
 from aqua_daemon.adapters.journal import FanOut, JsonLines, LogJournal
 from aqua_daemon.core.errors import QuotaExceeded
-from aqua_daemon.core.events import Event, KeepaliveReceived, LossTold, Ticked
+from aqua_daemon.core.events import (
+    Event,
+    KeepaliveReceived,
+    LossTold,
+    ProcessEnded,
+    SessionOpened,
+    Ticked,
+)
 from aqua_daemon.core.instructions import Instruction, NoteBrokenInvariant
 from aqua_daemon.core.model import LeaseState
 from tests.daemon.samples import (
@@ -105,6 +113,18 @@ def test_routine_is_silent_at_the_usual_level() -> None:
     assert log.lines() == []
     journal.refused(keepalive, QuotaExceeded("no"))
     assert [line["refused"] for line in log.lines()] == ["KeepaliveReceived"]
+
+
+def test_an_observers_coming_and_going_is_silent_at_the_usual_level() -> None:
+    """Whoever looks each second does not fill the log; at debug it is all there."""
+    opened = next(one for one in EVENTS if isinstance(one, SessionOpened))
+    watching = replace(opened, is_observer=True)
+    for level, expected in ((logging.INFO, []), (logging.DEBUG, ["SessionOpened", "ProcessEnded"])):
+        log = Log(level)
+        journal = LogJournal(clock=lambda: 7.0, logger=log.logger)
+        journal.event(watching)
+        journal.event(ProcessEnded(session_id=SESSION_ID))
+        assert [line["event"] for line in log.lines()] == expected
 
 
 def test_recent_is_in_words_with_the_clocks_time(journal: LogJournal) -> None:

@@ -140,6 +140,11 @@ def test_client_frames_become_records() -> None:
         uses=(USE,),
         host_room=ROOM,
     )
+    hello.features.append("observer")
+    frame = presence_pb2.ClientFrame(hello=hello)
+    found = frames.client_frame(frame.SerializeToString())
+    assert isinstance(found, frames.Hello)
+    assert found.is_observer
     keepalive = presence_pb2.Keepalive(sequence=9, leases=[use], host_room=ROOM_MESSAGE)
     frame = presence_pb2.ClientFrame(keepalive=keepalive)
     assert frames.client_frame(frame.SerializeToString()) == frames.Keepalive(

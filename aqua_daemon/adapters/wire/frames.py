@@ -17,8 +17,9 @@ from aqua_daemon.core.instructions import AnswerKeepalive, SendRevoke, TellLost
 from aqua_daemon.core.model import GpuUuid, HostRoom, LeaseId, LeaseUse, SessionId, TenantName
 
 PROTOCOL = 1
-# Both sides list what they can do beyond the protocol number; nothing is optional yet.
+# Both sides list what they can do beyond the protocol number; for a daemon nothing is optional yet.
 FEATURES: tuple[str, ...] = ()
+OBSERVER = "observer"  # says a client that comes to look or to set something, and borrows nothing
 MOST_FEATURES = 64
 _FEATURE = re.compile(r"[a-z0-9._-]{1,64}")
 
@@ -36,6 +37,7 @@ class Hello:
     uses: tuple[LeaseUse, ...]
     host_room: HostRoom
     figures: ClientFigures | None = None  # what a daemon has heard before
+    is_observer: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,6 +177,7 @@ def _hello(message: presence_pb2.Hello) -> Hello:
         uses=_uses(message.leases),
         host_room=host_room(message.host_room),
         figures=_figures(message),
+        is_observer=OBSERVER in message.features,
     )
 
 
