@@ -8,6 +8,7 @@ meanwhile is not waited for: it comes when it comes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from aqua_daemon.core.accounts import GpuAccount, Newcomer
@@ -21,7 +22,7 @@ from aqua_daemon.core.turn import Turn
 def learn(turn: Turn, account: GpuAccount, said: GpuReport) -> None:
     """Take over a keeper's report, and see what it says of the GPU's own processes."""
     known_before = account.total_bytes is not None
-    owners, used_bytes = account.owner_bytes.keys(), account.others_bytes
+    owners, used_bytes = account.owner_bytes, account.others_bytes
     settings = turn.books.settings
     account.policy = settings.lending_of.get(account.gpu, settings.lending)
     account.learn(said)
@@ -30,13 +31,11 @@ def learn(turn: Turn, account: GpuAccount, said: GpuReport) -> None:
     if not known_before:
         return  # who was there before this daemon is no newcomer, and what it let go is unknown
     _note_past_use(account, used_bytes, turn.now)
-    growth_bytes = account.others_bytes - used_bytes
-    if growth_bytes > account.reserve_bytes:
-        account.outgrown_bytes = max(account.outgrown_bytes, growth_bytes)
-    if settings.newcomer_seconds and account.owner_bytes.keys() - owners:
+    _note_growth(account, owners)
+    if settings.newcomer_seconds and account.owner_bytes.keys() - owners.keys():
         account.newcomer = Newcomer(since=turn.now, changed_at=turn.now)
         revoke_bytes(turn, account, account.held_bytes, reason=RevokeReason.OWNER, seconds=None)
-    elif account.newcomer is not None and abs(growth_bytes) >= SAME_USE_BYTES:
+    elif account.newcomer is not None and abs(account.others_bytes - used_bytes) >= SAME_USE_BYTES:
         account.newcomer = replace(account.newcomer, changed_at=turn.now)
 
 
@@ -59,6 +58,15 @@ def outgrown(account: GpuAccount) -> tuple[str, ...]:
         f"reserve of {account.reserve_bytes / MIB:.0f} MiB: lending `offered` suits them better"
     )
     return (warning,)
+
+
+def _note_growth(account: GpuAccount, before: Mapping[int, int]) -> None:
+    # Of processes that were there: contexts, the keeper's among them, come at once by nature.
+    growth_bytes = sum(
+        nbytes - before[pid] for pid, nbytes in account.owner_bytes.items() if pid in before
+    )
+    if growth_bytes > account.reserve_bytes:
+        account.outgrown_bytes = max(account.outgrown_bytes, growth_bytes)
 
 
 def _note_past_use(account: GpuAccount, used_bytes: int, until: float) -> None:

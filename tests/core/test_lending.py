@@ -191,3 +191,11 @@ def test_an_owner_that_outgrows_the_reserve_is_a_warning() -> None:
     bench.report(NEAR, {OWNER: 10 * MIB})
     bench.report(NEAR, {OWNER: 110 * MIB})
     assert bench.gpu(NEAR).warnings == ()
+
+
+def test_a_context_that_comes_with_its_process_is_no_growth() -> None:
+    """Half a gigabyte at once is what every CUDA process begins with, the keeper's too."""
+    bench = Bench()
+    bench.report(NEAR, {OWNER: 10 * MIB})
+    bench.report(NEAR, {OWNER: 10 * MIB, NEW: 110 * MIB})
+    assert bench.gpu(NEAR).warnings == ()
