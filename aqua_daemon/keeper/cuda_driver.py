@@ -7,7 +7,7 @@ not cover what is done with them (`cuda_memory`, `cuda_gpu`).
 1. `CUDA_MPS_PIPE_DIRECTORY` names an empty directory before the driver wakes up: a keeper that
    became a client of MPS would die with every other client's fault.
 2. The primary context, with blocking waits: one context, about 0.5 GB of the GPU, and no core that
-   spins for it.
+   spins for it. All that it will ever take it takes at once.
 3. A failed call leaves the context usable or broken for good ("sticky"). Which it is, the driver
    says when it is asked to do nothing: `breakage`.
 """
@@ -22,6 +22,7 @@ from typing import Any, Self
 
 IPC_HANDLE_BYTES = 64
 _PIECE_BYTES = 64 * 2**20  # of a scrub: what else runs on the GPU gets its turn in between
+_WARM_UP_BYTES = 2 * 2**20  # the least that the driver deals in
 _OUT_OF_MEMORY = "CUDA_ERROR_OUT_OF_MEMORY"
 
 
@@ -57,18 +58,19 @@ class CudaDevice:
             non_blocking = self._driver.CUstream_flags.CU_STREAM_NON_BLOCKING
             self._stream = self._do("cuStreamCreate", int(non_blocking))
             undo.callback(self._call, "cuStreamDestroy", self._stream)
+            self._warm_up()
             self._undo = undo.pop_all()
 
-    def used_bytes(self) -> int:
-        """All that is used on the device, by anybody."""
-        free_bytes, total_bytes = self._do("cuMemGetInfo")
-        return int(total_bytes) - int(free_bytes)
+    def free_bytes(self) -> int:
+        """What nobody uses on the device, this process's context not counted as free either."""
+        free_bytes, _total_bytes = self._do("cuMemGetInfo")
+        return int(free_bytes)
 
     def breakage(self) -> str:
         """Why every further call will fail, as a broken context is for good; else empty."""
         try:
             self._do("cuCtxSynchronize")
-            self.used_bytes()  # with nothing to wait for, the call above may not reach the GPU
+            self.free_bytes()  # with nothing to wait for, the call above may not reach the GPU
         except CudaError as error:
             return str(error)
         return ""
@@ -164,6 +166,23 @@ class CudaDevice:
 
     def __exit__(self, *_exception: object) -> None:
         self.close()
+
+    def _warm_up(self) -> None:
+        """What the driver loads into the device at a first fill or copy is to be there from now on.
+
+        Else it would be counted as free until some slab is made.
+        """
+        try:
+            address = self.allocate(_WARM_UP_BYTES)
+        except CudaError as error:
+            if error.is_out_of_memory:  # a full GPU may be looked at all the same
+                return
+            raise
+        try:
+            self.fill_zero(address, _WARM_UP_BYTES)
+            self.write(address, self.read(address, IPC_HANDLE_BYTES))
+        finally:
+            self.free(address)
 
     def _found(self, uuid: str) -> Any:  # noqa: ANN401 - a CUdevice
         count = int(self._do("cuDeviceGetCount"))

@@ -7,7 +7,10 @@ the driver's calls (`cuda_driver`), nor what NVML says (`nvml_reader`, `inventor
    owner out.
 2. What a free should have given back and did not is used by others from that moment: the answer to
    the free says so, then NVML does. So it is never counted as free.
-3. A broken context breaks every call after it. The keeper says so and ends; its slabs are lost.
+3. What the keeper's own context takes is used by others, too. Nothing is lent before it has been
+   seen there: until NVML was read anew, the driver's own word stands for it. The same holds for
+   what an allocation takes beyond its size.
+4. A broken context breaks every call after it. The keeper says so and ends; its slabs are lost.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from aqua_daemon.keeper.refusal import Refused, exhausted
 
 STALE_SECONDS = 5.0
 _OPEN_AGAIN_SECONDS = 30.0  # after the driver refused a context
+_SEE_SECONDS = 1.0  # a reading takes milliseconds, unless NVML hangs
 _MIB = 2**20
 
 _log = logging.getLogger("aqua.keeper")
@@ -46,7 +50,8 @@ class CudaGpu(Gpu):
     _open_problem: str = ""
     _open_again_at: float = 0.0
     _failure: str = ""
-    _unseen: list[tuple[int, int]] = field(default_factory=list)  # revision, bytes not come back
+    _opened_revision: int = 0  # of `Held`, from which on the context is there
+    _unseen: list[tuple[int, int]] = field(default_factory=list)  # revision, bytes used by then
     _missing_bytes: int = 0  # freed, and still used as far as can be told
     _missing_floor: int = 0  # what others used before
 
@@ -68,12 +73,15 @@ class CudaGpu(Gpu):
         device = self._usable_device()
         with self.reader.held.changing():
             try:
+                free_bytes = device.free_bytes()
                 memory = self._made(device, nbytes)
+                beyond_bytes = free_bytes - nbytes - device.free_bytes()
             except CudaError as error:
                 raise self._refusal_of(error, nbytes) from error
             except ScrubFailed as error:
                 raise Refused("INTERNAL", f"lease {lease_id}: {error}") from error
             self.reader.held.nbytes += nbytes
+        self._note_unseen(beyond_bytes)
         return memory
 
     def take_back(self, memory: SlabMemory) -> int:
@@ -83,15 +91,15 @@ class CudaGpu(Gpu):
         held = self.reader.held
         with held.changing():
             try:
-                before = self._device.used_bytes()
+                before = self._device.free_bytes()
                 memory.close()
                 held.nbytes -= memory.nbytes
-                fallen_bytes = before - self._device.used_bytes()
+                risen_bytes = self._device.free_bytes() - before
             except CudaError as error:
                 raise refused(error) from error
         self.reader.wake()
         # It comes back whole or not at all; what is between is somebody else's, at the same moment.
-        if fallen_bytes >= memory.nbytes // 2:
+        if risen_bytes >= memory.nbytes // 2:
             return 0
         self._note_missing(memory.nbytes)
         return memory.nbytes
@@ -136,15 +144,29 @@ class CudaGpu(Gpu):
             self.no_mps.rmdir()
 
     def _open(self) -> None:
+        held = self.reader.held
         try:
-            self._device = CudaDevice(self.name, no_mps=self.no_mps)
+            with held.changing():
+                self._device = CudaDevice(self.name, no_mps=self.no_mps)
+            free_bytes = self._device.free_bytes()
         except (CudaError, OSError) as error:
-            self._open_problem = f"the driver made no context there: {error}"
-            self._open_again_at = time.monotonic() + _OPEN_AGAIN_SECONDS
-            _log.error("%s: %s", self.name, self._open_problem)
+            self._give_up_context(f"the driver made no context there: {error}")
             return
         self._open_problem = ""
-        self.reader.wake()
+        self._opened_revision = held.revision
+        figures = self.reader.latest
+        if figures is not None:
+            reading = figures.reading
+            self._note_unseen(reading.total_bytes - reading.used_bytes - free_bytes)
+        self.reader.wait_until_seen(held.revision, _SEE_SECONDS)
+
+    def _give_up_context(self, problem: str) -> None:
+        if self._device is not None:
+            self._device.close()
+            self._device = None
+        self._open_problem = problem
+        self._open_again_at = time.monotonic() + _OPEN_AGAIN_SECONDS
+        _log.error("%s: %s", self.name, problem)
 
     def _usable_device(self) -> CudaDevice:
         if self._failure:
@@ -180,7 +202,14 @@ class CudaGpu(Gpu):
         )
 
     def _trouble(self) -> str:
-        return self._failure or self._gpu_trouble() or self._open_problem
+        return self._failure or self._gpu_trouble() or self._open_problem or self._not_seen_yet()
+
+    def _not_seen_yet(self) -> str:
+        if self._device is None:
+            return "its keeper has made no context yet"
+        if not self.reader.has_seen(self._opened_revision):
+            return "NVML has not been read since its keeper made a context there"
+        return ""
 
     def _gpu_trouble(self) -> str:
         figures = self.reader.latest
@@ -207,7 +236,13 @@ class CudaGpu(Gpu):
         if not self._missing_bytes:
             self._missing_floor = figures.others_bytes if figures else 0
         self._missing_bytes += nbytes
-        self._unseen.append((self.reader.held.revision, nbytes))
+        self._note_unseen(nbytes)
+
+    def _note_unseen(self, nbytes: int) -> None:
+        """So much is used, and is in no figures before those that are read from now on."""
+        if nbytes > 0:
+            self._unseen.append((self.reader.held.revision, nbytes))
+            self.reader.wake()
 
     def _forget_seen(self, figures: Figures) -> None:
         """What the figures have in them by now need not be added to them."""

@@ -61,6 +61,7 @@ class NvmlReader:
         self._uuid = uuid
         self._has_tried = threading.Event()
         self._wake = threading.Event()
+        self._news = threading.Condition()
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="nvml", daemon=True)
         self._thread.start()
@@ -72,6 +73,19 @@ class NvmlReader:
     def wake(self) -> None:
         """Read again now: something has changed."""
         self._wake.set()
+
+    def wait_until_seen(self, revision: int, seconds: float) -> None:
+        """Read again now, and return once what `Held` had then is in the figures, or in vain."""
+        deadline = time.monotonic() + seconds
+        self.wake()
+        with self._news:
+            self._news.wait_for(
+                lambda: self.has_seen(revision), timeout=max(0.0, deadline - time.monotonic())
+            )
+
+    def has_seen(self, revision: int) -> bool:
+        """Whether the figures were read after `Held` came to *revision*."""
+        return self.latest is not None and self.latest.revision >= revision
 
     def age_seconds(self) -> float:
         """How old the latest figures are; without any, for ever."""
@@ -112,6 +126,8 @@ class NvmlReader:
                     read_at=time.monotonic(),
                 )
                 self.problem = ""
+                with self._news:
+                    self._news.notify_all()
                 return
             self._pause(_AGAIN_SECONDS)
 

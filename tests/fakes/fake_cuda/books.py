@@ -99,6 +99,12 @@ class Books:
                 charged[pid] = charged.get(pid, 0) + allocation.nbytes
         return charged
 
+    def grow_context(self, holder: Holder, uuid: str, nbytes: int) -> None:
+        """A process's context on a GPU takes so much more."""
+        for context in self.contexts:
+            if (context.holder, context.uuid) == (holder, uuid):
+                context.nbytes += nbytes
+
     def holds_of(self, number: int, *kinds: HoldKind) -> list[Hold]:
         return [
             hold

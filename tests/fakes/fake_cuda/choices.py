@@ -14,6 +14,7 @@ class Choices(TypedDict, total=False):
     driver_version: str
     cuda_version: int
     context_bytes: int
+    first_use_bytes: int
     system_bytes: int
     freed_handle: FreedHandle
     exporter_death: ExporterDeath

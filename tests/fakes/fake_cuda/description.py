@@ -54,6 +54,7 @@ class NodeDescription:
     driver_version: str = "580.95.05"
     cuda_version: int = 13000
     context_bytes: int = 500 * MIB
+    first_use_bytes: int = 0  # what a context grows by at its first fill
     system_bytes: int = 0  # what NVML calls used on an idle GPU
     freed_handle: FreedHandle = "fails"
     exporter_death: ExporterDeath = "mapping_stays"

@@ -208,8 +208,19 @@ def _drop(books: Books, span: Span) -> None:
 
 
 def _fill(pointer: Pointer, value: int, nbytes: int) -> None:
-    require_range(pointer, nbytes, writing=True)
+    span = require_range(pointer, nbytes, writing=True)
+    _load_what_fills(span.device)
     pages.fill(int(pointer or 0), nbytes, value & 0xFF)
+
+
+def _load_what_fills(device: int) -> None:
+    """The driver's own kernels go to a device when they are first used there."""
+    node = process.node()
+    more = node.registry.node.first_use_bytes
+    if more and device not in node.has_filled:
+        node.has_filled.add(device)
+        with node.registry.books() as books:
+            books.grow_context(node.holder, node.visible[device].uuid, more)
 
 
 def _fill_words(pointer: Pointer, value: int, count: int) -> None:

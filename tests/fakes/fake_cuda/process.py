@@ -56,6 +56,7 @@ class Node:
     context_flags: dict[int, int] = field(default_factory=dict)
     spans: list[Span] = field(default_factory=list)  # by address; replaced, never changed
     peers: set[tuple[int, int]] = field(default_factory=set)
+    has_filled: set[int] = field(default_factory=set)  # ordinals
     sticky: CUresult = CUresult.CUDA_SUCCESS
 
     def span_at(self, address: int) -> Span | None:
