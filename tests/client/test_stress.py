@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import pytest
 import torch
 
-from aqua_client import copying
+from aqua_client import awaiting, copying, tensors
 from aqua_client.batches import fetch_many, offload_many
 from aqua_client.copying import Span
 from aqua_client.errors import LeaseLost
@@ -22,32 +24,60 @@ from aqua_client.pools import BlockPool
 from aqua_client.records import SafetyClass
 from tests.client.pagers import paging, park, random_bytes, wait_acknowledged
 from tests.fakes.session import MIB, FakeNode
+from tests.fakes.streams import FakeEvent, FakeStreams
 from tests.nodes import wait_until
 
+CPU = torch.device("cpu")
+LONGEST_COPY_SECONDS = 0.02
 THREADS = 16
+LEAST_REVOKES = 6
 GPUS = tuple(f"SHM-{number}" for number in range(1, 5))
 BLOCK = 3000
 
 
+class LateEvent(FakeEvent):
+    """Done a moment later."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._done_at = time.monotonic() + random.random() * LONGEST_COPY_SECONDS  # noqa: S311 - no secret
+
+    def is_done(self) -> bool:
+        return time.monotonic() > self._done_at
+
+
+class LateStreams(FakeStreams):
+    """Every copy counts as under way for a moment longer."""
+
+    def record(self, device: torch.device, ordinals: Sequence[int]) -> FakeEvent:  # noqa: ARG002 - the port's
+        return LateEvent()
+
+    @contextmanager
+    def aside(self, tensor: torch.Tensor) -> Iterator[None]:  # noqa: ARG002 - the port's
+        yield
+
+
 @pytest.mark.limit(60)
-def test_sixteen_threads_under_continuous_revokes() -> None:
+@pytest.mark.parametrize("streams", [None, LateStreams()], ids=["at-once", "enqueued"])
+def test_sixteen_threads_under_continuous_revokes(streams: LateStreams | None) -> None:
     """Seconds of it: not one byte differs, and nothing is left."""
-    stress(seconds=3.0)
+    stress(seconds=2.0, streams=streams)
 
 
 @pytest.mark.long
 @pytest.mark.limit(700)
-def test_ten_minutes_under_continuous_revokes() -> None:
+@pytest.mark.parametrize("streams", [None, LateStreams()], ids=["at-once", "enqueued"])
+def test_ten_minutes_under_continuous_revokes(streams: LateStreams | None) -> None:
     """The same, for races that seconds do not show."""
-    stress(seconds=600.0)
+    stress(seconds=600.0 if streams is None else 120.0, streams=streams)
 
 
-def stress(*, seconds: float) -> None:
+def stress(*, seconds: float, streams: LateStreams | None) -> None:
     """Run everybody for so long, and look at what is left."""
     node = FakeNode(gpu_bytes=dict.fromkeys(GPUS, 32 * MIB))
     faults: list[BaseException] = []
     stop = threading.Event()
-    with paging(node) as pager:
+    with paging(node, streams=streams) as pager:
         users = [User(pager, number, stop, faults) for number in range(THREADS)]
         threads = [threading.Thread(target=user.run) for user in users]
         for thread in threads:
@@ -58,7 +88,7 @@ def stress(*, seconds: float) -> None:
             thread.join()
         assert faults == []
         assert min(user.rounds for user in users) > 3
-        assert revokes > 5
+        assert revokes >= LEAST_REVOKES
         users.clear()
         threads.clear()
         gc.collect()
@@ -71,7 +101,7 @@ def stress(*, seconds: float) -> None:
 def revoke_for(node: FakeNode, seconds: float, faults: Sequence[BaseException]) -> int:
     """Ask for one GPU after the other, wait until it is given back, lend it again."""
     end, revokes = time.monotonic() + seconds, 0
-    while time.monotonic() < end and not faults:
+    while (time.monotonic() < end or revokes < LEAST_REVOKES) and not faults:
         gpu = GPUS[revokes % len(GPUS)]
         wait_acknowledged(node, node.revoke(gpu))
         node.gpu_bytes[gpu] = 32 * MIB
@@ -99,16 +129,33 @@ class User:
             self._batch,
             self._blocks,
             self._same,
+            self._aside,
+            self._awaited,
             self._ring,
         )
 
     def run(self) -> None:
         try:
             while not (self._stop.is_set() or self._faults):
-                self._chance.choice(self._steps)()
-                self.rounds += 1
+                self.step()
         except BaseException as fault:  # noqa: BLE001 - the test's thread looks at it
             self._faults.append(fault)
+
+    def step(self) -> None:
+        """Something, chosen by chance."""
+        self._chance.choice(self._steps)()
+        self.rounds += 1
+
+    def drop_a_ring_of_everything(self) -> None:
+        """One handle of each kind, which only the collector finds."""
+        tensor = self._noise[:1000]
+        ring: list[object] = [
+            park(self._pager, tensor),
+            self._immutables.offload(tensor, "store", overlap=False),
+            self._pool.store(self._noise[: 2 * BLOCK].view(2, BLOCK), [1]),
+            *offload_many(self._pager, [tensor, tensor], "cache"),
+        ]
+        ring.append(ring)
 
     def _one(self) -> None:
         tensor = self._tensor()
@@ -147,6 +194,33 @@ class User:
         assert torch.equal(fetched, tensor)
         assert self._immutables.offload(fetched, "store", overlap=False) is handle
 
+    def _aside(self) -> None:
+        tensor = self._tensor()
+        handle = tensors.offload(self._pager, tensor, "store", overlap=True)
+        handle.wait()
+        out = torch.zeros_like(tensor)
+        assert handle.fetch(out=out) is out
+        assert torch.equal(out, tensor)
+        self._let_go(handle)
+
+    def _awaited(self) -> None:
+        asyncio.run(self._await())
+
+    async def _await(self) -> None:
+        """Fetches at the same time, one of which may be cancelled."""
+        tensor = self._tensor()
+        handle = await awaiting.in_thread(
+            lambda: park(self._pager, tensor), device=CPU, undo=lambda made: made.release()
+        )
+        fetches = [asyncio.create_task(handle.fetch_async()) for _ in range(3)]
+        await asyncio.sleep(self._chance.choice((0.0, 0.001)))
+        fetches[0].cancel()
+        for one in await asyncio.gather(*fetches, return_exceptions=True):
+            if not isinstance(one, asyncio.CancelledError):
+                assert isinstance(one, torch.Tensor), one
+                assert torch.equal(one, tensor)
+        handle.release()
+
     def _ring(self) -> None:
         """Garbage that the collector finds, wherever it runs."""
         ring: list[object] = [park(self._pager, self._tensor())]
@@ -161,24 +235,6 @@ class User:
         length = self._chance.choice((1, 1000, 64 * 1024, MIB, 3 * MIB))
         begin = self._chance.randrange(3 * MIB - length + 1)
         return self._noise[begin : begin + length]
-
-
-def test_garbage_is_collected_inside_the_lock() -> None:
-    """A finalizer that took the lock would wait for itself for ever."""
-    with paging(FakeNode()) as pager:
-        pool = BlockPool(pager, (BLOCK,), torch.uint8, SafetyClass.STORE)
-        for parked in (
-            park(pager, torch.ones(10)),
-            pool.store(torch.ones(2, BLOCK, dtype=torch.uint8), [1]),
-        ):
-            ring: list[object] = [parked]
-            ring.append(ring)
-        del ring, parked
-        with pager._tiers.lock:
-            gc.collect()
-            assert len(pager._tiers.garbage) == 2
-        assert pager.stats()["releases"] == 2
-        assert pager.stats()["peer_bytes"] == 0
 
 
 def test_a_tensor_of_three_slabs_is_evacuated_while_it_is_fetched(
