@@ -25,6 +25,8 @@ from pathlib import Path
 from grpc import aio
 
 from aqua_daemon import __version__
+from aqua_daemon.adapters.admins import admins_of
+from aqua_daemon.adapters.call_limits import CallLimits
 from aqua_daemon.adapters.client_tally import ClientTally
 from aqua_daemon.adapters.grpc_health import Health, make_server
 from aqua_daemon.adapters.grpc_servicer import BrokerCalls
@@ -39,12 +41,14 @@ from aqua_daemon.adapters.keeper_processes import (
 )
 from aqua_daemon.adapters.metrics import MetricsServer, NodeCollector, Reading, on_loop
 from aqua_daemon.adapters.presence import PresenceServer
+from aqua_daemon.adapters.presence_link import PresenceLimits
 from aqua_daemon.adapters.quota_file import NAME as QUOTAS_NAME
 from aqua_daemon.adapters.quota_file import QuotaFile, UnreadableQuotas
 from aqua_daemon.adapters.service_manager import ServiceManager
 from aqua_daemon.adapters.sockets import SocketClaim, SocketInUse
 from aqua_daemon.adapters.tally import Tally
 from aqua_daemon.config import DaemonConfig
+from aqua_daemon.config_limits import CountLimits
 from aqua_daemon.core.broker import Broker
 from aqua_daemon.core.model import BrokerSettings, GpuUuid
 from aqua_daemon.core.sizes import RESTART_GRACE_SECONDS, TERM_SECONDS
@@ -81,6 +85,9 @@ def broker_settings(config: DaemonConfig, gpus: tuple[GpuUuid, ...]) -> BrokerSe
         host_pool_bytes=config.host_pool_bytes,
         tenant_host_bytes=config.tenant_host_bytes,
         tenant_quota_bytes=config.tenant_quota_bytes,
+        tenant_quota_leases=config.limits.tenant_quota_leases,
+        tenant_quota_sessions=config.limits.tenant_quota_sessions,
+        admin_group=config.admin_group,
         lend_to_own_gpu=config.lend_to_own_gpu,
         term_seconds=config.term_seconds,
         restart_grace_seconds=config.term_seconds * RESTART_GRACE_SECONDS / TERM_SECONDS,
@@ -154,6 +161,11 @@ def _assembled(
         keepers=keepers,
         settings=settings,
         clock=clock,
+        limits=PresenceLimits(
+            connections_per_uid=config.limits.connections_per_uid,
+            sessions_per_process=config.limits.sessions_per_process,
+        ),
+        admins=admins_of(config.admin_group),
         clients=clients,
     )
     stack.callback(presence.close)
@@ -166,6 +178,7 @@ def _assembled(
         happenings=journal.happenings,
         quota_file=quota_file,
         clock=clock,
+        limits=_call_limits(config.limits),
     )
     health = Health()
     api = make_server((calls.handler(), health.handler()))
@@ -175,6 +188,15 @@ def _assembled(
     stack.callback(metrics.close)
     keepers.start()
     return _Node(service=service, presence=presence, api=api, health=health, metrics=metrics)
+
+
+def _call_limits(limits: CountLimits) -> CallLimits:
+    return CallLimits(
+        under_way_per_process=limits.calls_per_process,
+        under_way_per_uid=limits.calls_per_uid,
+        per_second_per_process=limits.calls_per_second_per_process,
+        per_second_per_uid=limits.calls_per_second_per_uid,
+    )
 
 
 def _keepers(config: DaemonConfig, gpus: tuple[GpuUuid, ...]) -> list[KeeperAddress]:

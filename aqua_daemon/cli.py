@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aqua_daemon import __version__, config, config_sources
-from aqua_daemon.config import ConfigError
+from aqua_daemon.config_words import ConfigError, parse_bytes, parse_seconds
 
 OK, FAILED, USAGE = 0, 1, 2
 
@@ -62,6 +62,7 @@ def serving_parser() -> argparse.ArgumentParser:
     _setting(parser, "handles", "legacy|vmm", "what CUDA memory travels as")
     _setting(parser, "socket", "PATH", "where clients come (or AQUA_SOCKET)")
     _setting(parser, "group", "NAME", "whose members may use the sockets; default: the daemon's")
+    _setting(parser, "admin_group", "NAME", "whose members are admins; default: nobody's")
     _setting(parser, "metrics", "ADDRESS:PORT", "where Prometheus scrapes; port 0 picks one")
     _claim(parser, "metrics_any_address", "allow --metrics on more than loopback")
     _setting(parser, "keepers", "spawn|external", "start keepers, or only use those that run")
@@ -71,6 +72,14 @@ def serving_parser() -> argparse.ArgumentParser:
     )
     _setting(parser, "tenant_host_bytes", "SIZE", "of it, for one tenant; default: all")
     _setting(parser, "tenant_quota_bytes", "SIZE", "GPU memory for one tenant; default: all")
+    _setting(parser, "tenant_quota_leases", "N", "leases for one tenant")
+    _setting(parser, "tenant_quota_sessions", "N", "sessions for one tenant")
+    _setting(parser, "connections_per_uid", "N", "presence connections for one user")
+    _setting(parser, "sessions_per_process", "N", "sessions for one process")
+    _setting(parser, "calls_per_process", "N", "calls under way for one process")
+    _setting(parser, "calls_per_uid", "N", "calls under way for one user")
+    _setting(parser, "calls_per_second_per_process", "N", "calls a second for one process")
+    _setting(parser, "calls_per_second_per_uid", "N", "calls a second for one user")
     _setting(parser, "term_seconds", "S", "how long a lease lives without a sign of its holder")
     _setting(parser, "state_dir", "PATH", "where what admins set is kept (or STATE_DIRECTORY)")
     _config_file(parser)
@@ -133,7 +142,7 @@ def _keep(words: Sequence[str]) -> int:
         from aqua_daemon.keeper import listing
 
         return listing.main()
-    linger = None if found.linger is None else config.parse_seconds("linger", found.linger)
+    linger = None if found.linger is None else parse_seconds("linger", found.linger)
     if found.socket is None:
         return _keep_as_set(found, linger)
     path = config.checked_socket(found.socket, suffix="")
@@ -189,8 +198,8 @@ def _load(words: Sequence[str]) -> int:
     )
     own, command = _split_at_command(list(words))
     found = parser.parse_args(own)
-    nbytes = config.parse_bytes("bytes", found.bytes, 1, config.LARGEST_GPU_BYTES)
-    deadline = config.parse_seconds("deadline", found.deadline)
+    nbytes = parse_bytes("bytes", found.bytes, 1, config.LARGEST_GPU_BYTES)
+    deadline = parse_seconds("deadline", found.deadline)
     path = config.checked_socket(found.keeper_socket, key="keeper_socket", suffix="")
     from aqua_daemon.keeper import owner
 

@@ -15,6 +15,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from aqua_daemon.config_limits import LIMIT_DEFAULTS, CountLimits, read_limits
+from aqua_daemon.config_words import (
+    ConfigError,
+    one_of,
+    parse_bytes,
+    parse_seconds,
+    parse_truth,
+    parse_whole,
+)
 from aqua_daemon.core.sizes import GIB, MIB, SLAB_GRANULE_BYTES, TERM_SECONDS
 
 DEFAULTS: Mapping[str, str] = {
@@ -30,9 +39,11 @@ DEFAULTS: Mapping[str, str] = {
     "metrics_any_address": "false",
     "lend_to_own_gpu": "false",
     "group": "",
+    "admin_group": "",  # none: root and the daemon's user alone
     "host_pool_bytes": "",  # half of the memory available at start
     "tenant_host_bytes": "",  # all of the host pool
     "tenant_quota_bytes": "",  # all of the GPUs
+    **LIMIT_DEFAULTS,
     "term_seconds": f"{TERM_SECONDS:g}",
     "state_dir": "/var/lib/aqua",
 }
@@ -43,7 +54,6 @@ SMALLEST_GPU_BYTES = 16 * MIB  # below, the reserve leaves no room for one slab
 LARGEST_GPU_BYTES = 4096 * GIB
 LARGEST_POOL_BYTES = 2**60
 SMALLEST_TERM_SECONDS = 0.5  # below, a busy machine can't send three keepalives in time
-LARGEST_SECONDS = 600.0
 # On shm GPUs: small enough that 256 MiB hold several, as the slabs of a real GPU do.
 SMALLEST_SHM_SLAB_BYTES, LARGEST_SHM_SLAB_BYTES = 4 * MIB, 32 * MIB
 SMALLEST_CUDA_SLAB_BYTES, LARGEST_CUDA_SLAB_BYTES = 32 * MIB, 256 * MIB
@@ -56,27 +66,8 @@ CUDA_KEEPER_SUFFIX = ".keeper-GPU-01234567-89ab-cdef-0123-456789abcdef"  # as lo
 PRESENCE_SUFFIX = ".presence"
 LOCK_SUFFIX = ".lock"
 
-_UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": MIB, "GiB": GIB, "TiB": 2**40}
+_OVERFLOW_GID = Path("/proc/sys/kernel/overflowgid")
 _GPU_UUID = re.compile(r"GPU(-[0-9a-f]{8})(-[0-9a-f]{4}){3}(-[0-9a-f]{12})", re.ASCII)
-_TRUTHS = {"true": True, "false": False}
-
-
-class ConfigError(ValueError):
-    """A setting is not what it may be: the message names it, its value, and what is allowed.
-
-    Where it is known who gave it (a flag, a variable, a place in a file), it names that too.
-    """
-
-    def __init__(self, key: str, value: object, allowed: str, *, origin: str = "") -> None:
-        given = f" (given in {origin})" if origin else ""
-        super().__init__(f"{key} = {str(value)!r}: {allowed}{given}")
-        self.key = key
-        self._value = value
-        self._allowed = allowed
-
-    def given_in(self, origin: str) -> ConfigError:
-        """The same, naming where the value comes from."""
-        return ConfigError(self.key, self._value, self._allowed, origin=origin)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,9 +84,11 @@ class DaemonConfig:
     metrics_port: int  # 0: any free one
     lend_to_own_gpu: bool
     group: str  # empty: the sockets stay with the daemon's own group
+    admin_group: str  # whose members are admins, too; empty: nobody's
     host_pool_bytes: int
     tenant_host_bytes: int
     tenant_quota_bytes: int
+    limits: CountLimits
     term_seconds: float
     state_dir: Path  # what admins set is kept there
     notify_socket: str  # the service manager's; empty: there is none
@@ -157,15 +150,17 @@ def read_config(
         shm_gpus=count,
         shm_gpu_bytes=gpu_bytes,
         gpus=_named_gpus(words),
-        handles=_one_of("handles", words, HANDLES),
-        spawns_keepers=_one_of("keepers", words, ("spawn", "external")) == "spawn",
+        handles=one_of("handles", words, HANDLES),
+        spawns_keepers=one_of("keepers", words, ("spawn", "external")) == "spawn",
         metrics_host=host,
         metrics_port=port,
-        lend_to_own_gpu=_truth("lend_to_own_gpu", words),
-        group=_group(words["group"]),
+        lend_to_own_gpu=parse_truth("lend_to_own_gpu", words),
+        group=_group("group", words),
+        admin_group=_admin_group(words),
         host_pool_bytes=host_pool,
         tenant_host_bytes=_bytes("tenant_host_bytes", words, unset=host_pool),
         tenant_quota_bytes=_bytes("tenant_quota_bytes", words, unset=quota),
+        limits=read_limits(words),
         term_seconds=parse_seconds("term_seconds", words["term_seconds"], SMALLEST_TERM_SECONDS),
         state_dir=_directory("state_dir", words),
         notify_socket=environment.get("NOTIFY_SOCKET", ""),
@@ -180,7 +175,7 @@ def read_shm_gpus(count: str, each: str | None) -> tuple[int, int]:
         ConfigError: none, too many, or a size that holds no slab.
     """
     text = DEFAULTS["shm_gpu_bytes"] if each is None else each
-    gpus = _whole("shm_gpus", count, 1, MOST_SHM_GPUS)
+    gpus = parse_whole("shm_gpus", count, 1, MOST_SHM_GPUS)
     gpu_bytes = parse_bytes("shm_gpu_bytes", text, SMALLEST_GPU_BYTES, LARGEST_GPU_BYTES)
     if gpu_bytes % SLAB_GRANULE_BYTES:
         raise ConfigError("shm_gpu_bytes", text, "give a multiple of 2MiB")
@@ -201,7 +196,7 @@ def checked_gpu(uuid: str) -> str:
 
 def checked_handles(kind: str | None) -> str:
     """What CUDA memory travels as. Raises ConfigError: no such kind."""
-    return _one_of("handles", {"handles": DEFAULTS["handles"] if kind is None else kind}, HANDLES)
+    return one_of("handles", {"handles": DEFAULTS["handles"] if kind is None else kind}, HANDLES)
 
 
 def default_socket(environment: Mapping[str, str] | None = None) -> str:
@@ -223,45 +218,6 @@ def checked_socket(path: str, *, key: str = "socket", suffix: str = KEEPER_SUFFI
         length = len(os.fsencode(path))
         raise ConfigError(key, path, f"{length} bytes; a Unix socket allows {longest} here")
     return path
-
-
-def parse_bytes(key: str, text: str, lowest: int, highest: int) -> int:
-    """`64MiB`, `1GiB` or a plain number of bytes.
-
-    Raises:
-        ConfigError: another form, or outside the range.
-    """
-    found = re.fullmatch(r"(\d{1,19}) ?([KMGT]iB|B|)", text.strip(), re.ASCII)
-    allowed = f"give {format_bytes(lowest)} to {format_bytes(highest)}, such as 64MiB or 1GiB"
-    if found is None:
-        raise ConfigError(key, text, allowed)
-    nbytes = int(found[1]) * _UNITS[found[2]]
-    if not lowest <= nbytes <= highest:
-        raise ConfigError(key, text, allowed)
-    return nbytes
-
-
-def parse_seconds(key: str, text: str, lowest: float = 0.0) -> float:
-    """Seconds, whole or not.
-
-    Raises:
-        ConfigError: no number, or outside the range.
-    """
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = float("nan")
-    if not lowest <= seconds <= LARGEST_SECONDS:
-        raise ConfigError(key, text, f"give {lowest:g} to {LARGEST_SECONDS:g} seconds")
-    return seconds
-
-
-def format_bytes(nbytes: int) -> str:
-    """The shortest exact form that `parse_bytes` reads back."""
-    for unit in ("TiB", "GiB", "MiB", "KiB"):
-        if nbytes and nbytes % _UNITS[unit] == 0:
-            return f"{nbytes // _UNITS[unit]}{unit}"
-    return str(nbytes)
 
 
 def available_bytes(meminfo: Path = Path("/proc/meminfo")) -> int:
@@ -307,40 +263,33 @@ def _metrics_address(words: Mapping[str, str]) -> tuple[str, int]:
         is_loopback = ipaddress.ip_address(host).is_loopback
     except ValueError:
         raise ConfigError("metrics", text, "give a numeric address, such as 127.0.0.1") from None
-    if not _truth("metrics_any_address", words) and not is_loopback:
+    if not parse_truth("metrics_any_address", words) and not is_loopback:
         allowed = "give a loopback address; any other needs --metrics-any-address"
         raise ConfigError("metrics", text, allowed)
     return host, int(port_text)
-
-
-def _whole(key: str, text: str, lowest: int, highest: int) -> int:
-    if not text.isascii() or not text.isdigit() or not lowest <= int(text) <= highest:
-        raise ConfigError(key, text, f"give a whole number from {lowest} to {highest}")
-    return int(text)
 
 
 def _bytes(key: str, words: Mapping[str, str], *, unset: int) -> int:
     return parse_bytes(key, words[key], 0, LARGEST_POOL_BYTES) if words[key] else unset
 
 
-def _group(name: str) -> str:
+def _group(key: str, words: Mapping[str, str]) -> str:
+    name = words[key]
     try:
         return grp.getgrnam(name).gr_name if name else ""
     except KeyError:
-        raise ConfigError("group", name, "give the name of a group of this machine") from None
+        raise ConfigError(key, name, "give the name of a group of this machine") from None
 
 
-def _one_of(key: str, words: Mapping[str, str], choices: tuple[str, ...]) -> str:
-    if words[key] not in choices:
-        raise ConfigError(key, words[key], f"give one of {', '.join(choices)}")
-    return words[key]
+def _admin_group(words: Mapping[str, str]) -> str:
+    name = _group("admin_group", words)
+    if name and grp.getgrnam(name).gr_gid == int(_OVERFLOW_GID.read_text()):
+        allowed = "give another: the kernel also says this one of groups that it can't name here"
+        raise ConfigError("admin_group", name, allowed)
+    return name
 
 
 def _directory(key: str, words: Mapping[str, str]) -> Path:
     if not words[key].startswith("/") or "\0" in words[key]:
         raise ConfigError(key, words[key], "give an absolute path")
     return Path(words[key])
-
-
-def _truth(key: str, words: Mapping[str, str]) -> bool:
-    return _TRUTHS[_one_of(key, words, tuple(_TRUTHS))]

@@ -21,11 +21,10 @@ from pathlib import Path
 from aqua_daemon.config import (
     DEFAULTS,
     WORKED_OUT,
-    ConfigError,
     DaemonConfig,
-    format_bytes,
     read_config,
 )
+from aqua_daemon.config_words import ConfigError, format_bytes
 
 DEFAULT_PATH = Path("/etc/aqua/aqua-daemon.toml")
 PREFIX = "AQUA_DAEMON_"

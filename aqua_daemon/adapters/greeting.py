@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 
 from aqua_daemon import __version__
-from aqua_daemon.adapters.processes import Peer, PeerGone, is_admin, tenant_of
+from aqua_daemon.adapters.admins import Admins
+from aqua_daemon.adapters.processes import Peer, PeerGone, tenant_of
 from aqua_daemon.adapters.statuses import TooMany
 from aqua_daemon.adapters.wire import frames
 from aqua_daemon.core.errors import InvalidRequest, RefusedForNow
@@ -102,7 +103,7 @@ def identified(connection: socket.socket, identify: Identify) -> Peer:
 
 
 def introduction(
-    hello: frames.Hello, peer: Peer, session_id: SessionId
+    hello: frames.Hello, peer: Peer, session_id: SessionId, *, admins: Admins
 ) -> SessionOpened | SessionReattached:
     """What the broker is told: a new session, or one that is back.
 
@@ -119,7 +120,7 @@ def introduction(
             tenant=tenant,
             process=process,
             home_gpu=hello.home_gpu,
-            is_admin=is_admin(process.uid),
+            is_admin=admins.include(peer),
             is_observer=hello.is_observer,
         )
     return SessionReattached(
@@ -128,7 +129,7 @@ def introduction(
         tenant=tenant,
         process=process,
         home_gpu=hello.home_gpu,
-        is_admin=is_admin(process.uid),
+        is_admin=admins.include(peer),
         uses=hello.uses,
         host_room=hello.host_room,
     )

@@ -21,6 +21,7 @@ import socket
 from collections import Counter
 
 from aqua_daemon import __version__
+from aqua_daemon.adapters.admins import Admins, admins_of
 from aqua_daemon.adapters.client_tally import ClientTally
 from aqua_daemon.adapters.greeting import (
     Identify,
@@ -71,6 +72,7 @@ class PresenceServer:
         settings: BrokerSettings,
         clock: Clock,
         limits: PresenceLimits | None = None,
+        admins: Admins | None = None,
         identify: Identify = peer_of,
         clients: ClientTally | None = None,
     ) -> None:
@@ -82,6 +84,7 @@ class PresenceServer:
         self._settings = settings
         self._clock = clock
         self._limits = limits or PresenceLimits()
+        self._admins = admins or admins_of("")
         self._identify = identify
         self._clients = clients or ClientTally()
         self._all: set[PresenceLink] = set()
@@ -172,11 +175,9 @@ class PresenceServer:
 
     def _admit(self, connection: socket.socket) -> None:
         uid = peer_uid(connection)
-        if self._per_uid[uid] >= self._limits.connections_per_uid:
-            msg = (
-                f"uid {uid} has {self._per_uid[uid]} presence connections, the most it may have; "
-                "close some: a process needs one"
-            )
+        has = self._per_uid[uid]
+        if has >= self._limits.connections_per_uid:
+            msg = f"uid {uid} has {has} presence connections, the most it may have: close some"
             refuse_connection(connection, TooMany(msg))
             return
         if len(self._all) >= self._limits.connections:
@@ -228,12 +229,11 @@ class PresenceServer:
             if hello.session_id is None:
                 self._roll.check_room(peer.process)
             if not self._holders.are_of(session_id, peer.pidfd):
-                msg = f"session {session_id} is another process's: open a session of your own"
-                raise NotPermitted(msg)
+                raise NotPermitted(f"session {session_id} is another process's: open your own")
             sentinel = None if self._holders.knows(session_id) else new_sentinel()
             for end in sentinel or ():
                 undo.callback(end.close)
-            event = introduction(hello, peer, session_id)
+            event = introduction(hello, peer, session_id, admins=self._admins)
             answer = self._enter(link, event, hello)
             undo.pop_all()
         self._clients.greeted(session_id, hello.figures)

@@ -1,7 +1,7 @@
 """Who is at the other end of a Unix socket, by the kernel's word.
 
-Covers a peer's identity (pid, start time, uid, a pidfd that can never mean another process) and
-the tenant that it belongs to (uid, and systemd unit or container). Does not cover what a tenant or
+Covers a peer's identity (pid, start time, uid, groups, a pidfd that can never mean another process)
+and the tenant that it belongs to (uid, and systemd unit or container). Does not cover what a tenant or
 an admin may do: that is for the broker.
 
 A pid alone proves nothing, it may have been given to another process since. So what /proc says of
@@ -24,8 +24,11 @@ from aqua_daemon.core.errors import InvalidRequest, NotPermitted
 from aqua_daemon.core.model import SUB_TENANT_MARK, ProcessIdentity, TenantName
 
 _SO_PEERPIDFD = 77  # Linux 6.5; Python has no name for it
+_SO_PEERGROUPS = 59  # Linux 4.13
+_LARGEST_OPTION_BYTES = 1024  # that Python's getsockopt takes: 256 groups
 _UCRED = struct.Struct("iII")
 _PIDFD = struct.Struct("i")
+_GID = struct.Struct("I")
 _START_TICKS_FIELD = 22  # of /proc/PID/stat, counted from 1
 _FIELDS_THROUGH_NAME = 2
 
@@ -50,6 +53,7 @@ class Peer:
     process: ProcessIdentity
     pidfd: int
     cgroup: str  # the text of its /proc/PID/cgroup
+    groups: frozenset[int] = frozenset()  # of which it was a member when it connected
 
 
 def peer_uid(connection: socket.socket) -> int:
@@ -65,7 +69,7 @@ def peer_of(connection: socket.socket) -> Peer:
         PeerGone: the process has ended.
         NotPermitted: it lives in a PID namespace that this process can't see.
     """
-    pid, uid, _gid = _credentials(connection)
+    pid, uid, gid = _credentials(connection)
     if pid == 0:
         msg = (
             "your process is in a PID namespace that the daemon can't see into; "
@@ -76,6 +80,7 @@ def peer_of(connection: socket.socket) -> Peer:
     try:
         start_ticks = read_start_ticks(pid)
         cgroup = Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8", errors="replace")
+        groups = frozenset({gid, *_supplementary_groups(connection, pid)})
         if has_ended(pidfd):
             raise PeerGone(f"process {pid} has ended")
     except OSError as error:
@@ -84,7 +89,7 @@ def peer_of(connection: socket.socket) -> Peer:
             raise
         raise PeerGone(f"process {pid} has ended: {error.strerror}") from error
     process = ProcessIdentity(pid=pid, start_ticks=start_ticks, uid=uid)
-    return Peer(process=process, pidfd=pidfd, cgroup=cgroup)
+    return Peer(process=process, pidfd=pidfd, cgroup=cgroup, groups=groups)
 
 
 def has_ended(pidfd: int) -> bool:
@@ -107,6 +112,12 @@ def start_ticks_of(stat: str) -> int:
     """Field 22 of a /proc/PID/stat text; the name before it may hold blanks and brackets."""
     after_name = stat.rpartition(")")[2].split()
     return int(after_name[_START_TICKS_FIELD - _FIELDS_THROUGH_NAME - 1])
+
+
+def groups_of(status: str) -> frozenset[int]:
+    """The supplementary groups that a /proc/PID/status text names."""
+    found = (line for line in status.splitlines() if line.startswith("Groups:"))
+    return frozenset(int(word) for word in next(found, "").removeprefix("Groups:").split())
 
 
 def tenant_of(*, uid: int, cgroup: str, sub_tenant: str = "") -> TenantName:
@@ -135,11 +146,6 @@ def unit_of(cgroup: str) -> str:
             paths.update(dict.fromkeys(names.split(","), path))
     found = (_unit_in_path(paths[name]) for name in _HIERARCHIES if name in paths)
     return next((unit for unit in found if unit), "")
-
-
-def is_admin(uid: int) -> bool:
-    """Root and the daemon's own user administer the node."""
-    return uid in {0, os.getuid()}
 
 
 def _unit_in_path(path: str) -> str:
@@ -171,6 +177,18 @@ def _credentials(connection: socket.socket) -> tuple[int, int, int]:
     packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
     pid, uid, gid = _UCRED.unpack(packed)
     return pid, uid, gid
+
+
+def _supplementary_groups(connection: socket.socket, pid: int) -> frozenset[int]:
+    try:
+        packed = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _LARGEST_OPTION_BYTES)
+    except OSError as error:
+        if error.errno not in {errno.ERANGE, errno.ENOPROTOOPT}:
+            raise
+        # More than fit, or a kernel before 4.13.
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
+        return groups_of(status)
+    return frozenset(group for (group,) in _GID.iter_unpack(packed))
 
 
 def _peer_pidfd(connection: socket.socket, pid: int) -> int:

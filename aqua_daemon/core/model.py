@@ -312,6 +312,7 @@ class BrokerSettings:
     tenant_quota_bytes: int  # slabs of one tenant, in any state but LOST
     tenant_quota_leases: int = MOST_TENANT_LEASES  # of one tenant, in any state but LOST
     tenant_quota_sessions: int = MOST_TENANT_SESSIONS  # until nothing of them is left
+    admin_group: str = ""  # whose members are admins, to be named to those who are not
     lend_to_own_gpu: bool = False  # what one-GPU tests do
     lend_over_pcie: bool = False  # though it is rarely faster than host memory
     lending: LendingPolicy = LendingPolicy.AUTO  # of GPUs that `lending_of` does not name

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from aqua_daemon.core.deadlines import Deadlines
-from aqua_daemon.core.errors import InvalidRequest, StaleRequest
+from aqua_daemon.core.errors import InvalidRequest, NotPermitted, StaleRequest
 from aqua_daemon.core.instructions import Answer, Instruction, NoteMove
 from aqua_daemon.core.ledger import Ledger
 from aqua_daemon.core.lifecycle import Move, next_state
@@ -145,6 +145,18 @@ class Turn:
     def emit(self, instruction: Instruction) -> None:
         """Add to what must be done about the event."""
         self.instructions.append(instruction)
+
+    def require_admin(self, session: Session, deed: str) -> None:
+        """Refuse *deed* to everybody but admins.
+
+        Raises:
+            NotPermitted: says whose it is.
+        """
+        if not session.is_admin:
+            group = self.books.settings.admin_group
+            member = f", or as a member of the group {group}" if group else ""
+            who = f"as root{',' if group else ' or'} as the daemon's user{member}"
+            raise NotPermitted(f"only an admin may {deed}: ask {who}")
 
     # Slabs
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from aqua_protos import broker_pb2
 from rich.table import Table
 
-from aqua_daemon.config import ConfigError, parse_bytes
+from aqua_daemon.config_words import ConfigError, parse_bytes
 from aqua_daemon.ctl.link import Link
 
 MIB = 2**20

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import grp
 import os
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 
 import pytest
 
 from aqua_daemon import config
-from aqua_daemon.config import ConfigError, DaemonConfig, checked_socket, parse_bytes, read_config
+from aqua_daemon.adapters.call_limits import CallLimits
+from aqua_daemon.adapters.presence_link import PresenceLimits
+from aqua_daemon.config import DaemonConfig, checked_socket, read_config
+from aqua_daemon.config_limits import LARGEST_LIMIT, LIMIT_DEFAULTS
+from aqua_daemon.config_words import ConfigError, format_bytes, parse_bytes
+from aqua_daemon.core.model import BrokerSettings
 from aqua_daemon.core.sizes import GIB, MIB
 from aqua_daemon.keeper import program
 
@@ -98,7 +104,7 @@ def test_available_memory_is_what_the_kernel_says(tmp_path: Path) -> None:
 def test_sizes_are_read_with_their_unit(text: str, nbytes: int) -> None:
     """Binary units and plain bytes, and `format_bytes` writes what is read back."""
     assert parse_bytes("x", text, 0, 2**60) == nbytes
-    assert parse_bytes("x", config.format_bytes(nbytes), 0, 2**60) == nbytes
+    assert parse_bytes("x", format_bytes(nbytes), 0, 2**60) == nbytes
 
 
 @pytest.mark.parametrize("text", ["", "64MB", "1.5GiB", "-1", "MiB", "1e9", "٣MiB", "9" * 40])
@@ -134,6 +140,7 @@ def test_other_forms_of_sizes_are_refused(text: str) -> None:
         ("metrics", "0.0.0.0:9000", "--metrics-any-address"),
         ("metrics", "[::]:9000", "--metrics-any-address"),
         ("group", "no-such-group", "a group of this machine"),
+        ("admin_group", "no-such-group", "a group of this machine"),
         ("colour", "blue", "no such setting"),
     ],
 )
@@ -236,3 +243,42 @@ def test_wrong_words_about_cuda_gpus_are_refused(given: dict[str, str], allowed:
     """Before anything is started, with what would be right."""
     with pytest.raises(ConfigError, match=allowed):
         read_config(given, environment={})
+
+
+def test_the_limits_are_those_of_the_parts_that_hold_them() -> None:
+    """What the file calls the default is what a part that is told nothing goes by."""
+    limits = read_config({"shm_gpus": "2"}, environment={}).limits
+    calls, presence = CallLimits(), PresenceLimits()
+    assert (limits.calls_per_process, limits.calls_per_uid) == (
+        calls.under_way_per_process,
+        calls.under_way_per_uid,
+    )
+    assert (limits.calls_per_second_per_process, limits.calls_per_second_per_uid) == (
+        calls.per_second_per_process,
+        calls.per_second_per_uid,
+    )
+    assert limits.connections_per_uid == presence.connections_per_uid
+    assert limits.sessions_per_process == presence.sessions_per_process
+    core = {field.name: field.default for field in fields(BrokerSettings)}
+    assert limits.tenant_quota_leases == core["tenant_quota_leases"]
+    assert limits.tenant_quota_sessions == core["tenant_quota_sessions"]
+
+
+@pytest.mark.parametrize("key", LIMIT_DEFAULTS)
+@pytest.mark.parametrize("word", ["0", "-1", "1.5", "many", f"{LARGEST_LIMIT + 1}"])
+def test_a_limit_is_a_whole_number_above_nothing(key: str, word: str) -> None:
+    """Nothing at all is what `aquactl quota set` can say of one tenant, not a node's default."""
+    with pytest.raises(ConfigError, match=f"{key} = '{word}': give a whole number from 1 to"):
+        read_config({"shm_gpus": "2", key: word}, environment={})
+
+
+def test_the_group_that_stands_for_unknown_ones_makes_no_admins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every group of a user namespace that is not mapped here has its number."""
+    ours = grp.getgrgid(os.getgid())
+    assert read(admin_group=ours.gr_name).admin_group == ours.gr_name
+    (tmp_path / "overflowgid").write_text(f"{ours.gr_gid}\n")
+    monkeypatch.setattr(config, "_OVERFLOW_GID", tmp_path / "overflowgid")
+    with pytest.raises(ConfigError, match="can't name here"):
+        read(admin_group=ours.gr_name)

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from aqua_daemon import cli
-from aqua_daemon.config import DEFAULTS, ConfigError
+from aqua_daemon.config import DEFAULTS
 from aqua_daemon.config_sources import BY_DEFAULT, Settings, flag_of, in_toml, read_settings
 from aqua_daemon.config_sources import toml_word as word_of
+from aqua_daemon.config_words import ConfigError
 from tests.nodes import MIB, REPOSITORY, environment, running_node, short_directory
 
 NODE = {"shm_gpus": "8"}

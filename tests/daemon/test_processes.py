@@ -14,7 +14,6 @@ from aqua_daemon.adapters import processes
 from aqua_daemon.adapters.processes import (
     PeerGone,
     has_ended,
-    is_admin,
     peer_of,
     peer_uid,
     read_start_ticks,
@@ -161,13 +160,6 @@ def test_a_process_in_a_hidden_pid_namespace_is_told_what_to_do(
     ours, theirs = socket.socketpair()
     with ours, theirs, pytest.raises(NotPermitted, match="hostPID"):
         peer_of(ours)
-
-
-def test_root_and_the_daemons_user_are_admins() -> None:
-    """Nobody else is."""
-    assert is_admin(0)
-    assert is_admin(os.getuid())
-    assert not is_admin(os.getuid() + 4711)
 
 
 class peer_process:  # noqa: N801 - it is used as a function
