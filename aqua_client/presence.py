@@ -11,7 +11,6 @@ Does not cover calls: those go by `calls`, with the token that the Welcome bring
 from __future__ import annotations
 
 import logging
-import os
 import random
 import threading
 import time
@@ -35,6 +34,7 @@ from aqua_client.records import (
     Unheard,
     Welcome,
 )
+from aqua_client.sentinels import Sentinels
 from aqua_client.settings import ClientSettings
 from aqua_client.wire import (
     Malformed,
@@ -123,9 +123,7 @@ class Presence:
         self._waker: Waker | None = None  # made by the thread, which owns it
         self._link: Link | None = None
         self._session_id: str | None = None
-        # One for each session opened, and one from each daemon that had none. Open until this process stops the session, and never closed
-        # by a forked child: while a child lives that may still map the slabs, they must not end.
-        self._sentinels: list[int] = []
+        self._sentinels = Sentinels()
         self._pause_seconds = FIRST_PAUSE_SECONDS
         self._stopping = threading.Event()
         self._sequence = 0
@@ -164,8 +162,7 @@ class Presence:
             if not self._stopping.is_set():
                 self._rest(waker)
         waker.close()
-        for sentinel in self._sentinels:
-            os.close(sentinel)
+        self._sentinels.close()
 
     def _new_waker(self) -> Waker | None:
         """As soon as there are descriptors for it; None: told to stop before."""
@@ -248,7 +245,7 @@ class Presence:
 
     def _enter(self, welcome: Welcome, link: Link) -> None:
         if welcome.has_sentinel:
-            self._sentinels.append(link.take_descriptor())
+            self._sentinels.add(link.take_descriptor())
         is_new = self._session_id is None
         if not is_new and welcome.session_id != self._session_id:
             msg = f"asked for session {self._session_id}, welcomed as {welcome.session_id}"

@@ -234,6 +234,23 @@ def test_a_daemon_without_a_sentinel_gives_another(settings: ClientSettings, lin
             wait_until(second.session.sentinel_has_ended, what="closing ends it")
 
 
+def test_sentinels_that_nobody_watches_are_closed(settings: ClientSettings, link: Link) -> None:
+    """A process that outlives many daemons does not hold a descriptor for each of them."""
+    with FakeDaemon(settings.socket_path) as first:
+        session = link()
+        first.die()
+        for number in range(1, 4):
+            with FakeDaemon(settings.socket_path, first.books) as daemon:
+                daemon.sends_sentinels_again = True
+                wait_until(
+                    lambda number=number: session.counters.session_reattaches == number,  # type: ignore[misc] # a default binds it
+                    what="the next one is found",
+                )
+                assert len(session._presence._sentinels) == 1
+                assert not daemon.session.sentinel_has_ended()
+                daemon.die()
+
+
 def can_borrow(session: Linked) -> bool:
     try:
         borrow(session)
