@@ -6,6 +6,7 @@ VENV := .venv/.installed
 GENCODE := .gencode/.installed
 TODAY := $(shell date -u +%Y-%m-%d)
 RESULTS := tests/benchmarks/results
+SOAK_SECONDS ?= 3600
 
 .PHONY: venv demo check check-long check-gpu probe-gpu bench bench-gpu fix
 
@@ -39,6 +40,8 @@ check-long: $(VENV) $(GENCODE)
 	$(BIN)/python -m tests.simulation --seeds 2000 --steps 500 \
 	    --json $(RESULTS)/simulation-$(TODAY).json
 	$(BIN)/python -m tests.benchmarks.long --json $(RESULTS)/long-$(TODAY).json -- -n 2
+	$(BIN)/python -m tests.benchmarks.soak --seconds $(SOAK_SECONDS) \
+	    --json $(RESULTS)/soak-$(TODAY).json
 
 check-gpu: $(VENV)
 	@if $(BIN)/python -c 'import torch; raise SystemExit(not torch.cuda.is_available())'; then \

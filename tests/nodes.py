@@ -199,6 +199,10 @@ class Node:
         loaded = self._read_line(owner)
         assert loaded["event"] == "loaded", loaded
 
+    def forget(self, owner: subprocess.Popen[str]) -> None:
+        """An owner that has ended and whose pipe is closed."""
+        self._owners.remove(owner)
+
     def scrape(self) -> dict[str, float]:
         """The daemon's metrics now, by `name{labels}` as the exposition writes it."""
         with urllib.request.urlopen(self.metrics_url, timeout=10) as reply:  # noqa: S310 - loopback
