@@ -84,7 +84,8 @@ def leases(
     if as_json:
         print_document(leases_document(chosen))
     elif chosen:
-        console().print(leases_table(chosen))
+        screen = console()
+        screen.print(leases_table(chosen, columns=screen.width), soft_wrap=True)
     else:
         console().print("no leases")
 

@@ -59,7 +59,7 @@ def _troubles(state: broker_pb2.GetStateReply) -> Iterator[Verdict]:
         yield Verdict(
             level="warn",
             sentence=f"{_named(gpus, 'lends', 'lend')}, but {warning}",
-            next_command="aquactl doctor",
+            next_command=f"aquactl leases --gpu {gpus[0].gpu}",
         )
     yield from _shortages(state)
 

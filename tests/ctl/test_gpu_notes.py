@@ -49,7 +49,7 @@ def test_models_are_counted() -> None:
 def test_troubles_and_warnings_are_told_worst_first() -> None:
     """The worst with its GPU's whole name and what to type, the rest on a line each above it."""
     lines = lines_of(node(real(FIRST, trouble="MIG is enabled"), real(SECOND, warnings=("ECC",))))
-    assert f"warn  {SECOND[:12]} lends, but ECC  -> aquactl doctor" in lines
+    assert f"warn  {SECOND[:12]} lends, but ECC  -> aquactl leases --gpu {SECOND}" in lines
     assert lines[-2:] == [
         f"FAIL  {FIRST} lends nothing: MIG is enabled",
         "next  journalctl -u 'aqua-keeper@*' -n 50",

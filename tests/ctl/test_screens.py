@@ -35,6 +35,29 @@ def test_a_lease_line_says_who_holds_what() -> None:
     assert " leased " in lines[2]
 
 
+@pytest.mark.parametrize("columns", [78, 80, 100, 120, 160])
+def test_a_narrow_terminal_still_tells_who_holds_how_much(columns: int) -> None:
+    """Names get shorter and columns go; the state, the tenant's beginning and figures stay whole."""
+    uuid = "GPU-b4b6aefe-c140-5927-b146-0eb66bdff6dd"
+    held = lease(
+        1,
+        tenant="uid-1000/system.slice/vllm-production.service",
+        state=broker_pb2.LEASE_STATE_QUARANTINED,
+        reason="inherited",
+        lender_gpu=uuid,
+        borrower_gpu=uuid,
+        pid=4194304,
+    )
+    head, line = str(leases_table([held], columns=columns)).splitlines()
+    assert len(line) <= columns
+    assert len(head) == len(line)
+    assert "quarantined (inherited)  GPU-b4b6aefe" in line
+    assert "  uid-1" in line
+    assert "4194304   32" in line
+    assert line.endswith("5s")
+    assert ("50%" in line) == (columns > 80)
+
+
 @pytest.mark.parametrize(
     ("seconds", "said"),
     [(0.0, "0s"), (59.9, "59s"), (60.0, "1m"), (3599.0, "59m"), (3600.0, "1h"), (200000.0, "2d")],

@@ -135,8 +135,8 @@ def test_what_is_left_out_is_counted_with_the_command_that_shows_it() -> None:
     first = next(number for number, line in enumerate(lines) if line.startswith("TENANT"))
     assert lines[first + 1].startswith("uid-1011/vllm-1011.service")
     assert lines[first + 2] == "... and 11 more (aquactl quota get)"
-    assert sum(line.startswith(("warn", "note")) for line in lines) == 2
-    assert "... and 2 more (aquactl status --json)" in lines
+    assert sum(line.startswith(("warn", "note")) for line in lines) == 1
+    assert "... and 3 more (aquactl status --json)" in lines
     tall = drawn(crowded(), columns=120, rows=60)
     assert "more (" not in "\n".join(tall)
     assert sum(line.startswith("uid-") for line in tall) == 12
