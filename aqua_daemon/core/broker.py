@@ -22,6 +22,7 @@ from aqua_daemon.core import (
     snapshots,
     terms,
 )
+from aqua_daemon.core.auditing import Audit, all_violations
 from aqua_daemon.core.errors import IntegrityViolation
 from aqua_daemon.core.events import (
     Event,
@@ -53,7 +54,6 @@ from aqua_daemon.core.events import (
     Ticked,
 )
 from aqua_daemon.core.instructions import Instruction
-from aqua_daemon.core.integrity import Violation, all_violations
 from aqua_daemon.core.ledger import Ledger
 from aqua_daemon.core.model import BrokerSettings, NodeSnapshot, Quota, TenantName
 from aqua_daemon.core.sizes import EVENTS_BETWEEN_FULL_CHECKS
@@ -73,7 +73,7 @@ class Broker:
     ) -> None:
         """A broker that knows only what admins have set: *quotas*.
 
-        *strict*: broken invariants raise, as tests want.
+        *strict*: broken invariants raise, and all are checked at once, as tests want.
         """
         self._books = Books(
             settings=settings,
@@ -81,6 +81,7 @@ class Broker:
             started_at=now,
             quotas=dict(quotas or {}),
         )
+        self._audit = Audit(self._books)
         self._is_strict = strict
         self._now = now
         self._events = 0
@@ -97,7 +98,7 @@ class Broker:
         self._dispatch(turn, event)
         if self._books.reclaims:
             reclaiming.settle(turn)
-        self._check(turn)
+        self._check(turn, event)
         return tuple(turn.instructions)
 
     def snapshot(self, now: float) -> NodeSnapshot:
@@ -162,15 +163,21 @@ class Broker:
             is_complete = books.has_heard_all and not books.awaited
             books.is_restarting = not is_complete and self._now < books.grace_ends_at
 
-    def _check(self, turn: Turn) -> None:
-        self._events += 1
-        found: list[Violation] = faults.violations_of_touched(turn)
-        if self._events % EVENTS_BETWEEN_FULL_CHECKS == 0:
-            found += faults.violations_anywhere(turn)
+    def _check(self, turn: Turn, event: Event) -> None:
+        if self._is_strict:
+            self._check_strictly(turn)
+            return
+        found = faults.violations_of_touched(turn)
+        found += self._audit.go_on(is_tick=isinstance(event, Ticked))
         for violation in found:
-            if self._is_strict:
-                raise IntegrityViolation(f"{violation.rule}: {violation.message}")
             faults.contain(turn, violation)
+
+    def _check_strictly(self, turn: Turn) -> None:
+        self._events += 1
+        for violation in faults.violations_of_touched(turn):
+            raise IntegrityViolation(f"{violation.rule}: {violation.message}")
+        if self._events % EVENTS_BETWEEN_FULL_CHECKS == 0:
+            self.check_integrity()
 
 
 def _hear_keeper(turn: Turn, event: KeeperEvent) -> None:

@@ -11,7 +11,6 @@ from dataclasses import replace
 from aqua_daemon.core.instructions import NoteBrokenInvariant
 from aqua_daemon.core.integrity import (
     Violation,
-    all_violations,
     violations_of_gpu,
     violations_of_lease,
     violations_of_tenant,
@@ -43,11 +42,6 @@ def violations_of_touched(turn: Turn) -> list[Violation]:
     return found
 
 
-def violations_anywhere(turn: Turn) -> list[Violation]:
-    """What is wrong in all of the books."""
-    return list(all_violations(turn.books))
-
-
 def contain(turn: Turn, violation: Violation) -> None:
     """Count a violation that is new, set its slab apart, and lend nothing more of its GPU."""
     key = (violation.rule, violation.gpu, violation.lease_id)
@@ -69,6 +63,8 @@ def contain(turn: Turn, violation: Violation) -> None:
     lease = turn.ledger.leases.get(violation.lease_id) if violation.lease_id else None
     if lease is None or lease.state not in {LeaseState.LEASED, LeaseState.REVOKING}:
         return
+    if lease.session_id not in turn.ledger.sessions:
+        return  # there is nobody to ask it back from, and no account to count it in
     revocation = Revocation(reason=RevokeReason.FAULT, started_at=turn.now, deadline=turn.now)
     if lease.revocation is not None:
         revocation = replace(lease.revocation, reason=RevokeReason.FAULT)

@@ -62,8 +62,9 @@ def report(turn: Turn, event: GpuReported) -> None:
     if account is None or not account.has_keeper:
         return
     lending.learn(turn, account, event.report)
-    account.keeper_slabs = dict(event.report.slab_bytes)
-    _check_slabs(turn, account)
+    if account.keeper_slabs != event.report.slab_bytes:  # else nothing is new to be looked at
+        account.keeper_slabs = dict(event.report.slab_bytes)
+        _check_slabs(turn, account)
     lending.settle(turn, account)
     keep_reserve(turn, account)
 

@@ -19,6 +19,8 @@ from aqua_daemon.core.model import LeaseState
 class Move(Enum):
     """What can happen to a slab."""
 
+    __hash__ = object.__hash__  # as that of `LeaseState`
+
     REQUESTED = "requested"  # a session was promised it
     ALLOCATED = "allocated"  # the keeper has made it: it is granted
     FAILED = "failed"  # the keeper could not make it

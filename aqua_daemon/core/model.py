@@ -41,6 +41,8 @@ class SafetyClass(Enum):
 class LeaseState(Enum):
     """Where a slab is in its life; `lifecycle.TRANSITIONS` holds the moves."""
 
+    __hash__ = object.__hash__  # every sum is looked up by it, and Enum's own is slow Python
+
     ALLOCATING = "allocating"
     LEASED = "leased"
     REVOKING = "revoking"

@@ -89,7 +89,7 @@ def settle(turn: Turn) -> None:
     struck = {lease.lease_id: lease.nbytes for lease in turn.struck}
     remaining: list[Reclaim] = []
     for reclaim in turn.books.reclaims:
-        freed = reclaim.outstanding & struck.keys()
+        freed = reclaim.outstanding.intersection(struck)  # looks at what was struck alone
         waiting = reclaim
         if freed:
             waiting = replace(

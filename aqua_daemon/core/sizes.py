@@ -47,7 +47,11 @@ SPARE_ADMIN_SESSIONS = 8
 # Settings of tenants that come and go are kept for ever; this many are a file of 1 MB.
 MOST_QUOTAS = 10_000
 
-# All invariants are checked after every so many events, those that an event touches after each.
+# The invariants that an event touches are checked after it. All of them are checked a few looks
+# after each event, which costs less than the event, and a millisecond of looks at each tick, a
+# hundredth of its period; a strict broker checks all of them after every so many events.
+LOOKS_PER_EVENT = 4
+LOOKS_PER_TICK = 256
 EVENTS_BETWEEN_FULL_CHECKS = 50
 
 

@@ -93,28 +93,28 @@ def spoil_revocation(books: Books) -> None:
     books.ledger.replace(replace(lease, state=LeaseState.REVOKING))
 
 
-@pytest.mark.parametrize(
-    ("spoil", "names"),
-    [
-        (spoil_gpu_sum, "sums"),
-        (spoil_gpu_state, "recount"),
-        (spoil_coming, "recount"),
-        (spoil_tenant, "alice"),
-        (spoil_quota, "of 1 bytes"),
-        (spoil_lease_quota, "1 of 0 leases"),
-        (spoil_session_quota, "1 of 0 sessions"),
-        (spoil_lease_count, "alice's records"),
-        (spoil_owners_sessions, "alice and its sub-tenants"),
-        (spoil_host, "host room"),
-        (spoil_session, "session s1"),
-        (spoil_index, "recount"),
-        (spoil_holder, "nobody is not in the books"),
-        (spoil_dead, "a process that has ended"),
-        (spoil_keeper, f"its keeper {SLAB // 2}"),
-        (spoil_keeper_extra, "extra"),
-        (spoil_revocation, "without a deadline"),
-    ],
-)
+SPOILT = [
+    (spoil_gpu_sum, "sums"),
+    (spoil_gpu_state, "recount"),
+    (spoil_coming, "recount"),
+    (spoil_tenant, "alice"),
+    (spoil_quota, "of 1 bytes"),
+    (spoil_lease_quota, "1 of 0 leases"),
+    (spoil_session_quota, "1 of 0 sessions"),
+    (spoil_lease_count, "alice's records"),
+    (spoil_owners_sessions, "alice and its sub-tenants"),
+    (spoil_host, "host room"),
+    (spoil_session, "session s1"),
+    (spoil_index, "recount"),
+    (spoil_holder, "nobody is not in the books"),
+    (spoil_dead, "a process that has ended"),
+    (spoil_keeper, f"its keeper {SLAB // 2}"),
+    (spoil_keeper_extra, "extra"),
+    (spoil_revocation, "without a deadline"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "names"), SPOILT)
 def test_every_spoilt_figure_is_found_and_named(spoil: Callable[[Books], None], names: str) -> None:
     """The check is worth what it finds: one wrong number each."""
     bench = Bench()

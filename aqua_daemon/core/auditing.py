@@ -1,0 +1,82 @@
+"""Looking through all of the books: at once, or a little after each event.
+
+A look is at one record or one sum, and costs the same whatever else is in the books. `Audit` takes
+`LOOKS_PER_EVENT` after each event and more at a tick, which nobody waits for. So no event costs
+more with more leases, but that the tick which begins a round copies references to all records. A
+round has at most two looks for each lease, session and GPU and three for each tenant, and begins at
+the first tick after the last one's end. Whatever breaks is found by the end of the round after the
+one that it broke in.
+
+Strict brokers (tests, simulated nodes) look through everything at once, every
+`EVENTS_BETWEEN_FULL_CHECKS` events. What an event has touched is looked at after it in any case:
+that is `faults`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
+
+from aqua_daemon.core.integrity import (
+    Violation,
+    overdue,
+    violations_of_gpu,
+    violations_of_lease,
+    violations_of_slab,
+    violations_of_tenant,
+)
+from aqua_daemon.core.recount import Recount
+from aqua_daemon.core.sizes import LOOKS_PER_EVENT, LOOKS_PER_TICK
+from aqua_daemon.core.turn import Books
+
+
+def all_violations(books: Books) -> Iterator[Violation]:
+    """Everything that is wrong, with each sum counted again from the records."""
+    return chain.from_iterable(looks(books))
+
+
+def looks(books: Books) -> Iterator[Iterable[Violation]]:
+    """A round: what each look finds. Sums are compared as they are when this is called."""
+    return _looks(books, Recount(books.ledger))
+
+
+class Audit:
+    """The rounds of a running broker."""
+
+    def __init__(self, books: Books) -> None:
+        self._books = books
+        self._looks: Iterator[Iterable[Violation]] = iter(())
+
+    def go_on(self, *, is_tick: bool) -> list[Violation]:
+        """Take the next looks; what they find."""
+        most = LOOKS_PER_TICK if is_tick else LOOKS_PER_EVENT
+        found: list[Violation] = []
+        taken = 0
+        for violations in islice(self._looks, most):
+            found.extend(violations)
+            taken += 1
+        if is_tick and taken < most:
+            self._looks = looks(self._books)
+        return found
+
+
+def _looks(books: Books, recount: Recount) -> Iterator[Iterable[Violation]]:
+    ledger = books.ledger
+    for counted in recount.leases:
+        recount.count_lease(counted)
+        lease = ledger.leases.get(counted.lease_id)
+        if lease is None:
+            yield ()
+        else:
+            yield chain(violations_of_lease(books, lease), overdue(books, lease))
+    for session in recount.sessions:
+        recount.count_session(session)
+        yield ()
+    for account in tuple(ledger.gpus.values()):
+        yield violations_of_gpu(account)
+        for lease_id in tuple(account.keeper_slabs):
+            yield violations_of_slab(ledger, account, lease_id)
+    for tenant in tuple(ledger.tenants):
+        yield violations_of_tenant(books, tenant)
+    for difference in recount.differences():
+        yield () if difference is None else (difference,)
