@@ -27,6 +27,16 @@ END_SECONDS = 10.0
 GPUS = 8
 GPU_BYTES = "256MiB"
 
+# Becomes the daemon, which is told to end (SIGTERM) when the demo does, however that happens: who is
+# killed can't clean up. Its keeper then holds nothing for anybody and ends a minute later.
+TETHERED = """
+import ctypes, os, signal, sys
+PR_SET_PDEATHSIG = 1
+ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # stays over exec
+if os.getppid() == int(sys.argv[1]):  # else the demo has ended already
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
+
 
 class NodeFailed(Exception):
     """The daemon did not come up; the message says what it wrote."""
@@ -52,9 +62,13 @@ class Node:
         self.keeper_socket = f"{self.socket}.keeper-shm"
         self.metrics = ""
         self.started_at = time.monotonic()
+        tether = [sys.executable, "-c", TETHERED, str(os.getpid())]
         with self._log.open("wb") as log:
             self._daemon = subprocess.Popen(  # its own session: Ctrl-C is for us to deal with
-                command(self.socket), stdout=subprocess.PIPE, stderr=log, start_new_session=True
+                [*tether, *command(self.socket)],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
             )
 
     def __enter__(self) -> Self:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -28,8 +30,12 @@ def node() -> Iterator[Node]:
 
 def keeper_pid(node: Node) -> int:
     """Who listens where owners come."""
+    return listener_pid(node.keeper_socket)
+
+
+def listener_pid(path: str) -> int:
     with socket.socket(socket.AF_UNIX) as peer:
-        peer.connect(node.keeper_socket)
+        peer.connect(path)
         found = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     pid, _, _ = struct.unpack("3i", found)
     assert isinstance(pid, int)
@@ -51,6 +57,36 @@ def test_closing_ends_the_keeper_too(node: Node) -> None:
     assert select.select([keeper], [], [], 10)[0]
     os.close(keeper)
     assert not Path(node.socket).parent.exists()
+
+
+KILLED = """
+import sys, threading
+from aqua_client.demo.node import Node
+with Node() as node:
+    node.ready()
+    print(node.socket, flush=True)
+    threading.Event().wait()
+"""
+
+
+def test_a_killed_demo_takes_its_daemon_along() -> None:
+    """It could clean up nothing; the kernel ends the daemon, and the keeper is then on its own."""
+    demo = subprocess.Popen([sys.executable, "-c", KILLED], stdout=subprocess.PIPE, text=True)
+    try:
+        assert demo.stdout is not None
+        path = demo.stdout.readline().strip()
+        listeners = [listener_pid(f"{path}{end}") for end in (".presence", ".keeper-shm")]
+        daemon, keeper = map(os.pidfd_open, listeners)
+    finally:
+        demo.kill()
+        demo.communicate()
+    assert select.select([daemon], [], [], 10)[0]
+    assert not select.select([keeper], [], [], 0)[0]  # it outlives the daemon, as always
+    signal.pidfd_send_signal(keeper, signal.SIGTERM)
+    assert select.select([keeper], [], [], 10)[0]  # nothing is held there
+    for process in (daemon, keeper):
+        os.close(process)
+    shutil.rmtree(Path(path).parent)
 
 
 def test_nodes_do_not_meet(node: Node) -> None:
