@@ -12,7 +12,7 @@ import time
 import warnings
 
 from aqua_client.errors import AquaError, BrokerUnreachable, InsufficientMemory
-from aqua_client.records import SafetyClass
+from aqua_client.records import OTHER_PROTOCOL, SafetyClass
 from aqua_client.settings import ClientSettings, Fallback
 
 # Long against a call (1 ms), short against what frees memory: an owner, or another tenant.
@@ -20,6 +20,11 @@ BACK_OFF_SECONDS = 0.25
 
 # What this process can't use it can't use a moment later either, and each slab costs a scrub.
 UNUSABLE_SECONDS = 10.0
+
+# Where starting the daemon is not what helps.
+_REMEDIES = {
+    OTHER_PROTOCOL: "bring this program's aqua_client and the daemon to neighbouring releases"
+}
 
 logger = logging.getLogger("aqua")
 
@@ -88,7 +93,8 @@ class FallbackRule:
             )
         return BrokerUnreachable(
             f"no leased memory for {nbytes} bytes ({reason}) at {self._settings.socket_path}, and "
-            'fallback="error": start aqua-daemon, or allow host memory (AQUA_FALLBACK=host)',
+            f'fallback="error": {_REMEDIES.get(reason, "start aqua-daemon")}, or allow host memory '
+            "(AQUA_FALLBACK=host)",
             reason=reason,
         )
 

@@ -23,6 +23,7 @@ from aqua_client.counters import Counters, Figures
 from aqua_client.descriptors import ArrivingDescriptors
 from aqua_client.link import Link, LinkBroken, Waker
 from aqua_client.records import (
+    OTHER_PROTOCOL,
     DescriptorArrived,
     HostRoom,
     LeasesEnded,
@@ -228,7 +229,7 @@ class Presence:
                 raise LinkBroken(msg, reason="unknown_session")
             case Refusal() as refusal:
                 msg = f"the daemon refuses the session: {refusal.code}: {refusal.message}"
-                raise LinkBroken(msg, reason="refused")
+                raise LinkBroken(msg, reason=refusal.reason)
             case Restarting():
                 msg = "the daemon is about to stop"
                 raise LinkBroken(msg, reason="restarting")
@@ -266,7 +267,9 @@ class Presence:
         was, self.standing = self.standing, Standing(reason=reason, welcome=self.standing.welcome)
         self._tried.set()
         if was.reason != reason:
-            logger.info("not attached to the daemon (%s): %s", reason, message)
+            # Most reasons pass by themselves; this one is for somebody to see to.
+            level = logging.WARNING if reason == OTHER_PROTOCOL else logging.INFO
+            logger.log(level, "not attached to the daemon (%s): %s", reason, message)
         if was.attached:
             self._counters.session_detaches += 1
             self._gate.shut(reason)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+OTHER_PROTOCOL = "protocol"  # client and daemon are more than one release apart
+
 
 class SafetyClass(enum.Enum):
     """What must happen to the bytes when their slab is asked back."""
@@ -108,10 +110,11 @@ class Welcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """The daemon does not take the session. *code* is a gRPC status name."""
+    """The daemon does not take the session, or we can't take the daemon."""
 
-    code: str
+    code: str  # a gRPC status name; empty: it is we
     message: str
+    reason: str = "refused"  # or OTHER_PROTOCOL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

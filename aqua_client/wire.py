@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from aqua_protos import broker_pb2, presence_pb2
+from aqua_protos.agreement import SPOKEN
 from google.protobuf.message import DecodeError, Message
 
 from aqua_client.counters import Figures
 from aqua_client.records import (
+    OTHER_PROTOCOL,
     DaemonFrame,
     DescriptorArrived,
     DescriptorKind,
@@ -35,7 +37,6 @@ from aqua_client.records import (
 )
 
 __all__ = [
-    "PROTOCOL",
     "Call",
     "Grant",
     "HostRoom",
@@ -56,8 +57,6 @@ __all__ = [
     "release_call",
     "reserve_host_call",
 ]
-
-PROTOCOL = 1
 
 _SERVICE = "/aqua.broker.v1.Broker/"
 
@@ -142,7 +141,8 @@ def hello_frame(
 ) -> bytes:
     """The first frame; with a *session_id* of before, to re-attach; *figures* were heard before."""
     hello = presence_pb2.Hello(
-        protocol=PROTOCOL,
+        protocol=SPOKEN.oldest,
+        newest_protocol=SPOKEN.newest,
         home_gpu=home_gpu or "",
         sub_tenant=sub_tenant,
         program=program,
@@ -186,7 +186,9 @@ def parse_daemon_frame(payload: bytes, *, now: float) -> DaemonFrame:
         case "welcome":
             return _welcome(frame.welcome)
         case "refusal":
-            return Refusal(code=frame.refusal.code, message=frame.refusal.message)
+            refusal = frame.refusal
+            reason = OTHER_PROTOCOL if refusal.reason == OTHER_PROTOCOL else "refused"
+            return Refusal(code=refusal.code, message=refusal.message, reason=reason)
         case "keepalive_reply":
             return LeasesEnded(lease_ids=tuple(frame.keepalive_reply.ended_lease_ids))
         case "revoke":
@@ -202,7 +204,13 @@ def parse_daemon_frame(payload: bytes, *, now: float) -> DaemonFrame:
             return Unheard()  # a newer daemon's kind, or none at all
 
 
-def _welcome(welcome: presence_pb2.Welcome) -> Welcome:
+def _welcome(welcome: presence_pb2.Welcome) -> Welcome | Refusal:
+    if not SPOKEN.oldest <= welcome.protocol <= SPOKEN.newest:
+        msg = (
+            f"the daemon (version {welcome.daemon_version}) speaks protocol {welcome.protocol}, "
+            f"this client {SPOKEN}: bring both to releases that are at most one apart"
+        )
+        return Refusal(code="", message=msg, reason=OTHER_PROTOCOL)
     seconds = welcome.term_seconds
     sizes = (welcome.smallest_slab_bytes, welcome.largest_slab_bytes)
     if not welcome.session_id or not welcome.token:

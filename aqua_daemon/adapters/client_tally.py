@@ -30,6 +30,7 @@ CLIENT_REASONS = frozenset(
             "no_own_gpu",
             "no_permission",
             "pid_namespace",
+            "protocol",
             "refused",
             "restarting",
             "revoked",

@@ -10,17 +10,20 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Iterable
 
+from aqua_protos.agreement import NoCommonProtocol, agreed_protocol
+
 from aqua_daemon import __version__
 from aqua_daemon.adapters.admins import Admins
 from aqua_daemon.adapters.processes import Peer, PeerGone, tenant_of
-from aqua_daemon.adapters.statuses import TooMany
+from aqua_daemon.adapters.statuses import TooMany, UnknownProtocol
 from aqua_daemon.adapters.wire import frames
 from aqua_daemon.core.errors import InvalidRequest, RefusedForNow
 from aqua_daemon.core.events import SessionOpened, SessionReattached
 from aqua_daemon.core.model import GpuUuid, ProcessIdentity, RequestId, SessionId
 
 Identify = Callable[[socket.socket], Peer]
-_ID_BYTES = 16
+_ID_BYTES, _TOKEN_BYTES = 16, 32
+_MOST_VERSIONS = 16  # a version is a client's own word: nobody fills everybody's screen with them
 
 REAL_GPU_PREFIX = "GPU-"  # of the UUIDs that NVIDIA's driver gives
 
@@ -35,6 +38,7 @@ class Roll:
         """So many for one process."""
         self._most_sessions = most_sessions
         self._process_of: dict[SessionId, ProcessIdentity] = {}
+        self._version_of: dict[SessionId, str] = {}
         self._sessions: Counter[ProcessIdentity] = Counter()
 
     def check_room(self, process: ProcessIdentity) -> None:
@@ -51,34 +55,41 @@ class Roll:
             )
             raise TooMany(msg)
 
-    def enter(self, session_id: SessionId, process: ProcessIdentity) -> None:
+    def enter(self, session_id: SessionId, process: ProcessIdentity, hello: frames.Hello) -> None:
         """A session is there, for the first time or again."""
         self.strike(session_id)
         self._process_of[session_id] = process
+        if not hello.is_observer:
+            self._version_of[session_id] = hello.version
         self._sessions[process] += 1
 
     def strike(self, session_id: SessionId) -> None:
         """It is over. Idempotent."""
+        self._version_of.pop(session_id, None)
         process = self._process_of.pop(session_id, None)
         if process is not None:
             self._sessions[process] -= 1
             if not self._sessions[process]:
                 del self._sessions[process]
 
+    def versions(self) -> dict[str, int]:
+        """How many sessions there are of each version of the client library, the commonest ones."""
+        return dict(Counter(self._version_of.values()).most_common(_MOST_VERSIONS))
 
-def check_hello(hello: frames.Hello, *, gpus: Iterable[GpuUuid]) -> None:
-    """Refuse a client that this daemon can't serve.
+
+def check_hello(hello: frames.Hello, *, gpus: Iterable[GpuUuid]) -> int:
+    """Refuse a client that this daemon can't serve; the protocol that is spoken with others.
 
     Raises:
-        InvalidRequest: another protocol, or a home GPU that the node does not have. One that is
-            not kept by this daemon may yet be there: the client names the one that it computes on.
+        UnknownProtocol: the client is more than one release apart.
+        InvalidRequest: a home GPU that the node does not have. One that is not kept by this daemon
+            may yet be there: the client names the one that it computes on.
     """
-    if hello.protocol != frames.PROTOCOL:
-        msg = (
-            f"the client speaks protocol {hello.protocol}, this daemon (version {__version__}) "
-            f"{frames.PROTOCOL}: bring both to releases that are at most one apart"
-        )
-        raise InvalidRequest(msg)
+    they, we = f"the client (version {hello.version})", f"this daemon (version {__version__})"
+    try:
+        protocol = agreed_protocol(hello.protocols, they=they, we=we)
+    except NoCommonProtocol as error:
+        raise UnknownProtocol(str(error)) from error
     known = tuple(gpus)
     is_elsewhere = hello.home_gpu is not None and hello.home_gpu not in known
     if is_elsewhere and not str(hello.home_gpu).startswith(REAL_GPU_PREFIX):
@@ -87,6 +98,7 @@ def check_hello(hello: frames.Hello, *, gpus: Iterable[GpuUuid]) -> None:
             "name one of these, or none (AQUA_HOME_GPU)"
         )
         raise InvalidRequest(msg)
+    return protocol
 
 
 def identified(connection: socket.socket, identify: Identify) -> Peer:
@@ -138,6 +150,11 @@ def introduction(
 def new_session_id() -> SessionId:
     """Never used before, and not to be guessed."""
     return SessionId(secrets.token_hex(_ID_BYTES))
+
+
+def new_token() -> bytes:
+    """What a session's calls carry."""
+    return secrets.token_bytes(_TOKEN_BYTES)
 
 
 def new_request_id() -> RequestId:

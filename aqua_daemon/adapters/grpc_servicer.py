@@ -255,6 +255,7 @@ class BrokerCalls:
         return replies.state(
             visible_to(viewer, snapshot),
             session_count=len(snapshot.sessions),
+            client_versions=self._presence.roll.versions(),
             version=__version__,
             uptime_seconds=self._clock() - self._started_at,
             happenings=happenings_for(viewer, recent),

@@ -61,6 +61,8 @@ class KeeperConnection:
     ) -> None:
         """Takes *connection* over and attaches; `Listening.attached` follows, or `ended`."""
         self.is_attached = False
+        self.warnings: tuple[str, ...] = ()  # of the keeper's release
+        self._daemon_version = daemon_version
         self._loop = asyncio.get_running_loop()
         self._listener = listener
         self._attached: Attached | None = None
@@ -132,7 +134,8 @@ class KeeperConnection:
         match kind:
             case "gpu_report":
                 if self.is_attached:
-                    self._listener.reported(keeper_messages.gpu_report(reply.gpu_report))
+                    report = keeper_messages.gpu_report(reply.gpu_report, self.warnings)
+                    self._listener.reported(report)
             case "allocated":
                 self._take_allocated(self._orders.pop(reply.request_id, None), reply.allocated)
             case "freed":
@@ -140,6 +143,9 @@ class KeeperConnection:
             case "failed":
                 self._take_failed(self._orders.pop(reply.request_id, None), reply.failed)
             case "attached":
+                self.warnings = keeper_messages.release_warnings(
+                    reply.attached, self._daemon_version
+                )
                 self._attached = reply.attached
                 self._finish_attach()
             case "holder_proof":

@@ -208,8 +208,9 @@ class _KeeperLink:
                 [report.gpu for report in attached.gpus],
                 list(self.gpus),
             )
+        warnings = () if self._connection is None else self._connection.warnings
         event = KeeperAttached(
-            reports=tuple(keeper_messages.gpu_report(report) for report in reports),
+            reports=tuple(keeper_messages.gpu_report(report, warnings) for report in reports),
             slabs=tuple(tag for report in reports for tag in keeper_messages.slab_tags(report)),
         )
         self._is_known = self._is_there = True

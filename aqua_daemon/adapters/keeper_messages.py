@@ -7,6 +7,7 @@ being understood, not for being sent by somebody else.
 from __future__ import annotations
 
 from aqua_protos import keeper_pb2
+from aqua_protos.agreement import SPOKEN
 
 from aqua_daemon.core.instructions import AllocateSlab, FreeSlab
 from aqua_daemon.core.model import (
@@ -23,7 +24,7 @@ from aqua_daemon.core.model import (
 )
 from aqua_daemon.ports import DescriptorKind, SlabHandle
 
-PROTOCOL = 1
+FIRST_VERSION = "0.1.0"  # of keepers that do not say which they are
 _DESCRIPTOR_KINDS = {
     keeper_pb2.DESCRIPTOR_KIND_UNSPECIFIED: DescriptorKind.SHARED_MEMORY,
     keeper_pb2.DESCRIPTOR_KIND_SHARED_MEMORY: DescriptorKind.SHARED_MEMORY,
@@ -33,7 +34,11 @@ _DESCRIPTOR_KINDS = {
 
 def attach_request(request_id: int, daemon_version: str) -> bytes:
     """The first frame of a daemon."""
-    attach = keeper_pb2.Attach(protocol=PROTOCOL, daemon_version=daemon_version)
+    attach = keeper_pb2.Attach(
+        protocol=SPOKEN.oldest,
+        newest_protocol=SPOKEN.newest,
+        daemon_version=daemon_version,
+    )
     return keeper_pb2.KeeperRequest(request_id=request_id, attach=attach).SerializeToString()
 
 
@@ -64,8 +69,30 @@ def free_request(request_id: int, order: FreeSlab) -> bytes:
     return keeper_pb2.KeeperRequest(request_id=request_id, free=free).SerializeToString()
 
 
-def gpu_report(report: keeper_pb2.GpuReport) -> GpuReport:
-    """How one GPU is now."""
+def release_warnings(attached: keeper_pb2.Attached, daemon_version: str) -> tuple[str, ...]:
+    """What an operator should know of the keeper's release; it is one that this daemon speaks with.
+
+    Raises:
+        ValueError: it speaks a protocol that this daemon does not.
+    """
+    version = attached.keeper_version or FIRST_VERSION
+    if not SPOKEN.oldest <= attached.protocol <= SPOKEN.newest:
+        msg = (
+            f"the keeper (version {version}) speaks protocol {attached.protocol}, this daemon "
+            f"(version {daemon_version}) {SPOKEN}: run releases that are at most one apart"
+        )
+        raise ValueError(msg)
+    if version == daemon_version:
+        return ()
+    warning = (
+        f"its keeper is of release {version}, this daemon of {daemon_version}: restart the keeper "
+        "when nothing is lent there, before the next upgrade"
+    )
+    return (warning,)
+
+
+def gpu_report(report: keeper_pb2.GpuReport, more_warnings: tuple[str, ...] = ()) -> GpuReport:
+    """How one GPU is now; *more_warnings* are of the daemon's side."""
     return GpuReport(
         gpu=GpuUuid(report.gpu),
         total_bytes=report.total_bytes,
@@ -73,7 +100,7 @@ def gpu_report(report: keeper_pb2.GpuReport) -> GpuReport:
         owner_bytes={owner.pid: owner.nbytes for owner in report.owners},
         other_bytes=report.other_bytes if report.HasField("other_bytes") else None,
         not_lending=report.not_lending,
-        warnings=tuple(report.warnings),
+        warnings=(*report.warnings, *more_warnings),
         model=report.model,
         links=tuple(
             GpuLink(

@@ -16,7 +16,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import secrets
 import socket
 from collections import Counter
 
@@ -32,6 +31,7 @@ from aqua_daemon.adapters.greeting import (
     new_request_id,
     new_sentinel,
     new_session_id,
+    new_token,
 )
 from aqua_daemon.adapters.holders import Holders
 from aqua_daemon.adapters.presence_link import PresenceLimits, PresenceLink, refuse_connection
@@ -54,7 +54,6 @@ from aqua_daemon.service import BrokerService
 
 _ACCEPTS_AT_ONCE = 16  # then the loop sees to others
 _OUT_OF_DESCRIPTORS_PAUSE_SECONDS = 0.1
-_TOKEN_BYTES = 32
 
 logger = logging.getLogger("aqua.presence")
 
@@ -91,7 +90,7 @@ class PresenceServer:
         self._per_uid: Counter[int] = Counter()
         self._links: dict[SessionId, PresenceLink] = {}
         self._tokens: dict[bytes, PresenceLink] = {}
-        self._roll = Roll(most_sessions=self._limits.sessions_per_process)
+        self.roll = Roll(most_sessions=self._limits.sessions_per_process)
         self._is_leaving = False
         self._is_closed = False
 
@@ -153,7 +152,7 @@ class PresenceServer:
             self._drop(link)
         self._holders.forget(session_id)
         self._clients.forget(session_id)
-        self._roll.strike(session_id)
+        self.roll.strike(session_id)
 
     def _accept(self) -> None:
         for _ in range(_ACCEPTS_AT_ONCE):
@@ -221,13 +220,13 @@ class PresenceServer:
                 self._service.submit(SessionClosed(session_id=session_id))
 
     def _greet(self, link: PresenceLink, hello: frames.Hello) -> None:
-        check_hello(hello, gpus=self._settings.gpus)
+        link.protocol = check_hello(hello, gpus=self._settings.gpus)
         session_id = hello.session_id or new_session_id()
         with contextlib.ExitStack() as undo:
             peer = identified(link.connection, self._identify)
             undo.callback(os.close, peer.pidfd)
             if hello.session_id is None:
-                self._roll.check_room(peer.process)
+                self.roll.check_room(peer.process)
             if not self._holders.are_of(session_id, peer.pidfd):
                 raise NotPermitted(f"session {session_id} is another process's: open your own")
             sentinel = None if self._holders.knows(session_id) else new_sentinel()
@@ -238,7 +237,7 @@ class PresenceServer:
             undo.pop_all()
         self._clients.greeted(session_id, hello.figures)
         link.pid, link.is_observer = peer.process.pid, hello.is_observer
-        self._roll.enter(session_id, peer.process)
+        self.roll.enter(session_id, peer.process, hello)
         link.log("session %s is %s %s, pid %d", session_id, hello.program, hello.version, link.pid)
         if sentinel is None:
             os.close(peer.pidfd)
@@ -285,8 +284,9 @@ class PresenceServer:
         descriptors: tuple[int, ...],
     ) -> None:
         greeting = frames.Greeting(
+            protocol=link.protocol,
             session_id=event.session_id,
-            token=secrets.token_bytes(_TOKEN_BYTES),
+            token=new_token(),
             tenant=event.tenant,
             term_seconds=self._settings.term_seconds,
             smallest_slab_bytes=self._settings.smallest_slab_bytes,

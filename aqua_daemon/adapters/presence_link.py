@@ -66,6 +66,7 @@ class PresenceLink:
         self.uid = uid
         self.session_id: SessionId | None = None
         self.token = b""
+        self.protocol = 0
         self.pid = 0
         self.is_observer = False
         self._clock = clock
@@ -123,7 +124,7 @@ class PresenceLink:
 
     def refuse(self, error: BrokerError) -> None:
         """Say no; the link stays."""
-        self._link.send(frames.refusal(status_of(error).name, str(error)))
+        self._link.send(_refusal(error))
 
     def close(self) -> None:
         """End the link. May be called twice."""
@@ -158,11 +159,15 @@ class PresenceLink:
 def _last_words(reason: str) -> bytes:
     # Both ways to lose the link by one's own frames are asking for too much.
     error = TooMany(f"{reason}; the connection ends here, re-attach on another")
-    return frames.refusal(status_of(error).name, str(error))
+    return _refusal(error)
+
+
+def _refusal(error: BrokerError) -> bytes:
+    return frames.refusal(status_of(error).name, str(error), reason=error.reason)
 
 
 def refuse_connection(connection: socket.socket, error: BrokerError) -> None:
     """Say no to a connection that is not taken, and close it."""
     with contextlib.closing(connection), contextlib.suppress(OSError):
         connection.settimeout(0)
-        send_frame(connection, frames.refusal(status_of(error).name, str(error)))
+        send_frame(connection, _refusal(error))

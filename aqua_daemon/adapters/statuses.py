@@ -38,6 +38,12 @@ class TooLate(BrokerError):
     reason = "deadline"
 
 
+class UnknownProtocol(BrokerError):
+    """The client is more than one release apart."""
+
+    reason = "protocol"
+
+
 class UnknownService(BrokerError):
     """A health check asked about a service that is not here."""
 
@@ -64,6 +70,7 @@ STATUSES: dict[type[BrokerError], grpc.StatusCode] = {
     TooLarge: grpc.StatusCode.RESOURCE_EXHAUSTED,
     TooMany: grpc.StatusCode.RESOURCE_EXHAUSTED,
     TooLate: grpc.StatusCode.DEADLINE_EXCEEDED,
+    UnknownProtocol: grpc.StatusCode.INVALID_ARGUMENT,
     UnknownService: grpc.StatusCode.NOT_FOUND,
 }
 

@@ -22,6 +22,7 @@ def status_document(state: broker_pb2.GetStateReply) -> Document:
         "uptime_seconds": state.uptime_seconds,
         "restarting": state.restarting,
         "sessions": state.sessions,
+        "clients": [{"version": one.version, "sessions": one.sessions} for one in state.clients],
         "host_pool_bytes": state.host_pool_bytes,
         "host_reserved_bytes": state.host_reserved_bytes,
         "invariant_violations": state.invariant_violations,

@@ -14,13 +14,12 @@ from typing import TypeVar
 
 import grpc
 from aqua_protos import broker_pb2, presence_pb2
+from aqua_protos.agreement import OBSERVER, SPOKEN
 from aqua_protos.framing import Disconnected, FrameReader, FrameTooLarge, send_frame
 from google.protobuf.message import Message
 
 from aqua_daemon import __version__
 
-PROTOCOL = 1
-FEATURES = ("observer",)  # so that looking at the last events does not push them out
 SERVICE = "aqua.broker.v1.Broker"
 LARGEST_REPLY_BYTES = 64 * 2**20  # 100,000 leases
 _GONE = {
@@ -44,9 +43,11 @@ class Refused(Exception):
 class Link:
     """One session with a daemon; `opened` makes it."""
 
-    def __init__(self, path: Path, token: bytes, channel: grpc.Channel, *, seconds: float) -> None:
+    def __init__(
+        self, path: Path, welcome: presence_pb2.Welcome, channel: grpc.Channel, *, seconds: float
+    ) -> None:
         self._path = path
-        self._token = token
+        self._welcome = welcome
         self._channel = channel
         self._seconds = seconds
 
@@ -68,11 +69,19 @@ class Link:
             reply: _ReplyT = method(
                 request,
                 timeout=self._seconds if seconds is None else seconds,
-                metadata=(("aqua-token-bin", self._token),),
+                metadata=(("aqua-token-bin", self._welcome.token),),
             )
         except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                raise Refused(self._too_old(name)) from None
             raise _translated(error, self._path) from None
         return reply
+
+    def _too_old(self, what: str) -> str:
+        return (
+            f"the daemon at {self._path} (version {self._welcome.daemon_version}) does not know "
+            f"{what}: upgrade it to this aquactl's version, {__version__}"
+        )
 
 
 @contextmanager
@@ -85,10 +94,10 @@ def opened(path: Path, *, seconds: float) -> Iterator[Link]:
     """
     options = [("grpc.max_receive_message_length", LARGEST_REPLY_BYTES)]
     with (
-        _token(path, seconds=seconds) as token,
+        _welcomed(path, seconds=seconds) as welcome,
         grpc.insecure_channel(f"unix:{path}", options=options) as channel,
     ):
-        yield Link(path, token, channel, seconds=seconds)
+        yield Link(path, welcome, channel, seconds=seconds)
 
 
 def fetch_state(path: Path, *, seconds: float) -> broker_pb2.GetStateReply:
@@ -98,27 +107,41 @@ def fetch_state(path: Path, *, seconds: float) -> broker_pb2.GetStateReply:
 
 
 @contextmanager
-def _token(path: Path, *, seconds: float) -> Iterator[bytes]:
-    """Say hello; the token is good while the connection is open."""
+def _welcomed(path: Path, *, seconds: float) -> Iterator[presence_pb2.Welcome]:
+    """Say hello; the welcome's token is good while the connection is open."""
     presence = f"{path}.presence"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(seconds)
         try:
             connection.connect(presence)
             hello = presence_pb2.Hello(
-                protocol=PROTOCOL, features=FEATURES, program="aquactl", version=__version__
+                protocol=SPOKEN.oldest,
+                newest_protocol=SPOKEN.newest,
+                features=(OBSERVER,),
+                program="aquactl",
+                version=__version__,
             )
             send_frame(connection, presence_pb2.ClientFrame(hello=hello).SerializeToString())
-            welcome = _first_frame(connection)
+            answer = _first_frame(connection)
         except PermissionError:
             msg = f"{presence}: permission denied; join the daemon's group, or run as its user"
             raise Refused(msg) from None
         except (OSError, Disconnected, FrameTooLarge) as error:
             raise _unreachable(presence, error) from None
-        if welcome.WhichOneof("kind") != "welcome":
-            message = welcome.refusal.message or "the daemon did not welcome this call"
-            raise Unreachable(message) if welcome.refusal.code in _GONE_CODES else Refused(message)
-        yield welcome.welcome.token
+        if answer.WhichOneof("kind") != "welcome":
+            message = answer.refusal.message or "the daemon did not welcome this call"
+            raise Unreachable(message) if answer.refusal.code in _GONE_CODES else Refused(message)
+        _check_protocol(answer.welcome)
+        yield answer.welcome
+
+
+def _check_protocol(welcome: presence_pb2.Welcome) -> None:
+    if not SPOKEN.oldest <= welcome.protocol <= SPOKEN.newest:
+        msg = (
+            f"the daemon (version {welcome.daemon_version}) speaks protocol {welcome.protocol}, "
+            f"this aquactl (version {__version__}) {SPOKEN}: use the aquactl that came with it"
+        )
+        raise Refused(msg)
 
 
 def _first_frame(connection: socket.socket) -> presence_pb2.DaemonFrame:

@@ -15,22 +15,22 @@ from aqua_protos.keeper_pb2 import (
     OwnerRegistered,
 )
 
+from aqua_daemon import __version__
 from aqua_daemon.keeper.gpu import Handle, Slab
 from aqua_daemon.keeper.node import FreedSlab, KeptGpus
 from aqua_daemon.keeper.refusal import Refused
 
-PROTOCOL = 1
 
-
-def attached(request_id: int, node: KeptGpus, *, holders: int) -> bytes:
-    """All that the keeper holds; *holders* proofs follow."""
+def attached(request_id: int, node: KeptGpus, *, holders: int, protocol: int) -> bytes:
+    """All that the keeper holds, in the *protocol* agreed on; *holders* proofs follow."""
     answer = Attached(
-        protocol=PROTOCOL,
+        protocol=protocol,
         keeper_pid=os.getpid(),
         gpus=node.reports(),
         holders=holders,
         smallest_slab_bytes=node.smallest_slab_bytes,
         largest_slab_bytes=node.largest_slab_bytes,
+        keeper_version=__version__,
     )
     return KeeperReply(request_id=request_id, attached=answer).SerializeToString()
 

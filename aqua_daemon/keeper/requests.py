@@ -1,4 +1,4 @@
-"""Checks what an Allocate, a Free or a RegisterOwner says before anything is done for it.
+"""Checks what an Attach, an Allocate, a Free or a RegisterOwner says before anything is done for it.
 
 Each check raises `Refused` with what was wrong and what to do. Whether there is room is not a
 matter of form: `node` says that.
@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 
-from aqua_protos.keeper_pb2 import Allocate, RegisterOwner, SlabTag
+from aqua_protos.agreement import SPOKEN, NoCommonProtocol, Protocols, agreed_protocol
+from aqua_protos.keeper_pb2 import Allocate, Attach, RegisterOwner, SlabTag
 
+from aqua_daemon import __version__
 from aqua_daemon.keeper.refusal import Refused, invalid
 
 SLAB_GRANULE_BYTES = 2 * 2**20  # what CUDA rounds device allocations to
@@ -28,6 +30,18 @@ def check_id(field: str, value: str) -> None:
     """An id as every message writes it."""
     if _ID.fullmatch(value) is None:
         raise invalid(f"{field} is {value[:64]!r}: give 32 lower-case hexadecimal digits")
+
+
+def agreed_protocol_with(request: Attach) -> int:
+    """The protocol to speak with this daemon."""
+    if not request.protocol:
+        raise invalid(f"protocol is 0: say which you speak (this keeper: {SPOKEN})")
+    theirs = Protocols.said(request.protocol, request.newest_protocol)
+    they = f"the daemon (version {request.daemon_version[:_LONGEST_NAME]})"
+    try:
+        return agreed_protocol(theirs, they=they, we=f"this keeper (version {__version__})")
+    except NoCommonProtocol as error:
+        raise Refused("FAILED_PRECONDITION", str(error)) from error
 
 
 def check_allocate(request: Allocate, *, smallest_bytes: int, largest_bytes: int) -> None:

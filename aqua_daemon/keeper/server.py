@@ -23,7 +23,7 @@ from aqua_protos.frame_link import BadFrame, FrameLink
 from aqua_protos.keeper_pb2 import Allocate, Attach, Free, KeeperRequest, RegisterOwner
 from google.protobuf.message import DecodeError
 
-from aqua_daemon.keeper import answers
+from aqua_daemon.keeper import answers, requests
 from aqua_daemon.keeper.accepting import Acceptor
 from aqua_daemon.keeper.gpu import Slab
 from aqua_daemon.keeper.lifetime import Lifetime
@@ -125,14 +125,14 @@ class KeeperServer:
 
     def _attach(self, link: FrameLink, request_id: int, request: Attach) -> None:
         _check_request_id(request_id)
-        if not request.protocol:
-            raise invalid(f"protocol is 0: say which you speak (this keeper: {answers.PROTOCOL})")
+        protocol = requests.agreed_protocol_with(request)
         if self._daemon is not None and self._daemon is not link:
             _log.info("another daemon takes the place of the one that was attached")
             self._drop(self._daemon)
         self._daemon = link
         proofs = self._node.proofs()
-        link.send(answers.attached(request_id, self._node, holders=len(proofs)))
+        attached = answers.attached(request_id, self._node, holders=len(proofs), protocol=protocol)
+        link.send(attached)
         try:
             for proof in proofs:
                 descriptors = (proof.pidfd, proof.sentinel)

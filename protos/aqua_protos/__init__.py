@@ -1,5 +1,6 @@
-"""The wire: generated messages and stubs, and `framing`, how frames cross a socket.
+"""The wire: generated messages and stubs, and what both ends of it share.
 
 The `*_pb2*` files are made from the `.proto` files beside them by grpcio-tools 1.71.2; a test makes
-them again and compares. `framing.py` is the one module here that is written by hand.
+them again and compares. Written by hand are `framing` and `frame_link`, how frames cross a socket,
+and `agreement`, what two releases speak with each other.
 """

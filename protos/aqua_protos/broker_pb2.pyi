@@ -213,7 +213,7 @@ class GetStateRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStateReply(_message.Message):
-    __slots__ = ("version", "uptime_seconds", "restarting", "gpus", "leases", "tenants", "events", "host_pool_bytes", "host_reserved_bytes", "sessions", "invariant_violations")
+    __slots__ = ("version", "uptime_seconds", "restarting", "gpus", "leases", "tenants", "events", "host_pool_bytes", "host_reserved_bytes", "sessions", "invariant_violations", "clients")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     UPTIME_SECONDS_FIELD_NUMBER: _ClassVar[int]
     RESTARTING_FIELD_NUMBER: _ClassVar[int]
@@ -225,6 +225,7 @@ class GetStateReply(_message.Message):
     HOST_RESERVED_BYTES_FIELD_NUMBER: _ClassVar[int]
     SESSIONS_FIELD_NUMBER: _ClassVar[int]
     INVARIANT_VIOLATIONS_FIELD_NUMBER: _ClassVar[int]
+    CLIENTS_FIELD_NUMBER: _ClassVar[int]
     version: str
     uptime_seconds: float
     restarting: bool
@@ -236,7 +237,16 @@ class GetStateReply(_message.Message):
     host_reserved_bytes: int
     sessions: int
     invariant_violations: int
-    def __init__(self, version: _Optional[str] = ..., uptime_seconds: _Optional[float] = ..., restarting: bool = ..., gpus: _Optional[_Iterable[_Union[GpuState, _Mapping]]] = ..., leases: _Optional[_Iterable[_Union[Lease, _Mapping]]] = ..., tenants: _Optional[_Iterable[_Union[TenantState, _Mapping]]] = ..., events: _Optional[_Iterable[_Union[EventLine, _Mapping]]] = ..., host_pool_bytes: _Optional[int] = ..., host_reserved_bytes: _Optional[int] = ..., sessions: _Optional[int] = ..., invariant_violations: _Optional[int] = ...) -> None: ...
+    clients: _containers.RepeatedCompositeFieldContainer[ClientRelease]
+    def __init__(self, version: _Optional[str] = ..., uptime_seconds: _Optional[float] = ..., restarting: bool = ..., gpus: _Optional[_Iterable[_Union[GpuState, _Mapping]]] = ..., leases: _Optional[_Iterable[_Union[Lease, _Mapping]]] = ..., tenants: _Optional[_Iterable[_Union[TenantState, _Mapping]]] = ..., events: _Optional[_Iterable[_Union[EventLine, _Mapping]]] = ..., host_pool_bytes: _Optional[int] = ..., host_reserved_bytes: _Optional[int] = ..., sessions: _Optional[int] = ..., invariant_violations: _Optional[int] = ..., clients: _Optional[_Iterable[_Union[ClientRelease, _Mapping]]] = ...) -> None: ...
+
+class ClientRelease(_message.Message):
+    __slots__ = ("version", "sessions")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    sessions: int
+    def __init__(self, version: _Optional[str] = ..., sessions: _Optional[int] = ...) -> None: ...
 
 class GpuState(_message.Message):
     __slots__ = ("gpu", "total_bytes", "used_by_others_bytes", "lent_bytes", "quarantined_bytes", "returning_bytes", "free_bytes", "reserve_bytes", "lendable_bytes", "trouble", "warnings", "model", "quiet_seconds")

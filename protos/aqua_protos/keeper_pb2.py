@@ -24,47 +24,47 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x61qua_protos/keeper.proto\x12\x0e\x61qua.keeper.v1\"\xe2\x01\n\rKeeperRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12(\n\x06\x61ttach\x18\x02 \x01(\x0b\x32\x16.aqua.keeper.v1.AttachH\x00\x12,\n\x08\x61llocate\x18\x03 \x01(\x0b\x32\x18.aqua.keeper.v1.AllocateH\x00\x12$\n\x04\x66ree\x18\x04 \x01(\x0b\x32\x14.aqua.keeper.v1.FreeH\x00\x12\x37\n\x0eregister_owner\x18\x05 \x01(\x0b\x32\x1d.aqua.keeper.v1.RegisterOwnerH\x00\x42\x06\n\x04kind\"\xfc\x02\n\x0bKeeperReply\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12,\n\x08\x61ttached\x18\x02 \x01(\x0b\x32\x18.aqua.keeper.v1.AttachedH\x00\x12\x33\n\x0cholder_proof\x18\x03 \x01(\x0b\x32\x1b.aqua.keeper.v1.HolderProofH\x00\x12.\n\tallocated\x18\x04 \x01(\x0b\x32\x19.aqua.keeper.v1.AllocatedH\x00\x12&\n\x05\x66reed\x18\x05 \x01(\x0b\x32\x15.aqua.keeper.v1.FreedH\x00\x12;\n\x10owner_registered\x18\x06 \x01(\x0b\x32\x1f.aqua.keeper.v1.OwnerRegisteredH\x00\x12/\n\ngpu_report\x18\x07 \x01(\x0b\x32\x19.aqua.keeper.v1.GpuReportH\x00\x12(\n\x06\x66\x61iled\x18\x08 \x01(\x0b\x32\x16.aqua.keeper.v1.FailedH\x00\x42\x06\n\x04kind\"2\n\x06\x41ttach\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x16\n\x0e\x64\x61\x65mon_version\x18\x02 \x01(\t\"\xa3\x01\n\x08\x41ttached\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x12\n\nkeeper_pid\x18\x02 \x01(\r\x12\'\n\x04gpus\x18\x03 \x03(\x0b\x32\x19.aqua.keeper.v1.GpuReport\x12\x0f\n\x07holders\x18\x04 \x01(\r\x12\x1b\n\x13smallest_slab_bytes\x18\x05 \x01(\x03\x12\x1a\n\x12largest_slab_bytes\x18\x06 \x01(\x03\"!\n\x0bHolderProof\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\xc3\x01\n\x07SlabTag\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x14\n\x0csafety_class\x18\x04 \x01(\t\x12\x14\n\x0c\x62orrower_gpu\x18\x05 \x01(\t\x12\x12\n\nholder_pid\x18\x06 \x01(\r\x12\x1a\n\x12holder_start_ticks\x18\x07 \x01(\x04\x12\x12\n\nholder_uid\x18\x08 \x01(\r\x12\x12\n\nrequest_id\x18\t \x01(\t\"M\n\x08\x41llocate\x12\x0b\n\x03gpu\x18\x01 \x01(\t\x12\x0e\n\x06nbytes\x18\x02 \x01(\x03\x12$\n\x03tag\x18\x03 \x01(\x0b\x32\x17.aqua.keeper.v1.SlabTag\"\x7f\n\tAllocated\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0e\n\x06\x63\x61nary\x18\x02 \x01(\x0c\x12\x17\n\x0f\x63uda_ipc_handle\x18\x03 \x01(\x0c\x12\x37\n\x0f\x64\x65scriptor_kind\x18\x04 \x01(\x0e\x32\x1e.aqua.keeper.v1.DescriptorKind\"%\n\x04\x46ree\x12\x0b\n\x03gpu\x18\x01 \x01(\t\x12\x10\n\x08lease_id\x18\x02 \x01(\t\"g\n\x05\x46reed\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x16\n\x0escrubbed_bytes\x18\x02 \x01(\x03\x12\x1a\n\x12\x66reed_while_mapped\x18\x03 \x01(\x08\x12\x18\n\x10unreturned_bytes\x18\x04 \x01(\x03\"?\n\rRegisterOwner\x12\x0b\n\x03gpu\x18\x01 \x01(\t\x12\x0e\n\x06nbytes\x18\x02 \x01(\x03\x12\x11\n\twhat_fits\x18\x03 \x01(\x08\".\n\x0fOwnerRegistered\x12\x0b\n\x03gpu\x18\x01 \x01(\t\x12\x0e\n\x06nbytes\x18\x02 \x01(\x03\"\xcf\x02\n\tGpuReport\x12\x0b\n\x03gpu\x18\x01 \x01(\t\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x03\x12)\n\x05slabs\x18\x03 \x03(\x0b\x32\x1a.aqua.keeper.v1.SlabReport\x12+\n\x06owners\x18\x04 \x03(\x0b\x32\x1b.aqua.keeper.v1.OwnerReport\x12\x1a\n\x12\x66reed_while_mapped\x18\x05 \x01(\x03\x12\x18\n\x0bother_bytes\x18\x06 \x01(\x03H\x00\x88\x01\x01\x12\x13\n\x0bnot_lending\x18\x07 \x01(\t\x12\x10\n\x08warnings\x18\x08 \x03(\t\x12\r\n\x05model\x18\t \x01(\t\x12&\n\x05links\x18\n \x03(\x0b\x32\x17.aqua.keeper.v1.GpuLink\x12\x16\n\tnuma_node\x18\x0b \x01(\x05H\x01\x88\x01\x01\x42\x0e\n\x0c_other_bytesB\x0c\n\n_numa_node\"M\n\x07GpuLink\x12\x0c\n\x04peer\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\r\n\x05\x63ount\x18\x03 \x01(\x05\x12\x17\n\x0fhas_peer_access\x18\x04 \x01(\x08\"B\n\nSlabReport\x12$\n\x03tag\x18\x01 \x01(\x0b\x32\x17.aqua.keeper.v1.SlabTag\x12\x0e\n\x06nbytes\x18\x02 \x01(\x03\"*\n\x0bOwnerReport\x12\x0b\n\x03pid\x18\x01 \x01(\r\x12\x0e\n\x06nbytes\x18\x02 \x01(\x03\"\'\n\x06\x46\x61iled\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t*r\n\x0e\x44\x65scriptorKind\x12\x1f\n\x1b\x44\x45SCRIPTOR_KIND_UNSPECIFIED\x10\x00\x12!\n\x1d\x44\x45SCRIPTOR_KIND_SHARED_MEMORY\x10\x01\x12\x1c\n\x18\x44\x45SCRIPTOR_KIND_CUDA_VMM\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x61qua_protos/keeper.proto\x12\x0e\x61qua.keeper.v1\"\xe2\x01\n\rKeeperRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12(\n\x06\x61ttach\x18\x02 \x01(\x0b\x32\x16.aqua.keeper.v1.AttachH\x00\x12,\n\x08\x61llocate\x18\x03 \x01(\x0b\x32\x18.aqua.keeper.v1.AllocateH\x00\x12$\n\x04\x66ree\x18\x04 \x01(\x0b\x32\x14.aqua.keeper.v1.FreeH\x00\x12\x37\n\x0eregister_owner\x18\x05 \x01(\x0b\x32\x1d.aqua.keeper.v1.RegisterOwnerH\x00\x42\x06\n\x04kind\"\xfc\x02\n\x0bKeeperReply\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12,\n\x08\x61ttached\x18\x02 \x01(\x0b\x32\x18.aqua.keeper.v1.AttachedH\x00\x12\x33\n\x0cholder_proof\x18\x03 \x01(\x0b\x32\x1b.aqua.keeper.v1.HolderProofH\x00\x12.\n\tallocated\x18\x04 \x01(\x0b\x32\x19.aqua.keeper.v1.AllocatedH\x00\x12&\n\x05\x66reed\x18\x05 \x01(\x0b\x32\x15.aqua.keeper.v1.FreedH\x00\x12;\n\x10owner_registered\x18\x06 \x01(\x0b\x32\x1f.aqua.keeper.v1.OwnerRegisteredH\x00\x12/\n\ngpu_report\x18\x07 \x01(\x0b\x32\x19.aqua.keeper.v1.GpuReportH\x00\x12(\n\x06\x66\x61iled\x18\x08 \x01(\x0b\x32\x16.aqua.keeper.v1.FailedH\x00\x42\x06\n\x04kind\"K\n\x06\x41ttach\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x16\n\x0e\x64\x61\x65mon_version\x18\x02 \x01(\t\x12\x17\n\x0fnewest_protocol\x18\x03 \x01(\r\"\xbb\x01\n\x08\x41ttached\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x12\n\nkeeper_pid\x18\x02 \x01(\r\x12\'\n\x04gpus\x18\x03 \x03(\x0b\x32\x19.aqua.keeper.v1.GpuReport\x12\x0f\n\x07holders\x18\x04 \x01(\r\x12\x1b\n\x13smallest_slab_bytes\x18\x05 \x01(\x03\x12\x1a\n\x12largest_slab_bytes\x18\x06 \x01(\x03\x12\x16\n\x0ekeeper_version\x18\x07 \x01(\t\"!\n\x0bHolderProof\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\xc3\x01\n\x07SlabTag\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x14\n\x0csafety_class\x18\x04 \x01(\t\x12\x14\n\x0c\x62orrower_gpu\x18\x05 \x01(\t\x12\x12\n\nholder_pid\x18\x06 \x01(\r\x12\x1a\n\x12holder_start_ticks\x18\x07 \x01(\x04\x12\x12\n\nholder_uid\x18\x08 \x01(\r\x12\x12\n\nrequest_id\x18\t \x01(\t\"M\n\x08\x41llocate\x12\x0b\n\x03gpu\x18\x01 \x01(\t\x12\x0e\n\x06nbytes\x18\x02 \x01(\x03\x12$\n\x03tag\x18\x03 \x01(\x0b\x32\x17.aqua.keeper.v1.SlabTag\"\x7f\n\tAllocated\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0e\n\x06\x63\x61nary\x18\x02 \x01(\x0c\x12\x17\n\x0f\x63uda_ipc_handle\x18\x03 \x01(\x0c\x12\x37\n\x0f\x64\x65scriptor_kind\x18\x04 \x01(\x0e\x32\x1e.aqua.keeper.v1.DescriptorKind\"%\n\x04\x46ree\x12\x0b\n\x03gpu\x18\x01 \x01(\t\x12\x10\n\x08lease_id\x18\x02 \x01(\t\"g\n\x05\x46reed\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x16\n\x0escrubbed_bytes\x18\x02 \x01(\x03\x12\x1a\n\x12\x66reed_while_mapped\x18\x03 \x01(\x08\x12\x18\n\x10unreturned_bytes\x18\x04 \x01(\x03\"?\n\rRegisterOwner\x12\x0b\n\x03gpu\x18\x01 \x01(\t\x12\x0e\n\x06nbytes\x18\x02 \x01(\x03\x12\x11\n\twhat_fits\x18\x03 \x01(\x08\".\n\x0fOwnerRegistered\x12\x0b\n\x03gpu\x18\x01 \x01(\t\x12\x0e\n\x06nbytes\x18\x02 \x01(\x03\"\xcf\x02\n\tGpuReport\x12\x0b\n\x03gpu\x18\x01 \x01(\t\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x03\x12)\n\x05slabs\x18\x03 \x03(\x0b\x32\x1a.aqua.keeper.v1.SlabReport\x12+\n\x06owners\x18\x04 \x03(\x0b\x32\x1b.aqua.keeper.v1.OwnerReport\x12\x1a\n\x12\x66reed_while_mapped\x18\x05 \x01(\x03\x12\x18\n\x0bother_bytes\x18\x06 \x01(\x03H\x00\x88\x01\x01\x12\x13\n\x0bnot_lending\x18\x07 \x01(\t\x12\x10\n\x08warnings\x18\x08 \x03(\t\x12\r\n\x05model\x18\t \x01(\t\x12&\n\x05links\x18\n \x03(\x0b\x32\x17.aqua.keeper.v1.GpuLink\x12\x16\n\tnuma_node\x18\x0b \x01(\x05H\x01\x88\x01\x01\x42\x0e\n\x0c_other_bytesB\x0c\n\n_numa_node\"M\n\x07GpuLink\x12\x0c\n\x04peer\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\r\n\x05\x63ount\x18\x03 \x01(\x05\x12\x17\n\x0fhas_peer_access\x18\x04 \x01(\x08\"B\n\nSlabReport\x12$\n\x03tag\x18\x01 \x01(\x0b\x32\x17.aqua.keeper.v1.SlabTag\x12\x0e\n\x06nbytes\x18\x02 \x01(\x03\"*\n\x0bOwnerReport\x12\x0b\n\x03pid\x18\x01 \x01(\r\x12\x0e\n\x06nbytes\x18\x02 \x01(\x03\"\'\n\x06\x46\x61iled\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t*r\n\x0e\x44\x65scriptorKind\x12\x1f\n\x1b\x44\x45SCRIPTOR_KIND_UNSPECIFIED\x10\x00\x12!\n\x1d\x44\x45SCRIPTOR_KIND_SHARED_MEMORY\x10\x01\x12\x1c\n\x18\x44\x45SCRIPTOR_KIND_CUDA_VMM\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'aqua_protos.keeper_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DESCRIPTORKIND']._serialized_start=2142
-  _globals['_DESCRIPTORKIND']._serialized_end=2256
+  _globals['_DESCRIPTORKIND']._serialized_start=2191
+  _globals['_DESCRIPTORKIND']._serialized_end=2305
   _globals['_KEEPERREQUEST']._serialized_start=45
   _globals['_KEEPERREQUEST']._serialized_end=271
   _globals['_KEEPERREPLY']._serialized_start=274
   _globals['_KEEPERREPLY']._serialized_end=654
   _globals['_ATTACH']._serialized_start=656
-  _globals['_ATTACH']._serialized_end=706
-  _globals['_ATTACHED']._serialized_start=709
-  _globals['_ATTACHED']._serialized_end=872
-  _globals['_HOLDERPROOF']._serialized_start=874
-  _globals['_HOLDERPROOF']._serialized_end=907
-  _globals['_SLABTAG']._serialized_start=910
-  _globals['_SLABTAG']._serialized_end=1105
-  _globals['_ALLOCATE']._serialized_start=1107
-  _globals['_ALLOCATE']._serialized_end=1184
-  _globals['_ALLOCATED']._serialized_start=1186
-  _globals['_ALLOCATED']._serialized_end=1313
-  _globals['_FREE']._serialized_start=1315
-  _globals['_FREE']._serialized_end=1352
-  _globals['_FREED']._serialized_start=1354
-  _globals['_FREED']._serialized_end=1457
-  _globals['_REGISTEROWNER']._serialized_start=1459
-  _globals['_REGISTEROWNER']._serialized_end=1522
-  _globals['_OWNERREGISTERED']._serialized_start=1524
-  _globals['_OWNERREGISTERED']._serialized_end=1570
-  _globals['_GPUREPORT']._serialized_start=1573
-  _globals['_GPUREPORT']._serialized_end=1908
-  _globals['_GPULINK']._serialized_start=1910
-  _globals['_GPULINK']._serialized_end=1987
-  _globals['_SLABREPORT']._serialized_start=1989
-  _globals['_SLABREPORT']._serialized_end=2055
-  _globals['_OWNERREPORT']._serialized_start=2057
-  _globals['_OWNERREPORT']._serialized_end=2099
-  _globals['_FAILED']._serialized_start=2101
-  _globals['_FAILED']._serialized_end=2140
+  _globals['_ATTACH']._serialized_end=731
+  _globals['_ATTACHED']._serialized_start=734
+  _globals['_ATTACHED']._serialized_end=921
+  _globals['_HOLDERPROOF']._serialized_start=923
+  _globals['_HOLDERPROOF']._serialized_end=956
+  _globals['_SLABTAG']._serialized_start=959
+  _globals['_SLABTAG']._serialized_end=1154
+  _globals['_ALLOCATE']._serialized_start=1156
+  _globals['_ALLOCATE']._serialized_end=1233
+  _globals['_ALLOCATED']._serialized_start=1235
+  _globals['_ALLOCATED']._serialized_end=1362
+  _globals['_FREE']._serialized_start=1364
+  _globals['_FREE']._serialized_end=1401
+  _globals['_FREED']._serialized_start=1403
+  _globals['_FREED']._serialized_end=1506
+  _globals['_REGISTEROWNER']._serialized_start=1508
+  _globals['_REGISTEROWNER']._serialized_end=1571
+  _globals['_OWNERREGISTERED']._serialized_start=1573
+  _globals['_OWNERREGISTERED']._serialized_end=1619
+  _globals['_GPUREPORT']._serialized_start=1622
+  _globals['_GPUREPORT']._serialized_end=1957
+  _globals['_GPULINK']._serialized_start=1959
+  _globals['_GPULINK']._serialized_end=2036
+  _globals['_SLABREPORT']._serialized_start=2038
+  _globals['_SLABREPORT']._serialized_end=2104
+  _globals['_OWNERREPORT']._serialized_start=2106
+  _globals['_OWNERREPORT']._serialized_end=2148
+  _globals['_FAILED']._serialized_start=2150
+  _globals['_FAILED']._serialized_end=2189
 # @@protoc_insertion_point(module_scope)

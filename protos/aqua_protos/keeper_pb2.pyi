@@ -50,28 +50,32 @@ class KeeperReply(_message.Message):
     def __init__(self, request_id: _Optional[int] = ..., attached: _Optional[_Union[Attached, _Mapping]] = ..., holder_proof: _Optional[_Union[HolderProof, _Mapping]] = ..., allocated: _Optional[_Union[Allocated, _Mapping]] = ..., freed: _Optional[_Union[Freed, _Mapping]] = ..., owner_registered: _Optional[_Union[OwnerRegistered, _Mapping]] = ..., gpu_report: _Optional[_Union[GpuReport, _Mapping]] = ..., failed: _Optional[_Union[Failed, _Mapping]] = ...) -> None: ...
 
 class Attach(_message.Message):
-    __slots__ = ("protocol", "daemon_version")
+    __slots__ = ("protocol", "daemon_version", "newest_protocol")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     DAEMON_VERSION_FIELD_NUMBER: _ClassVar[int]
+    NEWEST_PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     daemon_version: str
-    def __init__(self, protocol: _Optional[int] = ..., daemon_version: _Optional[str] = ...) -> None: ...
+    newest_protocol: int
+    def __init__(self, protocol: _Optional[int] = ..., daemon_version: _Optional[str] = ..., newest_protocol: _Optional[int] = ...) -> None: ...
 
 class Attached(_message.Message):
-    __slots__ = ("protocol", "keeper_pid", "gpus", "holders", "smallest_slab_bytes", "largest_slab_bytes")
+    __slots__ = ("protocol", "keeper_pid", "gpus", "holders", "smallest_slab_bytes", "largest_slab_bytes", "keeper_version")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     KEEPER_PID_FIELD_NUMBER: _ClassVar[int]
     GPUS_FIELD_NUMBER: _ClassVar[int]
     HOLDERS_FIELD_NUMBER: _ClassVar[int]
     SMALLEST_SLAB_BYTES_FIELD_NUMBER: _ClassVar[int]
     LARGEST_SLAB_BYTES_FIELD_NUMBER: _ClassVar[int]
+    KEEPER_VERSION_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     keeper_pid: int
     gpus: _containers.RepeatedCompositeFieldContainer[GpuReport]
     holders: int
     smallest_slab_bytes: int
     largest_slab_bytes: int
-    def __init__(self, protocol: _Optional[int] = ..., keeper_pid: _Optional[int] = ..., gpus: _Optional[_Iterable[_Union[GpuReport, _Mapping]]] = ..., holders: _Optional[int] = ..., smallest_slab_bytes: _Optional[int] = ..., largest_slab_bytes: _Optional[int] = ...) -> None: ...
+    keeper_version: str
+    def __init__(self, protocol: _Optional[int] = ..., keeper_pid: _Optional[int] = ..., gpus: _Optional[_Iterable[_Union[GpuReport, _Mapping]]] = ..., holders: _Optional[int] = ..., smallest_slab_bytes: _Optional[int] = ..., largest_slab_bytes: _Optional[int] = ..., keeper_version: _Optional[str] = ...) -> None: ...
 
 class HolderProof(_message.Message):
     __slots__ = ("session_id",)

@@ -17,7 +17,7 @@ class ClientFrame(_message.Message):
     def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., keepalive: _Optional[_Union[Keepalive, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("protocol", "features", "home_gpu", "sub_tenant", "program", "version", "session_id", "leases", "host_room", "figures")
+    __slots__ = ("protocol", "features", "home_gpu", "sub_tenant", "program", "version", "session_id", "leases", "host_room", "figures", "newest_protocol")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     HOME_GPU_FIELD_NUMBER: _ClassVar[int]
@@ -28,6 +28,7 @@ class Hello(_message.Message):
     LEASES_FIELD_NUMBER: _ClassVar[int]
     HOST_ROOM_FIELD_NUMBER: _ClassVar[int]
     FIGURES_FIELD_NUMBER: _ClassVar[int]
+    NEWEST_PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     features: _containers.RepeatedScalarFieldContainer[str]
     home_gpu: str
@@ -38,7 +39,8 @@ class Hello(_message.Message):
     leases: _containers.RepeatedCompositeFieldContainer[LeaseUse]
     host_room: _broker_pb2.HostRoom
     figures: ClientFigures
-    def __init__(self, protocol: _Optional[int] = ..., features: _Optional[_Iterable[str]] = ..., home_gpu: _Optional[str] = ..., sub_tenant: _Optional[str] = ..., program: _Optional[str] = ..., version: _Optional[str] = ..., session_id: _Optional[str] = ..., leases: _Optional[_Iterable[_Union[LeaseUse, _Mapping]]] = ..., host_room: _Optional[_Union[_broker_pb2.HostRoom, _Mapping]] = ..., figures: _Optional[_Union[ClientFigures, _Mapping]] = ...) -> None: ...
+    newest_protocol: int
+    def __init__(self, protocol: _Optional[int] = ..., features: _Optional[_Iterable[str]] = ..., home_gpu: _Optional[str] = ..., sub_tenant: _Optional[str] = ..., program: _Optional[str] = ..., version: _Optional[str] = ..., session_id: _Optional[str] = ..., leases: _Optional[_Iterable[_Union[LeaseUse, _Mapping]]] = ..., host_room: _Optional[_Union[_broker_pb2.HostRoom, _Mapping]] = ..., figures: _Optional[_Union[ClientFigures, _Mapping]] = ..., newest_protocol: _Optional[int] = ...) -> None: ...
 
 class LeaseUse(_message.Message):
     __slots__ = ("lease_id", "used_bytes", "copy_bytes", "idle_seconds")
@@ -157,12 +159,14 @@ class Welcome(_message.Message):
     def __init__(self, protocol: _Optional[int] = ..., features: _Optional[_Iterable[str]] = ..., session_id: _Optional[str] = ..., token: _Optional[bytes] = ..., tenant: _Optional[str] = ..., term_seconds: _Optional[float] = ..., smallest_slab_bytes: _Optional[int] = ..., largest_slab_bytes: _Optional[int] = ..., daemon_version: _Optional[str] = ..., ended_lease_ids: _Optional[_Iterable[str]] = ..., unheard_lease_ids: _Optional[_Iterable[str]] = ..., has_sentinel: bool = ...) -> None: ...
 
 class Refusal(_message.Message):
-    __slots__ = ("code", "message")
+    __slots__ = ("code", "message", "reason")
     CODE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
     code: str
     message: str
-    def __init__(self, code: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+    reason: str
+    def __init__(self, code: _Optional[str] = ..., message: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class KeepaliveReply(_message.Message):
     __slots__ = ("sequence", "ended_lease_ids", "unheard_lease_ids")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -109,6 +110,25 @@ def test_a_refused_hello_is_tried_again(daemon: FakeDaemon, link: Link) -> None:
     assert session.reason == "refused"
     daemon.refuse_hello = None
     wait_until(lambda: session.attached, what="attached")
+
+
+@pytest.mark.parametrize("who_refuses", ["daemon", "client"])
+def test_a_daemon_of_a_far_release_is_named_and_left_alone(
+    daemon: FakeDaemon, link: Link, caplog: pytest.LogCaptureFixture, who_refuses: str
+) -> None:
+    """One warning says what to do, the reason is `protocol`, and the right daemon is found."""
+    if who_refuses == "daemon":
+        daemon.refuse_hello, daemon.refusal_reason = "INVALID_ARGUMENT", "protocol"
+    else:
+        daemon.protocol = 99
+    session = link()
+    assert session.reason == "protocol"
+    wait_until(lambda: len(daemon.hellos) >= 2, what="it is tried again")
+    daemon.refuse_hello, daemon.protocol = None, 2
+    wait_until(lambda: session.attached, what="attached")
+    (warned,) = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
+    said = "go away" if who_refuses == "daemon" else "speaks protocol 99, this client 1 to 2"
+    assert said in warned
 
 
 @pytest.mark.parametrize("comes", ["before", "after"])

@@ -78,6 +78,7 @@ def test_a_hello_says_who_and_what_is_held() -> None:
     )
     hello = presence_pb2.ClientFrame.FromString(payload).hello
     assert (hello.protocol, hello.home_gpu, hello.sub_tenant) == (1, "SHM-0", "t")
+    assert hello.newest_protocol == 2
     assert (hello.program, hello.version, hello.session_id) == ("server", "1", "s")
     (use,) = hello.leases
     assert (use.lease_id, use.used_bytes, use.copy_bytes) == ("a" * 32, 7, 6)
@@ -201,6 +202,14 @@ def test_a_revoke_without_a_deadline_is_refused() -> None:
         (
             daemon_frame(refusal=presence_pb2.Refusal(code="NOT_FOUND", message="gone")),
             Refusal(code="NOT_FOUND", message="gone"),
+        ),
+        (
+            daemon_frame(refusal=presence_pb2.Refusal(code="X", reason="protocol")),
+            Refusal(code="X", message="", reason="protocol"),
+        ),
+        (
+            daemon_frame(refusal=presence_pb2.Refusal(code="X", reason="of_a_later_release")),
+            Refusal(code="X", message="", reason="refused"),
         ),
         (
             daemon_frame(keepalive_reply=presence_pb2.KeepaliveReply(ended_lease_ids=["a"])),

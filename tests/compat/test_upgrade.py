@@ -6,12 +6,14 @@ client of either: together every mixture of the two.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 
 import pytest
 
-from tests.compat.releases import CLIENT, Release
+from aqua_daemon import __version__
+from tests.compat.releases import CLIENT, OLD_VERSION, Release
 from tests.end_to_end.programs import Program, running_program
 from tests.nodes import MIB, Node, running_node, wait_until
 
@@ -94,9 +96,37 @@ def test_a_change_of_release_under_load_takes_nothing(
         for program in (one, other):
             wait_until(called(gets_a_lease, program), seconds=20, what="grants resume")
         assert node.keeper_pid() == keeper
+        check_shown(node, old, daemon=second, keeper=first)
+        check_shown(node, new, daemon=second, keeper=first)
         check_nothing_was_taken(node, one, other)
         assert steps(one) > steps_before[0]
         assert steps(other) > steps_before[1]
+
+
+def check_shown(node: Node, aquactl: Release, *, daemon: Release, keeper: Release) -> None:
+    """Either release's aquactl shows leases and status; this one's also which releases run."""
+    shown = {what: document(node, aquactl, what) for what in ("status", "leases")}
+    assert shown["leases"]["leases"]
+    assert shown["status"]["version"] == daemon.version
+    if not aquactl.version == daemon.version == __version__:
+        return
+    versions = {one["version"] for one in rows(shown["status"], "clients")}
+    assert versions == {OLD_VERSION, __version__}
+    warned = f"its keeper is of release {keeper.version}, this daemon of {daemon.version}"
+    assert all(warned in str(gpu["warnings"]) for gpu in rows(shown["status"], "gpus"))
+
+
+def document(node: Node, aquactl: Release, what: str) -> dict[str, object]:
+    run = aquactl.run("-m", "aqua_daemon.ctl", what, "--json", "--socket", node.socket)
+    assert run.returncode == 0, run.stderr
+    found: dict[str, object] = json.loads(run.stdout)
+    return found
+
+
+def rows(found: dict[str, object], name: str) -> list[dict[str, object]]:
+    listed = found[name]
+    assert isinstance(listed, list)
+    return listed
 
 
 def called(check: Callable[[Program], bool], program: Program) -> Callable[[], bool]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 from aqua_protos import broker_pb2, presence_pb2
+from aqua_protos.agreement import Protocols
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -120,6 +121,7 @@ def test_client_frames_become_records() -> None:
     )
     hello = presence_pb2.Hello(
         protocol=1,
+        newest_protocol=2,
         features=["a-feature"],
         home_gpu=GPU,
         sub_tenant="blue",
@@ -131,7 +133,7 @@ def test_client_frames_become_records() -> None:
     )
     frame = presence_pb2.ClientFrame(hello=hello)
     assert frames.client_frame(frame.SerializeToString()) == frames.Hello(
-        protocol=1,
+        protocols=Protocols(1, 2),
         home_gpu=GPU,
         sub_tenant="blue",
         program="vllm serve",
@@ -161,6 +163,7 @@ def test_a_bare_hello_has_no_home_no_session_and_no_room() -> None:
     assert isinstance(hello, frames.Hello)
     assert hello.home_gpu is None
     assert hello.session_id is None
+    assert hello.protocols == Protocols(1, 1)
     assert hello.host_room == HostRoom(revision=0, nbytes=0)
 
 
@@ -215,7 +218,8 @@ def test_every_state_of_a_lease_is_shown(state: LeaseState) -> None:
     lease = replace(LEASE, state=state, revocation=revocation, use=USE)
     payload = replies.state(
         replace(SNAPSHOT, leases=(lease,)),
-        session_count=1,
+        session_count=3,
+        client_versions={"0.2.0": 2, "0.1.0": 1},
         version="1",
         uptime_seconds=5.0,
         happenings=[Happening(number=7, at=SNAPSHOT.now - 2.0, tenant=TENANT, text="text")],
@@ -225,6 +229,7 @@ def test_every_state_of_a_lease_is_shown(state: LeaseState) -> None:
     assert broker_pb2.LeaseState.Name(shown.state) == f"LEASE_STATE_{state.name}"
     assert (shown.pid, shown.reason, shown.used_bytes) == (PROCESS.pid, "reclaim", 5)
     assert shown.state_seconds == SNAPSHOT.now - LEASE.since
+    assert [(one.version, one.sessions) for one in reply.clients] == [("0.1.0", 1), ("0.2.0", 2)]
     assert reply.gpus[0].lendable_bytes == 30 * MIB
     assert reply.tenants[0].tenant == TENANT
     (event,) = reply.events
@@ -258,5 +263,8 @@ def test_daemon_frames_say_what_the_core_said() -> None:
     order = instructions.TellLost(session_id=SESSION_ID, lease_ids=(LEASE_ID,), reason="gone")
     frame = presence_pb2.DaemonFrame.FromString(frames.leases_lost(order))
     assert (list(frame.leases_lost.lease_ids), frame.leases_lost.reason) == ([LEASE_ID], "gone")
-    frame = presence_pb2.DaemonFrame.FromString(frames.refusal("UNAVAILABLE", "later"))
+    frame = presence_pb2.DaemonFrame.FromString(
+        frames.refusal("UNAVAILABLE", "later", reason="restarting")
+    )
     assert (frame.refusal.code, frame.refusal.message) == ("UNAVAILABLE", "later")
+    assert frame.refusal.reason == "restarting"

@@ -53,6 +53,8 @@ class FakeDaemon:
         self.term_seconds = term_seconds
         self.refuse: dict[str, tuple[grpc.StatusCode, str]] = {}  # by call: status, aqua-reason
         self.refuse_hello: str | None = None  # a status name
+        self.refusal_reason = ""
+        self.protocol = 1
         self.hangs = False  # calls and greetings get no answer
         self.is_silent = False  # frames get no answer
         self.descriptor_comes = "before"  # the reply; or "after", or "never"
@@ -156,12 +158,12 @@ class FakeDaemon:
         known = self.books.sessions.get(hello.session_id)
         code = self.refuse_hello or ("NOT_FOUND" if hello.session_id and not known else None)
         if code is not None:
-            refusal = presence_pb2.Refusal(code=code, message="go away")
+            refusal = presence_pb2.Refusal(code=code, message="go away", reason=self.refusal_reason)
             frame = presence_pb2.DaemonFrame(refusal=refusal)
             send_frame(connection, frame.SerializeToString())
             return
         welcome = presence_pb2.Welcome(
-            protocol=1,
+            protocol=self.protocol,
             session_id=hello.session_id or uuid.uuid4().hex,
             token=os.urandom(32),
             tenant="uid-0",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
-from aqua_protos.keeper_pb2 import Failed, KeeperReply
+from aqua_protos.keeper_pb2 import Attached, Failed, KeeperReply
 
 from aqua_daemon.adapters import keeper_connection, keeper_link
 from aqua_daemon.adapters.keeper_link import KeeperAddress, KeeperLinks
@@ -391,9 +391,15 @@ def test_a_keeper_that_talks_nonsense_is_left_and_tried_again() -> None:
 
     async def story(path: Path) -> None:
         async with fake_keeper(path) as keeper, linked(outside(path, SHM_0)) as node:
-            for say in (say_no_message, say_a_slab_nobody_wants, refuse_to_attach, say_no_proof):
+            for say in (
+                say_no_message,
+                say_a_slab_nobody_wants,
+                refuse_to_attach,
+                say_no_proof,
+                speak_of_the_future,
+            ):
                 after = len(node.events)
-                if say in {refuse_to_attach, say_no_proof}:
+                if say in {refuse_to_attach, say_no_proof, speak_of_the_future}:
                     request = await keeper.request("attach")
                     await say(keeper, request.request_id)
                     continue
@@ -419,6 +425,10 @@ async def say_a_slab_nobody_wants(keeper: FakeKeeper, _request_id: int) -> None:
     keeper.say(reply, (0,))
 
 
+async def speak_of_the_future(keeper: FakeKeeper, request_id: int) -> None:
+    keeper.say(KeeperReply(request_id=request_id, attached=Attached(protocol=99)))
+
+
 async def refuse_to_attach(keeper: FakeKeeper, request_id: int) -> None:
     keeper.say(KeeperReply(request_id=request_id, failed=Failed(code="INTERNAL", message="no")))
 
@@ -427,6 +437,21 @@ async def say_no_proof(keeper: FakeKeeper, request_id: int) -> None:
     reply = KeeperReply(request_id=request_id)
     reply.holder_proof.session_id = lease_id(4)  # without its descriptors
     keeper.say(reply)
+
+
+def test_a_keeper_of_the_release_before_is_used_and_named() -> None:
+    """Every report of its GPUs carries the warning, the first and the later ones."""
+
+    async def story(path: Path) -> None:
+        async with fake_keeper(path) as keeper, linked(outside(path, SHM_0)) as node:
+            await keeper.accept_attach(report_of("SHM-0", GPU_BYTES))
+            (report,) = (await node.event(KeeperAttached)).reports
+            assert "its keeper is of release 0.1.0, this daemon of test" in report.warnings[0]
+            keeper.say(KeeperReply(gpu_report=report_of("SHM-0", GPU_BYTES)))
+            assert (await node.event(GpuReported)).report.warnings == report.warnings
+
+    with short_directory() as directory:
+        asyncio.run(story(directory / "keeper.sock"))
 
 
 def test_a_free_that_is_refused_is_not_forgotten() -> None:

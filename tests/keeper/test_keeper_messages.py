@@ -53,6 +53,29 @@ def test_a_legacy_handle_travels_as_its_64_bytes() -> None:
     assert (reply.cuda_ipc.handle, reply.keeper_pid) == (b"h" * 64, 7)
 
 
+@pytest.mark.parametrize(
+    ("protocol", "version", "warned"),
+    [(1, "", "release 0.1.0"), (2, "0.2.0", ""), (2, "0.3.0", "release 0.3.0"), (1, "0.2.0", "")],
+)
+def test_a_keeper_of_a_neighbouring_release_is_a_warning(
+    protocol: int, version: str, warned: str
+) -> None:
+    """It works, and has to be restarted before the next upgrade; the same release is nothing."""
+    attached = keeper_pb2.Attached(protocol=protocol, keeper_version=version)
+    warnings = keeper_messages.release_warnings(attached, "0.2.0")
+    assert [warned in one for one in warnings] == ([True] if warned else [])
+    report = keeper_pb2.GpuReport(gpu="A", warnings=["hot"])
+    assert keeper_messages.gpu_report(report, warnings).warnings == ("hot", *warnings)
+
+
+@pytest.mark.parametrize("protocol", [0, 3, 99])
+def test_a_keeper_of_a_far_release_is_not_understood(protocol: int) -> None:
+    """Both numbers are in the message."""
+    attached = keeper_pb2.Attached(protocol=protocol, keeper_version="9")
+    with pytest.raises(ValueError, match=rf"version 9\) speaks protocol {protocol}, .* 1 to 2"):
+        keeper_messages.release_warnings(attached, "0.2.0")
+
+
 def test_a_report_that_does_not_say_what_others_use_says_none() -> None:
     """As a keeper of the last release; 0 is something else."""
     assert keeper_messages.gpu_report(keeper_pb2.GpuReport(gpu="A")).other_bytes is None

@@ -71,6 +71,11 @@ ALLOCATIONS: list[tuple[dict[str, object], str, str]] = [
 
 OTHERS: list[tuple[KeeperRequest, str, str]] = [
     (KeeperRequest(attach=Attach()), "INVALID_ARGUMENT", "protocol is 0"),
+    (
+        KeeperRequest(attach=Attach(protocol=98, newest_protocol=99, daemon_version="9")),
+        "FAILED_PRECONDITION",
+        "the daemon (version 9) speaks protocol 98 to 99, this keeper",
+    ),
     (KeeperRequest(free=Free(gpu="SHM-9", lease_id=lease_id(1))), "NOT_FOUND", "no GPU 'SHM-9'"),
     (KeeperRequest(free=Free(gpu="SHM-0", lease_id="1")), "INVALID_ARGUMENT", "lease_id is '1'"),
     (KeeperRequest(free=Free(gpu="SHM-0")), "INVALID_ARGUMENT", "lease_id is ''"),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from aqua_protos import presence_pb2
+from aqua_protos.agreement import DAEMON_FEATURES, OBSERVER, Protocols
 
 from aqua_daemon.adapters.wire import checks
 from aqua_daemon.adapters.wire.figures import ClientFigures, client_figures
@@ -16,10 +17,6 @@ from aqua_daemon.core.errors import InvalidRequest
 from aqua_daemon.core.instructions import AnswerKeepalive, SendRevoke, TellLost
 from aqua_daemon.core.model import GpuUuid, HostRoom, LeaseId, LeaseUse, SessionId, TenantName
 
-PROTOCOL = 1
-# Both sides list what they can do beyond the protocol number; for a daemon nothing is optional yet.
-FEATURES: tuple[str, ...] = ()
-OBSERVER = "observer"  # says a client that comes to look or to set something, and borrows nothing
 MOST_FEATURES = 64
 _FEATURE = re.compile(r"[a-z0-9._-]{1,64}")
 
@@ -28,7 +25,7 @@ _FEATURE = re.compile(r"[a-z0-9._-]{1,64}")
 class Hello:
     """A process presents itself."""
 
-    protocol: int
+    protocols: Protocols  # that the client speaks
     home_gpu: GpuUuid | None
     sub_tenant: str
     program: str
@@ -64,6 +61,7 @@ ClientFrame = Hello | Keepalive | Goodbye
 class Greeting:
     """What a Welcome says."""
 
+    protocol: int
     session_id: SessionId
     token: bytes
     tenant: TenantName
@@ -102,8 +100,8 @@ def client_frame(payload: bytes) -> ClientFrame:
 def welcome(greeting: Greeting) -> bytes:
     """Welcome."""
     message = presence_pb2.Welcome(
-        protocol=PROTOCOL,
-        features=FEATURES,
+        protocol=greeting.protocol,
+        features=DAEMON_FEATURES,
         session_id=greeting.session_id,
         token=greeting.token,
         tenant=greeting.tenant,
@@ -118,9 +116,9 @@ def welcome(greeting: Greeting) -> bytes:
     return presence_pb2.DaemonFrame(welcome=message).SerializeToString()
 
 
-def refusal(code: str, message: str) -> bytes:
+def refusal(code: str, message: str, *, reason: str) -> bytes:
     """Refusal."""
-    refused = presence_pb2.Refusal(code=code, message=message)
+    refused = presence_pb2.Refusal(code=code, message=message, reason=reason)
     return presence_pb2.DaemonFrame(refusal=refused).SerializeToString()
 
 
@@ -168,7 +166,7 @@ def _hello(message: presence_pb2.Hello) -> Hello:
             msg = f"feature {checks.shown(feature)} is no name: 1 to 64 of a-z, 0-9 and ._-"
             raise InvalidRequest(msg)
     return Hello(
-        protocol=message.protocol,
+        protocols=Protocols.said(message.protocol, message.newest_protocol),
         home_gpu=checks.gpu("home_gpu", message.home_gpu) if message.home_gpu else None,
         sub_tenant=checks.name("sub_tenant", message.sub_tenant),
         program=checks.name("program", message.program),

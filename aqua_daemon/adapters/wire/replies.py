@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from aqua_protos import broker_pb2, health_pb2
 
@@ -98,6 +98,7 @@ def state(
     shown: NodeSnapshot,
     *,
     session_count: int,
+    client_versions: Mapping[str, int],
     version: str,
     uptime_seconds: float,
     happenings: Iterable[Happening],
@@ -119,6 +120,10 @@ def state(
         host_reserved_bytes=shown.host_reserved_bytes,
         sessions=session_count,
         invariant_violations=shown.invariant_violations,
+        clients=[
+            broker_pb2.ClientRelease(version=client, sessions=count)
+            for client, count in sorted(client_versions.items())
+        ],
     ).SerializeToString()
 
 

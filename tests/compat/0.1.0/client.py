@@ -60,7 +60,7 @@ parked = [(aqua_client.offload(tensor), tensor) for tensor in (noise(1) for _ in
 steps = wrong = 0
 print(json.dumps({"version": aqua_client.__version__}), flush=True)
 while True:
-    if select.select([sys.stdin], [], [], 0.005)[0]:
+    if select.select([sys.stdin], [], [], 0.02)[0]:
         line = sys.stdin.readline()
         if not line:
             break
