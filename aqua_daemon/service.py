@@ -48,6 +48,7 @@ from aqua_daemon.core.instructions import (
     Instruction,
     NoteBrokenInvariant,
     NoteMove,
+    NoteRebalance,
     SendRevoke,
     TellLost,
 )
@@ -234,7 +235,7 @@ class BrokerService:
             case ForgetSession(session_id=session_id):
                 self._end_requests_of(session_id)
                 self._sessions.forget(session_id)
-            case NoteBrokenInvariant():
+            case NoteBrokenInvariant() | NoteRebalance():
                 pass  # the journal has it
             case NoteMove(after=after, lease=lease):
                 if after in _HANDLE_IS_USELESS:

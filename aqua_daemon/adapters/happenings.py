@@ -12,7 +12,13 @@ from collections import deque
 from dataclasses import dataclass
 
 from aqua_daemon.core.events import Event, SessionOpened, SessionReattached
-from aqua_daemon.core.instructions import AnswerQuota, ForgetSession, Instruction, NoteMove
+from aqua_daemon.core.instructions import (
+    AnswerQuota,
+    ForgetSession,
+    Instruction,
+    NoteMove,
+    NoteRebalance,
+)
 from aqua_daemon.core.model import SessionId, TenantName
 
 REMEMBERED_LINES = 1000  # minutes of a busy node; 0.3 MB of memory and of a reply
@@ -64,7 +70,7 @@ class TenantsOfSessions:
         """The tenant that a record is about; None when it is about the node, or nobody knows."""
         if isinstance(record, NoteMove):
             return record.lease.tenant
-        if isinstance(record, AnswerQuota):
+        if isinstance(record, AnswerQuota | NoteRebalance):
             return record.tenant
         session_id = getattr(record, "session_id", None)
         known = None if session_id is None else self._tenants.get(session_id)

@@ -24,6 +24,7 @@ from aqua_daemon.core.errors import BrokerError
 from aqua_daemon.core.events import Event
 from aqua_daemon.core.instructions import Instruction
 from aqua_daemon.core.model import Lease, LeaseState, SessionId
+from aqua_daemon.core.sizes import MIB
 from aqua_daemon.ports import Clock, Journal
 
 LOGGER_NAME = "aqua"
@@ -152,6 +153,11 @@ def in_words(record: Event | Instruction, error: Exception | None = None) -> str
             states = f"{before.value if before else 'new'} -> {after.value if after else 'gone'}"
             what = f"lease {lease.lease_id[:8]} of {lease.tenant} on {lease.lender}"
             return f"{what}: {states}" + (f" ({why})" if why else "")
+        case instructions.NoteRebalance(nbytes=nbytes, reason=reason, block=block):
+            done = (
+                f"{nbytes / MIB:g} MiB asked back" if block is None else f"blocked: {block.value}"
+            )
+            return f"rebalance, {done}: {reason}"
         case events.SessionOpened(tenant=tenant, process=process):
             return f"session of {tenant} opened by process {process.pid}"
         case events.ProcessEnded(session_id=session_id):

@@ -21,8 +21,9 @@ from aqua_daemon.core.instructions import (
     ForgetSession,
     Instruction,
     NoteMove,
+    NoteRebalance,
 )
-from aqua_daemon.core.model import LeaseState, RequestId, RevokeReason, SessionId
+from aqua_daemon.core.model import LeaseState, RebalanceBlock, RequestId, RevokeReason, SessionId
 
 # A cache revoke may take 0.25 s, a standard one 2 s, and 2 s later it has ended anyhow.
 DURATION_BUCKETS_SECONDS = (0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -81,6 +82,10 @@ class Counts:
     revoke_durations: Durations = Durations()
     reclaim_durations: Durations = Durations()
     scrubbed_bytes: int = 0
+    rebalance_moves: int = 0
+    rebalance_blocks: dict[RebalanceBlock, int] = field(
+        default_factory=lambda: dict.fromkeys(RebalanceBlock, 0)
+    )
 
     @property
     def denied(self) -> int:
@@ -106,6 +111,8 @@ class Tally:
             revoke_durations=now.revoke_durations,
             reclaim_durations=now.reclaim_durations,
             scrubbed_bytes=now.scrubbed_bytes,
+            rebalance_moves=now.rebalance_moves,
+            rebalance_blocks=dict(now.rebalance_blocks),
         )
 
     def event(self, event: Event) -> None:
@@ -130,6 +137,10 @@ class Tally:
             case AnswerReclaim(seconds=seconds):
                 durations = self._counts.reclaim_durations.with_one_more(seconds)
                 self._counts.reclaim_durations = durations
+            case NoteRebalance(block=None):
+                self._counts.rebalance_moves += 1
+            case NoteRebalance(block=block) if block is not None:
+                self._counts.rebalance_blocks[block] += 1
             case ForgetSession(session_id=session_id):
                 self._asked = {key for key in self._asked if key[0] != session_id}
             case _:

@@ -151,6 +151,7 @@ class LeaseRequested:
     lease_id: LeaseId  # for the lease if there will be one; new each time
     nbytes: int
     safety_class: SafetyClass
+    wanted_bytes: int = 0  # all that it would put into leases, this slab among it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

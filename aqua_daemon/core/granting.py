@@ -5,7 +5,7 @@ The promise counts from the moment it is made, so two requests can never be met 
 
 from __future__ import annotations
 
-from aqua_daemon.core import host_room
+from aqua_daemon.core import balancing, host_room
 from aqua_daemon.core.accounts import GpuAccount
 from aqua_daemon.core.errors import (
     InsufficientMemory,
@@ -45,11 +45,17 @@ def request_lease(turn: Turn, event: LeaseRequested) -> None:
     _check_quota(turn, session, event.nbytes)
     if event.safety_class is SafetyClass.STORE:
         host_room.check_room(turn, session.tenant, event.nbytes)
-    placement = place(
-        _lenders(turn, session),
-        nbytes=event.nbytes,
-        lend_to_own_gpu=turn.books.settings.lend_to_own_gpu,
-    )
+    try:
+        balancing.check_share(turn, session, event.nbytes)
+        placement = place(
+            _lenders(turn, session),
+            nbytes=event.nbytes,
+            lend_to_own_gpu=turn.books.settings.lend_to_own_gpu,
+        )
+    except InsufficientMemory:
+        balancing.note_want(turn, session, max(event.nbytes, event.wanted_bytes))
+        raise
+    balancing.note_granted(turn, session, event.nbytes)
     lease = Lease(
         lease_id=event.lease_id,
         session_id=event.session_id,

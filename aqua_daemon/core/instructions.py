@@ -17,6 +17,7 @@ from aqua_daemon.core.model import (
     LeaseState,
     Quota,
     QuotaOutcome,
+    RebalanceBlock,
     RequestId,
     RevokeReason,
     SessionId,
@@ -170,6 +171,17 @@ class AnswerQuiesce:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NoteRebalance:
+    """Memory was asked back from one tenant for another; or why it was not."""
+
+    tenant: TenantName
+    for_tenant: TenantName
+    nbytes: int  # asked back
+    reason: str
+    block: RebalanceBlock | None  # None: something was
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NoteMove:
     """A lease has moved: the line of its story, and what counters and histograms are made from."""
 
@@ -198,6 +210,7 @@ Instruction = (
     | TellLost
     | ForgetSession
     | NoteMove
+    | NoteRebalance
     | NoteBrokenInvariant
     | Answer
 )

@@ -76,12 +76,22 @@ class LendingPolicy(Enum):
     NEVER = "never"
 
 
+class RebalanceBlock(Enum):
+    """Why nothing was moved although a tenant holds more than its share and another lacks some."""
+
+    NO_WHOLE_SLAB = "no_whole_slab"  # none that is small enough to leave it its share
+    OUT_OF_REACH = "out_of_reach"  # on the GPU of who wants it
+    QUIET = "quiet"  # on a GPU that is left alone
+    TOO_RECENT = "too_recent"  # granted a moment ago
+
+
 class RevokeReason(Enum):
     """Why a lease is taken back."""
 
     RECLAIM = "reclaim"  # a producer asked
     OWNER = "owner"  # a new process came to the GPU
     RESERVE = "reserve"  # the GPU's own processes grew into the reserve
+    REBALANCE = "rebalance"  # others lack their fair share
     LAPSED = "lapsed"  # a whole term without contact
     UNCLAIMED = "unclaimed"  # the client has not named it for a whole term
     DEAD = "dead"  # the holder's process ended
@@ -125,6 +135,7 @@ class Quota:
     nbytes: int | None
     leases: int | None = None
     sessions: int | None = None
+    weight: float | None = None  # of its fair share; above 0, and 1 where it is not set
 
     def over(self, default: Limits) -> Limits:
         """What may be held where *default* holds for what is not set."""
@@ -316,6 +327,7 @@ class BrokerSettings:
     tenant_quota_sessions: int = MOST_TENANT_SESSIONS  # until nothing of them is left
     admin_group: str = ""  # whose members are admins, to be named to those who are not
     lend_to_own_gpu: bool = False  # what one-GPU tests do
+    rebalance_seconds: float = 0.0  # how often; 0: never, first come is first served
     lend_over_pcie: bool = False  # though it is rarely faster than host memory
     lending: LendingPolicy = LendingPolicy.AUTO  # of GPUs that `lending_of` does not name
     lending_of: Mapping[GpuUuid, LendingPolicy] = field(default_factory=dict)

@@ -55,7 +55,8 @@ def revoke_bytes(
         The leases asked back, with those that are not made yet and now never will be granted.
     """
     chosen: list[Lease] = []
-    for lease in _in_order(turn, account):
+    leases = [turn.ledger.leases[lease_id] for lease_id in account.leases]
+    for lease in in_order(turn, leases):
         if nbytes <= 0:
             break
         chosen.append(lease)
@@ -66,6 +67,29 @@ def revoke_bytes(
     made = [lease for lease in chosen if lease.state is LeaseState.LEASED]
     revoke(turn, made, reason=reason, seconds=seconds)
     return chosen
+
+
+def in_order(turn: Turn, leases: Iterable[Lease]) -> list[Lease]:
+    """Those that can be asked back, the cheapest first.
+
+    Not made yet, unused, cache, coldest store. What a client has said nothing of is in use.
+    """
+    found: list[tuple[int, float, LeaseId]] = []
+    for lease in leases:
+        if lease.state is LeaseState.ALLOCATING and lease.revocation is None:
+            rank = 0
+        elif lease.state is not LeaseState.LEASED:
+            continue
+        elif lease.use is not None and lease.use.used_bytes == 0:
+            rank = 1
+        elif lease.safety_class is SafetyClass.CACHE:
+            rank = 2
+        else:
+            rank = 3
+        idle_seconds = lease.use.idle_seconds if lease.use is not None else 0.0
+        found.append((rank, lease.named_at - idle_seconds, lease.lease_id))  # used longest ago
+    found.sort()
+    return [turn.ledger.leases[lease_id] for _, _, lease_id in found]
 
 
 def revoke(
@@ -157,24 +181,3 @@ def _revocation(
         is_cache = lease.safety_class is SafetyClass.CACHE
         seconds = CACHE_REVOKE_SECONDS if is_cache else STANDARD_REVOKE_SECONDS
     return Revocation(reason=reason, started_at=turn.now, deadline=turn.now + seconds)
-
-
-def _in_order(turn: Turn, account: GpuAccount) -> list[Lease]:
-    # Not made yet, unused, cache, coldest store. What a client has said nothing of is in use.
-    found: list[tuple[int, float, LeaseId]] = []
-    for lease_id in account.leases:
-        lease = turn.ledger.leases[lease_id]
-        if lease.state is LeaseState.ALLOCATING and lease.revocation is None:
-            rank = 0
-        elif lease.state is not LeaseState.LEASED:
-            continue
-        elif lease.use is not None and lease.use.used_bytes == 0:
-            rank = 1
-        elif lease.safety_class is SafetyClass.CACHE:
-            rank = 2
-        else:
-            rank = 3
-        idle_seconds = lease.use.idle_seconds if lease.use is not None else 0.0
-        found.append((rank, lease.named_at - idle_seconds, lease_id))  # coldest: used longest ago
-    found.sort()
-    return [turn.ledger.leases[lease_id] for _, _, lease_id in found]

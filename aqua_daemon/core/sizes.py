@@ -28,6 +28,12 @@ REVOKE_GRACE_SECONDS = 2.0  # invariant 6: by deadline + 2 s a revoke has ended 
 # The longest start-up of an engine that measures its memory; nothing is lent there meanwhile.
 LONGEST_QUIESCE_SECONDS = 600.0
 
+# How long a want is remembered that is not repeated: a client asks again much sooner.
+WANT_SECONDS = 10.0
+
+# By choice no memory is taken back twice within this time.
+REST_SECONDS = 10.0
+
 # What a GPU's processes use counts as unchanged while it moves by less.
 SAME_USE_BYTES = SLAB_GRANULE_BYTES
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from aqua_daemon.core.balancing import rebalance
 from aqua_daemon.core.lending import settle
 from aqua_daemon.core.model import Lease, LeaseState, RevokeReason, SessionId, SessionState
 from aqua_daemon.core.quiescing import end_overdue
@@ -26,6 +27,7 @@ def tick(turn: Turn) -> None:
         end_overdue(turn, account)
         settle(turn, account)
         keep_reserve(turn, account)
+    rebalance(turn)
     turn.books.reclaim_timers.take_due(turn.now)  # the broker settles reclaims after each event
 
 

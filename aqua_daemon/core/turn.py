@@ -7,6 +7,7 @@ so that none happens beside the life-cycle table or without being told.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -53,6 +54,14 @@ class Reclaim:
     ends_at: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Want:
+    """What a session could not get."""
+
+    nbytes: int
+    at: float
+
+
 @dataclass(slots=True, kw_only=True)
 class Books:
     """All that the broker knows."""
@@ -70,6 +79,9 @@ class Books:
     session_timers: Deadlines[SessionId] = field(default_factory=Deadlines)
     reclaim_timers: Deadlines[RequestId] = field(default_factory=Deadlines)
     reclaims: list[Reclaim] = field(default_factory=list)
+    wants: dict[SessionId, Want] = field(default_factory=dict)
+    shares: dict[TenantName, float] | None = None  # None: to be worked out when asked for
+    rebalanced_at: float = -math.inf
     quotas: dict[TenantName, Quota] = field(default_factory=dict)  # those that were ever set
     default_limits: Limits = field(init=False)
     violations: int = 0
@@ -99,6 +111,11 @@ class Books:
         yield owner, self.default_limits if quota is None else quota.over(self.default_limits)
         if tenant != owner and tenant in self.quotas:
             yield tenant, self.quotas[tenant].over(_NO_LIMITS)
+
+    def weight_of(self, tenant: TenantName) -> float:
+        """How much of what is short it gets, beside others of weight 1."""
+        quota = self.quotas.get(tenant)
+        return 1.0 if quota is None or quota.weight is None else quota.weight
 
     def excuse(self, tenant: TenantName) -> None:
         """What *tenant* holds now may stay, whatever the quotas over it are."""

@@ -195,6 +195,7 @@ class Bench:
         safety_class: SafetyClass = STORE,
         request_id: RequestId | None = None,
         lease_id: LeaseId | None = None,
+        wanted_bytes: int = 0,
     ) -> LeaseId:
         lease_id = lease_id or LeaseId(self._new("lease"))
         self.handle(
@@ -204,6 +205,7 @@ class Bench:
                 lease_id=lease_id,
                 nbytes=nbytes,
                 safety_class=safety_class,
+                wanted_bytes=wanted_bytes,
             )
         )
         return lease_id

@@ -45,6 +45,7 @@ from aqua_daemon.core.instructions import (
     Instruction,
     NoteBrokenInvariant,
     NoteMove,
+    NoteRebalance,
     SendRevoke,
     TellLost,
 )
@@ -305,7 +306,7 @@ class Daemon:
                 | AnswerQuiesce()
             ):
                 self._answer(instruction)
-            case NoteMove() | NoteBrokenInvariant():
+            case NoteMove() | NoteBrokenInvariant() | NoteRebalance():
                 pass
             case _:
                 assert_never(instruction)

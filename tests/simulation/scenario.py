@@ -43,6 +43,7 @@ def scenario_for(chance: Chance) -> Scenario:
         lending_of={gpu: chance.pick(_POLICIES) for gpu in gpus},
         settle_seconds=chance.pick((0.0, 0.0, 1.0, 5.0)),
         newcomer_seconds=chance.pick((0.0, 0.0, 0.5, 2.0)),
+        rebalance_seconds=chance.pick((0.0, 0.5, 2.0)),
     )
     return Scenario(
         settings=settings,

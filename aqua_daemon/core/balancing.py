@@ -1,0 +1,185 @@
+"""Memory moves from who has more than its fair share to who has less and wants more.
+
+Story of a newcomer on a full node: its request is refused and remembered as a want; from then on
+nobody is granted more than its share; at the next rebalance those above theirs are asked for the
+difference; what they give back is there when the newcomer asks again. Wants are forgotten when they
+are not repeated. Nothing is moved twice within `REST_SECONDS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+
+from aqua_daemon.core.errors import InsufficientMemory
+from aqua_daemon.core.fairness import Party, fair_shares
+from aqua_daemon.core.instructions import NoteRebalance
+from aqua_daemon.core.model import (
+    GpuUuid,
+    Lease,
+    LeaseState,
+    RebalanceBlock,
+    RevokeReason,
+    Session,
+    SessionId,
+    SessionState,
+    TenantName,
+    owner_of,
+)
+from aqua_daemon.core.rebalancing import Recall, lack, recalls
+from aqua_daemon.core.revoking import in_order, revoke
+from aqua_daemon.core.sizes import MIB, REST_SECONDS, WANT_SECONDS
+from aqua_daemon.core.turn import Turn, Want
+
+
+def note_want(turn: Turn, session: Session, nbytes: int) -> None:
+    """Remember that a session lacks so many bytes. It changes nothing that anybody holds."""
+    books = turn.books
+    if books.settings.rebalance_seconds and nbytes > 0:
+        books.wants[session.session_id] = Want(nbytes=nbytes, at=turn.now)
+        books.shares = None
+
+
+def note_granted(turn: Turn, session: Session, nbytes: int) -> None:
+    """A session has got some of what it lacked."""
+    want = turn.books.wants.pop(session.session_id, None)
+    if want is not None and want.nbytes > nbytes:
+        turn.books.wants[session.session_id] = Want(nbytes=want.nbytes - nbytes, at=want.at)
+
+
+def check_share(turn: Turn, session: Session, nbytes: int) -> None:
+    """While others lack what is theirs, nobody goes above its own share.
+
+    Raises:
+        InsufficientMemory: it would.
+    """
+    if not turn.books.wants:
+        return
+    shares = _shares(turn)
+    share = shares.get(session.tenant)
+    smallest_bytes = turn.books.settings.smallest_slab_bytes
+    is_wanted = any(
+        party.tenant != session.tenant and lack(party, shares) >= smallest_bytes
+        for party in _parties(turn)
+    )
+    if share is None or not is_wanted:
+        return  # who is new is counted from its first refusal on
+    held_bytes = _held_bytes(turn, session.tenant)
+    if held_bytes + nbytes > share:
+        msg = (
+            f"{session.tenant} holds {held_bytes / MIB:g} MiB, {nbytes / MIB:g} MiB more are above "
+            f"its fair share of {share / MIB:.0f} MiB while others lack theirs: use host memory"
+        )
+        raise InsufficientMemory(msg)
+
+
+def rebalance(turn: Turn) -> None:
+    """Ask back what is above a fair share and wanted below one, once each period."""
+    books = turn.books
+    period = books.settings.rebalance_seconds
+    if not period or turn.now < books.rebalanced_at + period:
+        return
+    books.rebalanced_at = turn.now
+    books.shares = None
+    for session_id in [one for one in books.wants if one not in set(_living_wants(turn))]:
+        del books.wants[session_id]
+    if not books.wants or books.is_restarting:
+        return
+    suggested = recalls(
+        tuple(_parties(turn)),
+        _shares(turn),
+        smallest_bytes=books.settings.smallest_slab_bytes,
+        coming_bytes=sum(
+            turn.ledger.gpus[gpu].coming_bytes + turn.ledger.gpus[gpu].lendable_bytes
+            for gpu in _within_reach(turn)
+        ),
+    )
+    for recall in suggested:
+        _follow(turn, recall)
+
+
+def _follow(turn: Turn, recall: Recall) -> None:
+    """Revoke the tenant's cheapest leases that may be moved, and say so; or say why none may."""
+    usable = _within_reach(turn, recall.for_tenant)
+    mine = [lease for lease in turn.ledger.leases.values() if lease.tenant == recall.tenant]
+    chosen: list[Lease] = []
+    left_bytes, block = recall.nbytes, RebalanceBlock.NO_WHOLE_SLAB
+    for lease in in_order(turn, mine):
+        account = turn.ledger.gpus[lease.lender]
+        if lease.state is not LeaseState.LEASED or lease.nbytes > left_bytes:
+            continue
+        if lease.lender not in usable:
+            block = RebalanceBlock.OUT_OF_REACH
+        elif account.is_quiet:
+            block = RebalanceBlock.QUIET
+        elif turn.now - lease.since < REST_SECONDS:
+            block = RebalanceBlock.TOO_RECENT
+        else:
+            chosen.append(lease)
+            left_bytes -= lease.nbytes
+    revoke(turn, chosen, reason=RevokeReason.REBALANCE)
+    turn.emit(
+        NoteRebalance(
+            tenant=recall.tenant,
+            for_tenant=recall.for_tenant,
+            nbytes=recall.nbytes - left_bytes,
+            reason=recall.reason,
+            block=None if chosen else block,
+        )
+    )
+
+
+def _within_reach(turn: Turn, tenant: TenantName | None = None) -> set[GpuUuid]:
+    """The GPUs of which somebody who lacks memory (and is of *tenant*) may borrow."""
+    sessions = [turn.ledger.sessions[session_id] for session_id in _living_wants(turn)]
+    homes = {one.home_gpu for one in sessions if tenant is None or one.tenant == tenant}
+    to_itself = turn.books.settings.lend_to_own_gpu
+    return {gpu for gpu in turn.ledger.gpus if to_itself or any(gpu != home for home in homes)}
+
+
+def _shares(turn: Turn) -> dict[TenantName, float]:
+    books = turn.books
+    if books.shares is None:
+        books.shares = fair_shares(_capacity_bytes(turn), _parties(turn))
+    return books.shares
+
+
+def _capacity_bytes(turn: Turn) -> int:
+    """What there is to share: what is leased and will come back, and what may be within reach."""
+    within_reach = _within_reach(turn)
+    return sum(
+        account.held_bytes
+        - account.bytes_in[LeaseState.QUARANTINED]
+        + (account.lendable_bytes if account.gpu in within_reach else 0)
+        for account in turn.ledger.gpus.values()
+    )
+
+
+def _parties(turn: Turn) -> Iterator[Party]:
+    wanted: dict[TenantName, int] = {}
+    for session_id in _living_wants(turn):
+        tenant = turn.ledger.sessions[session_id].tenant
+        wanted[tenant] = wanted.get(tenant, 0) + turn.books.wants[session_id].nbytes
+    for tenant in dict.fromkeys(chain(turn.ledger.tenants, wanted)):
+        held_bytes = _held_bytes(turn, tenant)
+        if held_bytes or tenant in wanted:
+            yield Party(
+                tenant=tenant,
+                held_bytes=held_bytes,
+                wanted_bytes=wanted.get(tenant, 0),
+                weight=turn.books.weight_of(tenant) if owner_of(tenant) != tenant else 1.0,
+                owner_weight=turn.books.weight_of(owner_of(tenant)),
+            )
+
+
+def _held_bytes(turn: Turn, tenant: TenantName) -> int:
+    account = turn.ledger.tenants.get(tenant)
+    return 0 if account is None else account.held_bytes
+
+
+def _living_wants(turn: Turn) -> Iterator[SessionId]:
+    for session_id, want in turn.books.wants.items():
+        session = turn.ledger.sessions.get(session_id)
+        is_there = session is not None and session.state is SessionState.LIVE
+        if is_there and turn.now - want.at < WANT_SECONDS:
+            yield session_id

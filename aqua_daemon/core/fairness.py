@@ -1,0 +1,68 @@
+"""Who should have how much when not everybody can have all: weighted max-min shares. Pure.
+
+The shares are those of water-filling: nobody gets more than it wants, and whoever gets less has, by
+its weight, as much as anybody (Bertsekas and Gallager, Data Networks, section 6.5.2). First among
+tenants, then among the sub-tenants of each: calling oneself by many names buys nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from aqua_daemon.core.model import TenantName, owner_of
+
+_Key = TypeVar("_Key", bound=Hashable)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Party:
+    """One tenant or sub-tenant that has, or wants, leases."""
+
+    tenant: TenantName
+    held_bytes: int
+    wanted_bytes: int = 0  # beyond what it holds
+    weight: float = 1.0  # among the sub-tenants of its tenant
+    owner_weight: float = 1.0  # of its tenant, among tenants
+
+    @property
+    def demand_bytes(self) -> int:
+        """What it would have if there were enough."""
+        return self.held_bytes + self.wanted_bytes
+
+
+def fair_shares(capacity_bytes: float, parties: Iterable[Party]) -> dict[TenantName, float]:
+    """The share of each party, in bytes; together they are at most *capacity_bytes*."""
+    of_owner: dict[TenantName, list[Party]] = {}
+    for party in parties:
+        of_owner.setdefault(owner_of(party.tenant), []).append(party)
+    of_tenants = max_min(
+        capacity_bytes,
+        {owner: sum(one.demand_bytes for one in group) for owner, group in of_owner.items()},
+        {owner: group[0].owner_weight for owner, group in of_owner.items()},
+    )
+    shares: dict[TenantName, float] = {}
+    for owner, group in of_owner.items():
+        shares |= max_min(
+            of_tenants[owner],
+            {party.tenant: party.demand_bytes for party in group},
+            {party.tenant: party.weight for party in group},
+        )
+    return shares
+
+
+def max_min(
+    capacity: float, demands: Mapping[_Key, float], weights: Mapping[_Key, float]
+) -> dict[_Key, float]:
+    """What each gets of *capacity*. Weights are above 0."""
+    shares: dict[_Key, float] = {}
+    thirstiest_last = sorted(demands, key=lambda key: demands[key] / weights[key])
+    left, weight_left = capacity, sum(weights[key] for key in demands)
+    for key in thirstiest_last:
+        # The level that the water reaches if all that are left drink alike.
+        share = min(demands[key], left * weights[key] / weight_left)
+        shares[key] = share
+        left -= share
+        weight_left -= weights[key]
+    return shares

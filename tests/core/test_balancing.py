@@ -1,0 +1,167 @@
+"""Fair shares in force: wants, refusals above a share, what is asked back, and what is left alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from aqua_daemon.core.errors import InsufficientMemory
+from aqua_daemon.core.events import ProcessEnded
+from aqua_daemon.core.instructions import NoteRebalance, SendRevoke
+from aqua_daemon.core.model import (
+    LeaseId,
+    Quota,
+    RebalanceBlock,
+    RevokeReason,
+    SessionId,
+    TenantName,
+)
+from aqua_daemon.core.sizes import MIB, REST_SECONDS, WANT_SECONDS
+from tests.core.bench import ALICE, BOB, GPU_BYTES, HOME, NEAR, SLAB, Bench, use
+
+# One GPU lends 217.6 MiB: six slabs of 32 MiB, or 54 of 4.
+PERIOD = 5.0
+CAROL = TenantName("carol")
+
+
+def crowded(*, period: float = PERIOD) -> tuple[Bench, SessionId, list[LeaseId], SessionId]:
+    """Alice holds all of NEAR for a while; Bob has just come."""
+    bench = Bench(rebalance_seconds=period)
+    alice = bench.open("alice")
+    leases = [bench.grant(alice) for _ in range(6)]
+    rest(bench, alice)
+    bob = bench.open("bob", tenant=BOB, pid=12)
+    return bench, alice, leases, bob
+
+
+def rest(bench: Bench, *sessions: SessionId, seconds: float = REST_SECONDS) -> None:
+    """Time passes, and everybody goes on saying that it is there."""
+    for _ in range(int(seconds) + 1):
+        for session_id in sessions:
+            mine = [one for one in bench.snapshot.leases if one.session_id == session_id]
+            bench.keepalive(session_id, *[use(lease.lease_id) for lease in mine])
+        bench.tick(1.0)
+
+
+def lacks(bench: Bench, session_id: SessionId, nbytes: int = SLAB) -> None:
+    with pytest.raises(InsufficientMemory):
+        bench.ask(session_id, nbytes=nbytes)
+
+
+def until_rebalanced(bench: Bench) -> list[NoteRebalance]:
+    bench.tick(PERIOD + 0.1)
+    return bench.the(NoteRebalance)
+
+
+def test_a_newcomer_reaches_its_share_within_one_period() -> None:
+    """Refused once, with all that it wants: what whole slabs allow of a half comes, and is granted."""
+    bench, alice, _, bob = crowded()
+    with pytest.raises(InsufficientMemory):
+        bench.ask(bob, wanted_bytes=1024 * MIB)
+    [note] = until_rebalanced(bench)
+    assert (note.tenant, note.for_tenant, note.nbytes) == (ALICE, BOB, 2 * SLAB)
+    assert "fair share is 10" in note.reason
+    [order] = bench.the(SendRevoke)
+    assert order.reason is RevokeReason.REBALANCE
+    bench.acknowledge(alice, *order.lease_ids)
+    bench.freed(*order.lease_ids)
+    assert [bench.lease(bench.grant(bob)).tenant for _ in range(2)] == [BOB] * 2
+    assert bench.tenant(ALICE).leased_bytes == 4 * SLAB
+
+
+def test_what_was_asked_back_for_one_is_not_taken_by_who_has_its_share() -> None:
+    """Alice may not take again what she has just given; her refusal says why."""
+    bench, alice, _, bob = crowded()
+    with pytest.raises(InsufficientMemory):
+        bench.ask(bob, wanted_bytes=1024 * MIB)
+    until_rebalanced(bench)
+    [order] = bench.the(SendRevoke)
+    bench.acknowledge(alice, *order.lease_ids)
+    bench.freed(*order.lease_ids)
+    with pytest.raises(InsufficientMemory, match=r"above its fair share of 10\d MiB"):
+        bench.ask(alice)
+    bench.grant(bob)
+
+
+def test_when_everybody_has_its_share_what_is_left_goes_to_who_asks() -> None:
+    """Shares bind only while somebody lacks something that is its own."""
+    bench, alice, leases, bob = crowded()
+    lacks(bench, bob)
+    bench.release(alice, leases[0])
+    bench.freed(leases[0])
+    bench.grant(bob)  # all that it wanted
+    bench.release(alice, leases[1])
+    bench.freed(leases[1])
+    assert bench.grant(alice)
+
+
+def test_a_want_that_is_not_repeated_is_forgotten() -> None:
+    """A client that has gone to host memory for good takes nothing from others."""
+    bench, alice, _, bob = crowded(period=WANT_SECONDS + 5.0)
+    lacks(bench, bob)
+    rest(bench, alice, bob, seconds=WANT_SECONDS + 6.0)
+    assert bench.the(SendRevoke) == []
+
+
+def test_a_want_ends_with_its_process() -> None:
+    """The dead lack nothing."""
+    bench, _, _, bob = crowded()
+    lacks(bench, bob)
+    bench.handle(ProcessEnded(session_id=bob))
+    assert until_rebalanced(bench) == []
+
+
+def test_what_was_granted_a_moment_ago_is_left_alone_and_the_books_say_so() -> None:
+    """By choice nothing moves twice within ten seconds."""
+    bench = Bench(rebalance_seconds=PERIOD)
+    alice, bob = bench.open("alice"), bench.open("bob", tenant=BOB, pid=12)
+    for _ in range(6):
+        bench.grant(alice)
+    with pytest.raises(InsufficientMemory):
+        bench.ask(bob, wanted_bytes=1024 * MIB)
+    note, *_ = until_rebalanced(bench)
+    assert (note.nbytes, note.block) == (0, RebalanceBlock.TOO_RECENT)
+    assert bench.the(SendRevoke) == []
+
+
+def test_what_lies_on_the_gpu_of_who_wants_it_is_out_of_reach() -> None:
+    """A process can't borrow what is on its own GPU: taking it from another would help nobody."""
+    bench, _, _, _ = crowded()
+    local = bench.open("local", tenant=CAROL, home=NEAR, pid=13)
+    bench.report(HOME, {99: GPU_BYTES - 36 * MIB})  # nothing to lend where it could borrow
+    lacks(bench, local)
+    note, *_ = until_rebalanced(bench)
+    assert (note.tenant, note.for_tenant) == (ALICE, CAROL)
+    assert note.block is RebalanceBlock.OUT_OF_REACH
+
+
+def test_a_weight_decides_how_much_each_gets() -> None:
+    """Two to one: of Alice's six slabs one is above two thirds of the node, and not two."""
+    bench, _, _, bob = crowded()
+    bench.broker._books.quotas[ALICE] = Quota(revision=1, nbytes=None, weight=2.0)
+    with pytest.raises(InsufficientMemory):
+        bench.ask(bob, wanted_bytes=1024 * MIB)
+    [note] = until_rebalanced(bench)
+    assert note.nbytes == SLAB
+
+
+def test_without_a_period_first_come_is_first_served() -> None:
+    """What was so before shares existed, and what an operator may choose."""
+    bench, _, _, bob = crowded(period=0.0)
+    lacks(bench, bob)
+    assert until_rebalanced(bench) == []
+    assert bench.broker._books.wants == {}
+
+
+def test_the_cheapest_go_first() -> None:
+    """Unused, then cache, then the coldest store data, as in every revoke."""
+    bench, alice, leases, bob = crowded()
+    bench.keepalive(
+        alice,
+        *[use(lease_id, idle_seconds=float(at)) for at, lease_id in enumerate(leases[:-1])],
+        use(leases[-1], used_bytes=0),
+    )
+    with pytest.raises(InsufficientMemory):
+        bench.ask(bob, wanted_bytes=1024 * MIB)
+    until_rebalanced(bench)
+    [order] = bench.the(SendRevoke)
+    assert order.lease_ids == (leases[-1], leases[-2])

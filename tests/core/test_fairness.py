@@ -1,0 +1,135 @@
+"""Weighted max-min shares: by hand, and what must hold for any demands and weights."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aqua_daemon.core.fairness import Party, fair_shares, max_min
+from aqua_daemon.core.model import TenantName
+from aqua_daemon.core.rebalancing import recalls
+
+_DEMANDS = st.dictionaries(
+    st.text("abcdef", min_size=1, max_size=2),
+    st.tuples(st.integers(0, 1000), st.floats(0.1, 10.0)),
+    min_size=1,
+    max_size=8,
+)
+
+
+def party(name: str, held: int, wanted: int = 0, **weights: float) -> Party:
+    return Party(tenant=TenantName(name), held_bytes=held, wanted_bytes=wanted, **weights)
+
+
+@pytest.mark.parametrize(
+    ("capacity", "demands", "weights", "shares"),
+    [
+        (90, (100, 100, 100), (1, 1, 1), (30, 30, 30)),
+        (90, (10, 100, 100), (1, 1, 1), (10, 40, 40)),  # what one leaves the others share
+        (90, (100, 100), (2, 1), (60, 30)),
+        (90, (20, 100, 100), (4, 1, 2), (20, 23.333, 46.667)),
+        (90, (20, 30), (1, 1), (20, 30)),  # enough for all
+        (0, (20, 30), (1, 1), (0, 0)),
+    ],
+)
+def test_shares_by_hand(
+    capacity: float,
+    demands: tuple[float, ...],
+    weights: tuple[float, ...],
+    shares: tuple[float, ...],
+) -> None:
+    """Water-filling, as one does it with a pencil."""
+    found = max_min(capacity, dict(enumerate(demands)), dict(enumerate(weights)))
+    assert [found[key] for key in range(len(demands))] == pytest.approx(shares, abs=1e-3)
+
+
+@given(st.floats(0, 5000), _DEMANDS)
+def test_nobody_can_have_more_without_taking_from_somebody_who_has_less(
+    capacity: float, wishes: dict[str, tuple[int, float]]
+) -> None:
+    """What defines max-min: shares within demand, all given out, and a level that nobody is above."""
+    demands = {name: float(demand) for name, (demand, _) in wishes.items()}
+    weights = {name: weight for name, (_, weight) in wishes.items()}
+    shares = max_min(capacity, demands, weights)
+    assert all(0 <= shares[name] <= demands[name] for name in demands)
+    assert sum(shares.values()) == pytest.approx(min(capacity, sum(demands.values())), abs=1e-6)
+    thirsty = [name for name in demands if shares[name] < demands[name] - 1e-6]
+    for name in thirsty:
+        level = shares[name] / weights[name]
+        assert all(shares[other] / weights[other] <= level + 1e-6 for other in demands)
+
+
+def test_many_names_buy_a_tenant_nothing() -> None:
+    """Sub-tenants divide what their tenant gets, by their own weights."""
+    shares = fair_shares(
+        120,
+        [
+            party("uid-1", 100),
+            party("uid-2+a", 0, 100),
+            party("uid-2+b", 0, 100, weight=2.0),
+            party("uid-2+c", 0, 10),
+        ],
+    )
+    assert shares == pytest.approx(
+        {"uid-1": 60, "uid-2+a": 50 / 3, "uid-2+b": 100 / 3, "uid-2+c": 10}
+    )
+
+
+def test_a_weight_is_that_of_the_whole_tenant() -> None:
+    """Three times the weight, three times the memory, however it is divided within."""
+    shares = fair_shares(
+        100,
+        [
+            party("uid-1+a", 100, owner_weight=3.0),
+            party("uid-1+b", 100, owner_weight=3.0),
+            party("uid-2", 100),
+        ],
+    )
+    assert shares == pytest.approx({"uid-1+a": 37.5, "uid-1+b": 37.5, "uid-2": 25})
+
+
+def test_what_is_asked_back_leaves_nobody_below_its_share() -> None:
+    """The one furthest above gives first, each no more than it has above, all no more than needed."""
+    parties = (party("a", 70), party("b", 50), party("c", 0, 100))
+    shares = {TenantName("a"): 40.0, TenantName("b"): 40.0, TenantName("c"): 40.0}
+    found = recalls(parties, shares, smallest_bytes=4, coming_bytes=0)
+    assert [(one.tenant, one.nbytes, one.for_tenant) for one in found] == [
+        ("a", 30, "c"),
+        ("b", 10, "c"),
+    ]
+    assert found[0].reason.startswith("a holds 0 MiB, its fair share is")
+
+
+@pytest.mark.parametrize(("coming", "asked"), [(0, 30), (20, 20), (38, 0), (100, 0)])
+def test_what_is_on_its_way_is_not_asked_for_again(coming: int, asked: int) -> None:
+    """What can be granted already serves who wants more before anybody is asked."""
+    parties = (party("a", 70), party("b", 50), party("c", 0, 100))
+    shares = dict.fromkeys((TenantName("a"), TenantName("b"), TenantName("c")), 40.0)
+    found = recalls(parties, shares, smallest_bytes=4, coming_bytes=coming)
+    assert found[0].nbytes == asked if asked else found == []
+
+
+def test_less_than_a_slab_is_no_reason_to_move_anything() -> None:
+    """Neither what somebody has above its share nor what another lacks."""
+    shares = dict.fromkeys((TenantName("a"), TenantName("c")), 40.0)
+    near = (party("a", 43), party("c", 37, 100))
+    assert recalls(near, shares, smallest_bytes=4, coming_bytes=0) == []
+
+
+@given(_DEMANDS, _DEMANDS, st.integers(0, 2000))
+def test_a_suggestion_that_was_followed_is_never_followed_by_its_opposite(
+    held: dict[str, tuple[int, float]], wanted: dict[str, tuple[int, float]], spare: int
+) -> None:
+    """After all bytes have moved as suggested, whoever gave is not one who lacks."""
+    names = {**held, **wanted}
+    parties = [
+        party(name, held.get(name, (0, 1.0))[0], wanted.get(name, (0, 1.0))[0], owner_weight=weight)
+        for name, (_, weight) in names.items()
+    ]
+    shares = fair_shares(sum(one.held_bytes for one in parties) + spare, parties)
+    gave = recalls(parties, shares, smallest_bytes=5, coming_bytes=spare)
+    for one in gave:
+        [giver] = [found for found in parties if found.tenant == one.tenant]
+        assert giver.held_bytes - one.nbytes >= shares[one.tenant] - 1
+        assert one.for_tenant != one.tenant
