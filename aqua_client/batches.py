@@ -36,16 +36,18 @@ def offload_many(pager: Pager, tensors: Sequence[torch.Tensor], keep: str) -> li
         for source, layout, spans in zip(sources, layouts, places, strict=True):
             copying.write(source, layout, spans)
 
-    stored = transfers.store(
+    def make(stored: Sequence[Stored]) -> list[OffloadedTensor]:
+        pairs = zip(stored, layouts, strict=True)
+        return [OffloadedTensor(pager, one, layout) for one, layout in pairs]
+
+    return transfers.store(
         pager,
         [layout.nbytes for layout in layouts],
         [layout.device for layout in layouts],
         safety=safety,
         copy=copy,
+        make=make,
     )
-    return [
-        OffloadedTensor(pager, one, layout) for one, layout in zip(stored, layouts, strict=True)
-    ]
 
 
 def fetch_many(

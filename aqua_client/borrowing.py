@@ -55,28 +55,31 @@ class Borrowing:
             Shortage: no slab is held or to be had that has room; its reason says why.
         """
         tiers = self._tiers
-        with tiers.lock:
-            while True:
-                # A tensor of several slabs fills whole ones first.
-                part = min(nbytes, self._lender.largest_slab_bytes or nbytes)
-                place = tiers.put(part, stored, avoid_gpu=avoid_gpu)
-                if place is not None:
-                    return place
-                self._check_worth_asking(stored.safety)
-                if time.monotonic() >= end:
-                    raise Shortage("timeout")
-                if stored.safety not in self._asking:
-                    break
-                if not self._answered.wait(end - time.monotonic()):
-                    raise Shortage("busy")
-            size = self._next_slab_bytes(nbytes, stored.safety)
-            self._asking.add(stored.safety)
+        is_asking = False
         try:
+            with tiers.lock:
+                while True:
+                    # A tensor of several slabs fills whole ones first.
+                    part = min(nbytes, self._lender.largest_slab_bytes or nbytes)
+                    place = tiers.put(part, stored, avoid_gpu=avoid_gpu)
+                    if place is not None:
+                        return place
+                    self._check_worth_asking(stored.safety)
+                    if time.monotonic() >= end:
+                        raise Shortage("timeout")
+                    if stored.safety not in self._asking:
+                        is_asking = True
+                        self._asking.add(stored.safety)
+                        break
+                    if not self._answered.wait(end - time.monotonic()):
+                        raise Shortage("busy")
+                size = self._next_slab_bytes(nbytes, stored.safety)
             return self._borrow(size, nbytes, stored, end=end, avoid_gpu=avoid_gpu)
         finally:
-            with tiers.lock:
-                self._asking.discard(stored.safety)
-                self._answered.notify_all()
+            if is_asking:
+                with tiers.lock:
+                    self._asking.discard(stored.safety)
+                    self._answered.notify_all()
 
     def reserve_host(self, nbytes: int) -> None:
         """Claim host memory; the caller gives it up.
@@ -85,20 +88,24 @@ class Borrowing:
             InsufficientMemory: the daemon's ledger, or this process's own limit, has no room.
         """
         host = self._tiers.host
-        with self._tiers.lock:
-            host.claim(nbytes)
-            if not self._lender.reason and host.is_reserved:
-                return
-            host.asked_bytes += nbytes
+        claimed_bytes = asked_bytes = 0  # to be undone, also when an interrupt comes in between
         try:
-            self._reserve_claimed(nbytes)
-        except BaseException:
             with self._tiers.lock:
-                host.give_up(nbytes)
-            raise
-        finally:
+                host.claim(nbytes)
+                claimed_bytes = nbytes
+                if not self._lender.reason and host.is_reserved:
+                    return
+                host.asked_bytes += nbytes
+                asked_bytes = nbytes
+            self._reserve_claimed(nbytes)
             with self._tiers.lock:
                 host.asked_bytes -= nbytes
+                asked_bytes = 0
+        except BaseException:
+            with self._tiers.lock:
+                host.used_bytes -= claimed_bytes
+                host.asked_bytes -= asked_bytes
+            raise
 
     def close(self) -> None:
         """Under the lock: what is granted from now on is not mapped, or unmapped again."""
@@ -215,16 +222,21 @@ class Borrowing:
         """Ask for a slab; for smaller ones while there is no room, until the smallest."""
         smallest = self._lender.smallest_slab_bytes
         while True:
+            slab = None
             try:
                 seconds = max(0.001, end - time.monotonic())
                 slab = self._ask(size, stored.safety, seconds=seconds)
+                return self._take_in(slab, nbytes, stored, avoid_gpu)
             except (Refused, BrokerUnreachable, UnusableSlab) as error:
                 if error.reason in SMALLER_MAY_DO and size > smallest and time.monotonic() < end:
                     size = max(smallest, size // 2)
                     continue
                 self._note_failure(size, stored.safety, error)
                 raise Shortage(error.reason) from error
-            return self._take_in(slab, nbytes, stored, avoid_gpu)
+            except BaseException:
+                if slab is not None:
+                    self._give_up(slab)
+                raise
 
     def _ask(self, size: int, safety: SafetyClass, *, seconds: float) -> Slab:
         """A slab, mapped: then comes `_keep` or `_drop`.
@@ -232,23 +244,34 @@ class Borrowing:
         Raises what `acquire` and `Memory.of_grant` raise.
         """
         grant = self._lender.acquire(size, safety, seconds=seconds)
+        memory = None
+        descriptor = grant.descriptor
+        try:
+            self._note_opening(grant)
+            descriptor = None  # closed by who opens it
+            memory = Memory.of_grant(grant, home_gpu=self._home_gpu)
+            return Slab(grant, memory, now=time.monotonic())
+        except BaseException as error:
+            if descriptor is not None:
+                os.close(descriptor)
+            if memory is not None:
+                memory.close()
+            if not isinstance(error, Refused):
+                self._return_unused(grant.lease_id)
+            raise
+
+    def _note_opening(self, grant: Grant) -> None:
+        """It is being mapped.
+
+        Raises:
+            Refused: nobody wants it any more, and the daemon knows that.
+        """
         with self._tiers.lock:
             unwanted = self._why_unwanted(grant.lease_id)
             if not unwanted:
                 self._opening.add(grant.lease_id)
         if unwanted:
-            if grant.descriptor is not None:
-                os.close(grant.descriptor)
             raise Refused(f"lease {grant.lease_id} came too late: {unwanted}", reason=unwanted)
-        try:
-            memory = Memory.of_grant(grant, home_gpu=self._home_gpu)
-        except BaseException:
-            with self._tiers.lock:
-                self._opened(grant.lease_id)
-                self._put_off.discard(grant.lease_id)
-            self._return_unused(grant)
-            raise
-        return Slab(grant, memory, now=time.monotonic())
 
     def _note_failure(
         self, size: int, safety: SafetyClass, error: Refused | BrokerUnreachable | UnusableSlab
@@ -296,13 +319,23 @@ class Borrowing:
         self._tiers.add_slab(slab)
         self._tiers.counters.leases_granted += 1
 
-    def _return_unused(self, grant: Grant) -> None:
+    def _give_up(self, slab: Slab) -> None:
+        """After an interrupt: unmap it, unless it is among the slabs by now, and give it back."""
         with self._tiers.lock:
+            is_kept = slab.lease_id in self._tiers.slabs
+        if not is_kept:
+            slab.memory.close()
+            self._return_unused(slab.lease_id)
+
+    def _return_unused(self, lease_id: str) -> None:
+        with self._tiers.lock:
+            self._opened(lease_id)
+            self._put_off.discard(lease_id)
             room = self._tiers.host.statement()
         try:
-            self._lender.release([grant.lease_id], room)
+            self._lender.release([lease_id], room)
         except (BrokerUnreachable, Refused) as error:
-            logger.info("lease %s is left to lapse: %s", grant.lease_id, error)
+            logger.info("lease %s is left to lapse: %s", lease_id, error)
 
     def _reserve_claimed(self, nbytes: int) -> None:
         host = self._tiers.host

@@ -6,9 +6,10 @@ copy's event holds, also when the copy fails half-way: a part of it may have bee
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from time import perf_counter_ns
+from typing import TypeVar
 
 import torch
 
@@ -20,6 +21,8 @@ from aqua_client.records import SafetyClass
 from aqua_client.slabs import Place, Stored
 from aqua_client.streams import Event, Never, Streams
 
+HandleT = TypeVar("HandleT")
+
 
 def write(
     pager: Pager,
@@ -29,8 +32,9 @@ def write(
     *,
     safety: SafetyClass,
     overlap: bool,
-) -> Stored:
-    """Offload *tensor*; with *overlap* beside the current stream."""
+    make: Callable[[Pager, Stored, Layout], HandleT],
+) -> HandleT:
+    """Offload *tensor*; with *overlap* beside the current stream. *make* makes the handle."""
     pager.check_not_forked()
     streams.check_not_capturing()
     is_aside = overlap and streams.concern(layout.device)
@@ -39,10 +43,10 @@ def write(
         try:
             copying.write(tensor, layout, reservation.places)
             event = end(streams, layout.device, reservation.places)
+            return make(pager, pager.written(reservation, event), layout)
         except BaseException:
             pager.discard(reservation, some_end(streams, layout.device, reservation.places))
             raise
-        return pager.written(reservation, event)
 
 
 def read(
@@ -57,13 +61,13 @@ def read(
             written.wait_on_current_stream()
         copying.read(places, layout, target)
         event = end(streams, target.device, places)
+        is_timed = event is None and layout.nbytes >= LEAST_TIMED_BYTES
+        nanoseconds = perf_counter_ns() - started_at if is_timed else 0
+        pager.unpin(places, is_read=True, nanoseconds=nanoseconds, event=event)
     except BaseException:
         event = some_end(streams, target.device, places)
         pager.unpin(places, is_read=False, event=event)
         raise
-    is_timed = event is None and layout.nbytes >= LEAST_TIMED_BYTES
-    nanoseconds = perf_counter_ns() - started_at if is_timed else 0
-    pager.unpin(places, is_read=True, nanoseconds=nanoseconds, event=event)
 
 
 def wait(pager: Pager, stored: Stored) -> None:

@@ -6,6 +6,7 @@ Pure: it knows numbers, no memory. Not thread-safe: whoever owns the slab holds 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections.abc import Iterable
 
 # Wide enough for every vector load and every dtype, and what torch's own allocator rounds to.
 ALIGNMENT_BYTES = 512
@@ -31,6 +32,23 @@ class ExtentMap:
         self._free_ends: dict[int, int] = {}
         self._by_size: list[tuple[int, int]] = []
         self._add_free(0, capacity_bytes)
+
+    @classmethod
+    def of_taken(cls, capacity_bytes: int, taken: Iterable[tuple[int, int]]) -> ExtentMap:
+        """The map where these ranges, by offset and length, are taken: what a broken one was."""
+        made = cls(capacity_bytes)
+        made._remove_free(0, capacity_bytes)
+        end = 0
+        for offset, nbytes in sorted(taken):
+            length = -(-nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+            if offset > end:
+                made._add_free(end, offset - end)
+            made._taken[offset] = length
+            made.used_bytes += length
+            end = offset + length
+        if end < capacity_bytes:
+            made._add_free(end, capacity_bytes - end)
+        return made
 
     @property
     def largest_free_bytes(self) -> int:

@@ -15,7 +15,7 @@ from aqua_client import in_flight
 from aqua_client.borrowing import Borrowing
 from aqua_client.copying import Memory
 from aqua_client.counters import Counters
-from aqua_client.errors import ForkedChild, HandleReleased
+from aqua_client.errors import AquaError, ForkedChild, HandleReleased
 from aqua_client.fallback import FallbackRule, Shortage
 from aqua_client.lender import LenderMaker
 from aqua_client.news import News
@@ -63,19 +63,23 @@ class Pager:
         """
         self.check_not_forked()
         reservation = Reservation(Stored(nbytes, safety))
-        with self._tiers.lock:
-            self._check_open()
-            if self._tiers.garbage:
-                self._tiers.collect_garbage()
-            if not nbytes:
-                return reservation
-            if self._news.is_in_contact:
-                place = self._tiers.put(nbytes, reservation.stored)
-                if place is not None:
-                    reservation.places.append(place)
-                    return reservation
         try:
+            with self._tiers.lock:
+                self._check_open()
+                if self._tiers.garbage:
+                    self._tiers.collect_garbage()
+                if not nbytes:
+                    return reservation
+                if self._news.is_in_contact:
+                    place = self._tiers.put(nbytes, reservation.stored)
+                    if place is not None:
+                        reservation.places.append(place)
+                        return reservation
             self._reserve_slowly(reservation)
+        except AquaError:
+            with self._tiers.lock:
+                self._tiers.discard(reservation.places)
+            raise
         except BaseException:
             self.discard(reservation)
             raise
@@ -95,9 +99,9 @@ class Pager:
         return reservation.stored
 
     def discard(self, reservation: Reservation, event: Event | None = None) -> None:
-        """It could not be written, and is of no use; what was enqueued for it ends by *event*."""
+        """It is of no use, whatever became of it; what was enqueued for it ends by *event*."""
         with self._tiers.lock:
-            self._tiers.discard(reservation.places, event)
+            self._tiers.abandon(reservation, event)
 
     def pin(self, stored: Stored) -> Sequence[Place]:
         """Where to read; stays so until `unpin`.
@@ -107,9 +111,15 @@ class Pager:
             LeaseLost: its bytes are gone.
         """
         self.check_not_forked()
-        with self._tiers.lock:
-            self._check_open()
-            return self._tiers.pin(stored)
+        pins: Sequence[Place] = ()
+        try:
+            with self._tiers.lock:
+                self._check_open()
+                pins = self._tiers.pin(stored)
+        except BaseException:
+            self.unpin(pins, is_read=False)  # an interrupt may come where the lock is let go
+            raise
+        return pins
 
     def unpin(
         self,
@@ -121,27 +131,37 @@ class Pager:
     ) -> None:
         """The copy is over, or will be by *event*; *is_read*: it worked.
 
-        It took *nanoseconds*; 0: not timed.
+        It took *nanoseconds*; 0: not timed. The same again has no effect, unless an interrupt
+        kept the first from having one.
         """
         counters = self._counters
         with self._tiers.lock:
-            if is_read:
-                counters.fetches += 1
-                for place in places:
-                    if place.slab is not None:
-                        counters.peer_in_bytes += place.nbytes
-                    else:
-                        counters.host_in_bytes += place.nbytes
-                if nanoseconds:
-                    counters.fetch_durations[tier_of(places)].count(nanoseconds)
-            self._tiers.unpin(places, event)
+            try:
+                if is_read:
+                    counters.fetches += 1
+                    for place in places:
+                        if place.slab is not None:
+                            counters.peer_in_bytes += place.nbytes
+                        else:
+                            counters.host_in_bytes += place.nbytes
+                    if nanoseconds:
+                        counters.fetch_durations[tier_of(places)].count(nanoseconds)
+                self._tiers.unpin(places, event)
+            except BaseException:
+                self._tiers.unpin(places, event)
+                self._tiers.mend()
+                raise
 
     def release(self, stored: Stored) -> None:
         """Give its places back. Idempotent."""
         self.check_not_forked()
         with self._tiers.lock:
             if not self._is_closed:
-                self._counters.releases += self._tiers.release(stored)
+                try:
+                    self._counters.releases += self._tiers.release(stored)
+                except BaseException:
+                    self._tiers.mend()
+                    raise
 
     def release_later(self, stored: Stored) -> None:
         """For finalizers, which may run anywhere, also inside the lock."""
@@ -233,14 +253,14 @@ class Pager:
         self._borrowing.reserve_host(nbytes)
         try:
             memory = Memory.of_host(nbytes)
+            with self._tiers.lock:
+                stored.reason = reason
+                self._counters.count_fallback(reason)
+                return self._tiers.put_in_host(memory, nbytes, stored)
         except BaseException:
             with self._tiers.lock:
                 self._tiers.host.give_up(nbytes)
             raise
-        with self._tiers.lock:
-            stored.reason = reason
-            self._counters.count_fallback(reason)
-            return self._tiers.put_in_host(memory, nbytes, stored)
 
     def _check_open(self) -> None:
         if self._is_closed:

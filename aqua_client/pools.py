@@ -70,14 +70,14 @@ class BlockPool:
         rows = Rows(cache, self.block_shape, self.dtype)
         ids = _checked(block_ids, rows.count)
         nbytes = ids.numel() * self.block_nbytes
-        (stored,) = transfers.store(
+        return transfers.store(
             self._pager,
             [nbytes],
             [rows.device],
             safety=self._safety,
             copy=lambda places: rows.write(ids, places[0]),
+            make=lambda stored: Slots(self, self._pager, stored[0], ids.numel()),
         )
-        return Slots(self, self._pager, stored, ids.numel())
 
     def load(self, slots: Slots, cache: torch.Tensor, block_ids: BlockIds) -> None:
         """Copy what was stored into these blocks of *cache*, in the order it was stored in.
@@ -126,8 +126,8 @@ class Slots:
     def __init__(self, pool: BlockPool, pager: Pager, stored: Stored, count: int) -> None:
         """Made by `BlockPool.store`."""
         self._pool = pool
-        self._pager = pager
         self._stored = stored
+        self._pager = pager
         self._count = count
 
     def release(self) -> None:
@@ -171,7 +171,9 @@ class Slots:
 
     def __del__(self) -> None:
         # Garbage collection may run anywhere, also inside the pager's lock.
-        self._pager.release_later(self._stored)
+        pager = getattr(self, "_pager", None)  # none: an interrupt came before it was set
+        if pager is not None:
+            pager.release_later(self._stored)
 
 
 def _checked(block_ids: BlockIds, count: int) -> torch.Tensor:

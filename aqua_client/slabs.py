@@ -43,6 +43,7 @@ class Place:
     """
 
     __slots__ = (
+        "is_gone",
         "is_retired",
         "is_writing",
         "memory",
@@ -65,8 +66,9 @@ class Place:
         self.slab = slab
         self.moved_at = float("-inf")  # when a revoke moved the piece here
         self.pins = 1
-        self.is_writing = True
+        self.is_writing = True  # then one of the pins is its writer's
         self.is_retired = False
+        self.is_gone = False  # it has been freed
 
 
 def tier_of(places: Iterable[Place]) -> str:
@@ -89,14 +91,35 @@ class Flight:
         self.has_failed = False  # and this has been logged
 
 
+class Pins(list[Place]):
+    """The places that somebody reads, and how many of them, from the first, are still pinned."""
+
+    __slots__ = ("held",)
+
+    def __init__(self, places: Iterable[Place]) -> None:
+        """Nothing is pinned yet."""
+        super().__init__(places)
+        self.held = 0
+
+    def let_go(self) -> None:
+        """Unpin those that are pinned. Idempotent, also where an interrupt broke it off.
+
+        One comes at the end of a turn, never between these two lines: nothing is called there.
+        """
+        while self.held:
+            self.held -= 1
+            self[self.held].pins -= 1
+
+
 class Reservation:
     """Places for a tensor that is still being written. Only its writer knows them as places."""
 
-    __slots__ = ("places", "stored")
+    __slots__ = ("is_in_flight", "places", "stored")
 
     def __init__(self, stored: Stored) -> None:
         self.stored = stored
         self.places: list[Place] = []
+        self.is_in_flight = False  # its writer's pins go with a flight
 
 
 class Slab:
@@ -144,6 +167,19 @@ class Slab:
         """The place is free again."""
         self.places.remove(place)
         self.extents.give_back(place.offset)
+        if not self.places:
+            self.idle_since = now
+
+    def mend(self, *, now: float) -> None:
+        """Drop what is wanted by nobody, and work out again which ranges are free."""
+        for place in tuple(self.places):
+            stored = place.stored
+            place.is_retired |= bool(stored.is_released or stored.lost_reason)
+            place.is_gone |= place.is_retired and not place.pins
+            if place.is_gone:
+                self.places.discard(place)
+        taken = [(place.offset, place.nbytes) for place in self.places]
+        self.extents = ExtentMap.of_taken(self.nbytes, taken)
         if not self.places:
             self.idle_since = now
 

@@ -47,17 +47,22 @@ def offload(
     layout = layout_of(tensor)
     safety = _CLASSES.get(keep) or safety_class(keep)
     if pager.streams is not None:
-        stored = enqueuing.write(
-            pager, pager.streams, tensor, layout, safety=safety, overlap=overlap
+        return enqueuing.write(
+            pager,
+            pager.streams,
+            tensor,
+            layout,
+            safety=safety,
+            overlap=overlap,
+            make=make or OffloadedTensor,
         )
-        return (make or OffloadedTensor)(pager, stored, layout)
     reservation = pager.reserve(layout.nbytes, safety)
-    try:
+    try:  # to the end: until there is a handle, nobody else would give back what is stored
         copying.write(tensor, layout, reservation.places)
+        return (make or OffloadedTensor)(pager, pager.written(reservation), layout)
     except BaseException:
         pager.discard(reservation)
         raise
-    return (make or OffloadedTensor)(pager, pager.written(reservation), layout)
 
 
 def safety_class(keep: str) -> SafetyClass:
@@ -122,13 +127,13 @@ class OffloadedTensor:
     def _read(self, target: torch.Tensor, started_at: int) -> None:
         pager = self._pager
         places = pager.pin(self._stored)
-        is_read = False
         try:
             copying.read(places, self._layout, target)
-            is_read = True
-        finally:
             nanoseconds = perf_counter_ns() - started_at if started_at else 0
-            pager.unpin(places, is_read=is_read, nanoseconds=nanoseconds)
+            pager.unpin(places, is_read=True, nanoseconds=nanoseconds)
+        except BaseException:
+            pager.unpin(places, is_read=False)
+            raise
 
     def wait(self) -> None:
         """Let the current stream wait for `offload(overlap=True)`: then the tensor may be written.
@@ -187,4 +192,6 @@ class OffloadedTensor:
 
     def __del__(self) -> None:
         # Garbage collection may run anywhere, also inside the pager's lock.
-        self._pager.release_later(self._stored)
+        pager = getattr(self, "_pager", None)  # none: an interrupt came before it was set
+        if pager is not None:
+            pager.release_later(self._stored)

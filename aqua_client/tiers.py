@@ -17,7 +17,7 @@ from aqua_client.counters import Counters
 from aqua_client.errors import HandleReleased, LeaseLost
 from aqua_client.host_tier import HostTier
 from aqua_client.records import LeaseUse, SafetyClass
-from aqua_client.slabs import Flight, Place, Reservation, Slab, Stored
+from aqua_client.slabs import Flight, Pins, Place, Reservation, Slab, Stored
 from aqua_client.streams import Event
 
 
@@ -94,11 +94,11 @@ class Tiers:
         for place in reservation.places:
             place.is_retired = bool(stored.lost_reason)
             if event is None:
-                place.is_writing = False
-                self._unpin(place)
+                self._unpin_writer(place)
+                self._settle(place)
         if event is not None:
             stored.event = event
-            self._watch(Flight(event, reservation.places, stored))
+            self._watch(Flight(event, reservation.places, stored), reservation)
 
     def discard(self, places: Sequence[Place], event: Event | None = None) -> None:
         """Nothing is to be stored there after all; the caller's pins go too.
@@ -109,7 +109,37 @@ class Tiers:
             place.is_retired = True
         self.unpin(places, event)
 
-    def pin(self, stored: Stored) -> Sequence[Place]:
+    def abandon(self, reservation: Reservation, event: Event | None = None) -> None:
+        """Undo a reservation that an error or an interrupt ended, however far it had come.
+
+        Not all of its places may be known to it, some may be written, and the books half-changed.
+        With an *event* what it wrote to is free when that is done.
+        """
+        stored = reservation.stored
+        stored.is_released = True
+        stored.places = []
+        places = {*reservation.places, *self._places_of(stored)}
+        for place in places:
+            place.is_retired = True
+        if not reservation.is_in_flight:
+            written = [place for place in places if place.is_writing]
+            if event is not None:
+                self._watch(Flight(event, written, None), reservation)
+            else:
+                for place in written:
+                    self._unpin_writer(place)
+        for place in places:
+            self._settle(place)
+        self.mend()
+
+    def mend(self) -> None:
+        """Put the books of slabs right after an interrupt in the middle of changing them."""
+        now = time.monotonic()
+        for slab in tuple(self.slabs.values()):
+            slab.mend(now=now)
+        self.wake_worker()
+
+    def pin(self, stored: Stored) -> Pins:
         """Where to read from; nothing there changes until `unpin`.
 
         Raises:
@@ -120,21 +150,36 @@ class Tiers:
             raise HandleReleased("the handle was released: its bytes are gone")
         if stored.lost_reason:
             raise LeaseLost(_loss(stored))
-        places = tuple(stored.places)
         now = time.monotonic()
-        for place in places:
-            place.pins += 1
-            if place.slab is not None:
-                place.slab.used_at = now
-        return places
+        pins = Pins(stored.places)
+        try:
+            for place in pins:
+                place.pins += 1
+                pins.held += 1
+                if place.slab is not None:
+                    place.slab.used_at = now
+        except BaseException:
+            pins.let_go()
+            raise
+        return pins
 
     def unpin(self, places: Sequence[Place], event: Event | None = None) -> None:
-        """The copy is over, also when it failed; with an *event*, when that is done."""
-        if event is not None:
-            self._watch(Flight(event, places, None))
+        """The copy is over, also when it failed; with an *event*, when that is done.
+
+        Idempotent for what `pin` gave.
+        """
+        pins = places if isinstance(places, Pins) else None
+        if pins is not None and not pins.held:
             return
-        for place in places:
-            self._unpin(place)
+        if event is not None:
+            self._watch(Flight(event, places, None), pins)
+        elif pins is not None:
+            pins.let_go()
+            for place in pins:
+                self._settle(place)
+        else:
+            for place in places:
+                self._unpin(place)
 
     def land(self, flight: Flight) -> None:
         """An enqueued copy is over."""
@@ -203,10 +248,19 @@ class Tiers:
             for slab in self.slabs.values()
         ]
 
-    def _watch(self, flight: Flight) -> None:
+    def _watch(self, flight: Flight, of: Reservation | Pins | None = None) -> None:
         if not self.flights:
             self.changed.notify_all()  # the worker looks more often from now on
-        self.flights.append(flight)
+        if isinstance(of, Pins):
+            of.held = 0
+        elif of is not None:
+            of.is_in_flight = True
+        self.flights.append(flight)  # no interrupt comes between this and what is above it
+
+    def _places_of(self, stored: Stored) -> list[Place]:
+        """Its places in slabs, also those that nobody else knows yet."""
+        slabs = self.slabs.values()
+        return [place for slab in slabs for place in slab.places if place.stored is stored]
 
     def _slab_with_room(self, nbytes: int, safety: SafetyClass, avoid_gpu: str) -> Slab | None:
         """The fullest, so that others become empty and can be given back."""
@@ -226,6 +280,14 @@ class Tiers:
 
     def _unpin(self, place: Place) -> None:
         place.pins -= 1
+        self._settle(place)
+
+    def _unpin_writer(self, place: Place) -> None:
+        place.is_writing = False  # together with its pin: no interrupt comes in between
+        place.pins -= 1
+
+    def _settle(self, place: Place) -> None:
+        """After a pin has gone: free it, or let the worker move it, when nobody uses it."""
         if place.pins == 0:
             if place.is_retired:
                 self._free(place)
@@ -233,8 +295,11 @@ class Tiers:
                 self.wake_worker()
 
     def _free(self, place: Place) -> None:
+        if place.is_gone:
+            return
+        place.is_gone = True
         if place.slab is None:
-            self.host.give_up(place.nbytes)
+            self.host.used_bytes -= place.nbytes  # at once: an interrupt must not come between
             place.memory.close()
             return
         place.slab.remove(place, now=time.monotonic())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from time import perf_counter_ns
+from typing import TypeVar
 
 import torch
 
@@ -20,6 +21,7 @@ from aqua_client.streams import Event
 
 # Given the places of each piece, in the order of the pieces.
 Copy = Callable[[Sequence[Sequence[Place]]], None]
+HandlesT = TypeVar("HandlesT")
 
 
 def store(
@@ -29,8 +31,9 @@ def store(
     *,
     safety: SafetyClass,
     copy: Copy,
-) -> list[Stored]:
-    """Let *copy* write pieces of *sizes* bytes, which come from *devices*.
+    make: Callable[[list[Stored]], HandlesT],
+) -> HandlesT:
+    """Let *copy* write pieces of *sizes* bytes, which come from *devices*; *make* their handles.
 
     Raises:
         InsufficientMemory: there is no room for all of them; nothing is stored.
@@ -44,11 +47,12 @@ def store(
         places = [one.places for one in reservations]
         copy(places)
         events = _ends(pager, devices, places)
+        written = zip(reservations, events, strict=True)
+        return make([pager.written(one, event) for one, event in written])
     except BaseException:
         for device, one in zip(devices, reservations, strict=False):  # not all may be there
             pager.discard(one, _some_end(pager, device, one.places))
         raise
-    return [pager.written(one, event) for one, event in zip(reservations, events, strict=True)]
 
 
 def load(
@@ -73,16 +77,16 @@ def load(
                 written.wait_on_current_stream()
         copy(pinned)
         events = _ends(pager, devices, pinned)
+        took = perf_counter_ns() - started_at
+        is_timed = len(pieces) == 1 and pieces[0].nbytes >= LEAST_TIMED_BYTES
+        for places, event in zip(pinned, events, strict=True):
+            nanoseconds = took if is_timed and event is None else 0
+            pager.unpin(places, is_read=True, nanoseconds=nanoseconds, event=event)
     except BaseException:
         for device, places in zip(devices, pinned, strict=False):
             event = _some_end(pager, device, places)
             pager.unpin(places, is_read=False, event=event)
         raise
-    took = perf_counter_ns() - started_at
-    is_timed = len(pieces) == 1 and pieces[0].nbytes >= LEAST_TIMED_BYTES
-    for places, event in zip(pinned, events, strict=True):
-        nanoseconds = took if is_timed and event is None else 0
-        pager.unpin(places, is_read=True, nanoseconds=nanoseconds, event=event)
 
 
 def _check_may_copy(pager: Pager) -> None:
