@@ -28,6 +28,7 @@ from aqua_daemon.core.events import (
     QuotaSet,
     ReclaimRequested,
     RevokeAcknowledged,
+    SessionOpened,
     SessionReattached,
     Ticked,
 )
@@ -112,6 +113,18 @@ class BrokerService:
         """Apply *event*, now or after those that came before it. Never raises."""
         self._queue.append(_Submission(event=event, pending=None))
         self._drain()
+
+    def admit(self, event: SessionOpened) -> None:
+        """Let a session in, now.
+
+        Raises:
+            BrokerError: the broker refused.
+        """
+        submission = _Submission(event=event, pending=None)
+        self._queue.append(submission)
+        self._drain()
+        if submission.error is not None:
+            raise submission.error
 
     async def request(self, event: Request, *, timeout_seconds: float) -> Answer:
         """Apply *event* and wait for the answer to its request id.
@@ -206,6 +219,7 @@ class BrokerService:
         logger.error("fault while applying %s", type(event).__name__, exc_info=error)
 
     def _refuse(self, submission: _Submission, error: BrokerError) -> None:
+        submission.error = error
         if submission.pending is None:
             return
         del self._pending[submission.pending.key]
@@ -286,7 +300,8 @@ class _Pending:
             self.answer.exception()  # nobody may be waiting any more: that is no fault
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class _Submission:
     event: Event
     pending: _Pending | None
+    error: BrokerError | None = None  # why it was refused, if it was

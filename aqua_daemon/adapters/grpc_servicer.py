@@ -103,7 +103,8 @@ class BrokerCalls:
         self._settings = settings
         self._happenings = happenings
         self._quota_file = quota_file
-        self._gate = CallGate(limits or CallLimits(), clock=clock)
+        self._limits = limits or CallLimits()
+        self._gate = CallGate(self._limits, clock=clock)
         self._clock = clock
         self._started_at = clock()
 
@@ -281,7 +282,13 @@ class BrokerCalls:
     async def _get_quotas(self, session_id: SessionId, payload: bytes, _wait: float) -> bytes:
         requests.check_get_quotas(payload)
         snapshot = self._service.snapshot()
-        return replies.quotas(visible_to(_viewer(session_id, snapshot), snapshot).quotas)
+        presence = self._presence.limits
+        return replies.quotas(
+            visible_to(_viewer(session_id, snapshot), snapshot).quotas,
+            self._limits,
+            connections_per_uid=presence.connections_per_uid,
+            sessions_per_process=presence.sessions_per_process,
+        )
 
     async def _set_quota(self, session_id: SessionId, payload: bytes, wait_seconds: float) -> bytes:
         event = requests.quota_set(payload, session_id=session_id)

@@ -23,7 +23,7 @@ from aqua_daemon.core import events, instructions
 from aqua_daemon.core.errors import BrokerError
 from aqua_daemon.core.events import Event
 from aqua_daemon.core.instructions import Instruction
-from aqua_daemon.core.model import Lease, LeaseState, SessionId
+from aqua_daemon.core.model import Lease, LeaseState, Quota, SessionId
 from aqua_daemon.core.sizes import MIB
 from aqua_daemon.ports import Clock, Journal
 
@@ -177,10 +177,17 @@ def in_words(record: Event | Instruction, error: Exception | None = None) -> str
         case instructions.AnswerQuiesce(gpu=gpu, seconds=seconds):
             return f"{gpu} is quiesced for {seconds:.0f} s" if seconds else f"{gpu} goes on"
         case instructions.AnswerQuota(tenant=tenant, outcome=outcome, quota=quota):
-            size = "the default" if quota.nbytes is None else f"{quota.nbytes} bytes"
-            return f"quota of {tenant} is {size}, revision {quota.revision} ({outcome.value})"
+            words = f"quota of {tenant} is {_quota_in_words(quota)}, revision {quota.revision}"
+            return f"{words} ({outcome.value})"
         case _:
             return ""
+
+
+def _quota_in_words(quota: Quota) -> str:
+    size = "the default" if quota.nbytes is None else f"{quota.nbytes} bytes"
+    leases = "" if quota.leases is None else f", {quota.leases} leases"
+    sessions = "" if quota.sessions is None else f", {quota.sessions} sessions"
+    return size + leases + sessions
 
 
 def _fields(record: object) -> dict[str, Json]:

@@ -82,7 +82,7 @@ class PresenceServer:
         self._keepers = keepers
         self._settings = settings
         self._clock = clock
-        self._limits = limits or PresenceLimits()
+        self.limits = limits or PresenceLimits()
         self._admins = admins or admins_of("")
         self._identify = identify
         self._clients = clients or ClientTally()
@@ -90,7 +90,7 @@ class PresenceServer:
         self._per_uid: Counter[int] = Counter()
         self._links: dict[SessionId, PresenceLink] = {}
         self._tokens: dict[bytes, PresenceLink] = {}
-        self.roll = Roll(most_sessions=self._limits.sessions_per_process)
+        self.roll = Roll(most_sessions=self.limits.sessions_per_process)
         self._is_leaving = False
         self._is_closed = False
 
@@ -175,11 +175,11 @@ class PresenceServer:
     def _admit(self, connection: socket.socket) -> None:
         uid = peer_uid(connection)
         has = self._per_uid[uid]
-        if has >= self._limits.connections_per_uid:
+        if has >= self.limits.connections_per_uid:
             msg = f"uid {uid} has {has} presence connections, the most it may have: close some"
             refuse_connection(connection, TooMany(msg))
             return
-        if len(self._all) >= self._limits.connections:
+        if len(self._all) >= self.limits.connections:
             msg = f"the node has {len(self._all)} presence connections, its limit; try again later"
             refuse_connection(connection, TooMany(msg))
             return
@@ -187,7 +187,7 @@ class PresenceServer:
             connection,
             uid=uid,
             clock=self._clock,
-            limits=self._limits,
+            limits=self.limits,
             on_frame=self._frame_came,
             on_end=self._link_ended,
         )
@@ -259,7 +259,7 @@ class PresenceServer:
             if isinstance(event, SessionReattached):
                 answer = self._answered(event)
             else:
-                self._service.submit(event)
+                self._service.admit(event)
                 # Leases that the process holds of an earlier session are this one's no more.
                 ended = tuple(use.lease_id for use in hello.uses)
                 answer = AnswerKeepalive(

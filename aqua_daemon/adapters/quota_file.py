@@ -21,6 +21,7 @@ from aqua_daemon.core.model import Quota, QuotaSnapshot, TenantName
 
 SCHEMA = 1
 NAME = "quotas.json"
+_KEYS = frozenset({"bytes", "revision", "leases", "sessions"})
 _LARGEST_BYTES = 16 * 2**20
 
 
@@ -75,11 +76,7 @@ class QuotaFile:
 
 def content_of(quotas: Iterable[QuotaSnapshot]) -> bytes:
     """The file's bytes: of every tenant that had a quota set, also where it was set back."""
-    listed = {
-        one.tenant: {"bytes": None if one.is_default else one.nbytes, "revision": one.revision}
-        for one in quotas
-        if one.revision
-    }
+    listed = {one.tenant: _entry(one) for one in quotas if one.revision}
     return (json.dumps({"schema": SCHEMA, "quotas": listed}, indent=1) + "\n").encode()
 
 
@@ -124,6 +121,16 @@ def replace_file(path: Path, content: bytes) -> None:
         os.close(directory)
 
 
+def _entry(quota: QuotaSnapshot) -> dict[str, int | None]:
+    # Counts only where they are set: a file without them can be read by daemons that know none.
+    entry = {"bytes": None if quota.is_default else quota.nbytes, "revision": quota.revision}
+    if not quota.leases_are_default:
+        entry["leases"] = quota.leases
+    if not quota.sessions_are_default:
+        entry["sessions"] = quota.sessions
+    return entry
+
+
 def _tenant(name: str) -> TenantName:
     try:
         return checks.tenant(name)
@@ -132,9 +139,18 @@ def _tenant(name: str) -> TenantName:
 
 
 def _quota(name: str, value: object) -> Quota:
-    if isinstance(value, Mapping) and value.keys() == {"bytes", "revision"}:
+    if isinstance(value, Mapping) and {"bytes", "revision"} <= value.keys() <= _KEYS:
         nbytes, revision = value["bytes"], value["revision"]
-        is_bytes = nbytes is None or (type(nbytes) is int and 0 <= nbytes <= checks.LARGEST_BYTES)
-        if is_bytes and type(revision) is int and revision >= 1:
-            return Quota(revision=revision, nbytes=nbytes)
+        leases, sessions = value.get("leases"), value.get("sessions")
+        are_limits = (
+            _is_limit(nbytes, checks.LARGEST_BYTES)
+            and _is_limit(leases, checks.LARGEST_COUNT)
+            and _is_limit(sessions, checks.LARGEST_COUNT)
+        )
+        if are_limits and type(revision) is int and revision >= 1:
+            return Quota(revision=revision, nbytes=nbytes, leases=leases, sessions=sessions)
     raise ValueError(f"the quota of {checks.shown(name)} is not bytes and a revision")
+
+
+def _is_limit(value: object, most: int) -> bool:
+    return value is None or (type(value) is int and 0 <= value <= most)

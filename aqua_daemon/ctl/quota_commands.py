@@ -20,12 +20,14 @@ from aqua_daemon.ctl.options import (
 from aqua_daemon.ctl.quotas import (
     SCHEMA,
     Setting,
+    Wish,
+    callers_document,
+    callers_line,
     fetch_quotas,
     quota_document,
     quotas_table,
     sentence,
     set_quota,
-    wanted_bytes,
 )
 
 
@@ -42,11 +44,15 @@ def quota_commands() -> None:
 def get_command(path: Path, seconds: float, tenant: str | None, *, as_json: bool) -> int:
     """The quota of TENANT, or of all that you may see."""
     with opened(path, seconds=seconds) as link:
-        found = fetch_quotas(link, tenant)
+        reply = fetch_quotas(link)
+    found = [one for one in reply.quotas if tenant in {None, one.tenant}]
     if as_json:
-        print_document({"schema": SCHEMA, "quotas": [quota_document(one) for one in found]})
+        quotas = [quota_document(one) for one in found]
+        callers = callers_document(reply.caller_limits)
+        print_document({"schema": SCHEMA, "quotas": quotas, "callers": callers})
     elif found:
         console().print(quotas_table(found))
+        click.echo(callers_line(reply.caller_limits))
     if tenant is not None and not found:
         click.echo(f"aquactl: {tenant} has no session, no lease and no quota set", err=True)
         return FAILED
@@ -55,7 +61,10 @@ def get_command(path: Path, seconds: float, tenant: str | None, *, as_json: bool
 
 @quota_commands.command("set")
 @click.argument("tenant")
-@click.argument("quota")
+@click.argument("size", required=False)
+@click.option("--bytes", "nbytes", metavar="SIZE", help="As SIZE: 4GiB, or `default`.")
+@click.option("--leases", metavar="N", help="How many leases, or `default`.")
+@click.option("--sessions", metavar="N", help="How many sessions, or `default`.")
 @click.option(
     "--revision",
     type=click.IntRange(min=1),
@@ -69,29 +78,37 @@ def set_command(
     path: Path,
     seconds: float,
     tenant: str,
-    quota: str,
+    size: str | None,
+    nbytes: str | None,
+    leases: str | None,
+    sessions: str | None,
     revision: int | None,
     *,
     is_dry_run: bool,
     as_json: bool,
 ) -> int:
-    """Let TENANT hold QUOTA (such as 4GiB, or `default`). It is kept over restarts.
+    """Let TENANT hold SIZE (such as 4GiB, or `default`). It is kept over restarts.
 
-    Below what TENANT holds nothing is taken back: it gets nothing more until it gave back.
+    What is not named stays as it is. Below what TENANT holds nothing is taken back: it gets nothing
+    more until it gave back.
     """
+    if size is not None and nbytes is not None:
+        raise click.UsageError("give the bytes once: SIZE or --bytes")
+    wish = Wish(nbytes=size if nbytes is None else nbytes, leases=leases, sessions=sessions)
     try:
-        nbytes = wanted_bytes(quota)
+        request = wish.request(tenant, revision)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     with opened(path, seconds=seconds) as link:
         if is_dry_run:
-            return _say_only(fetch_quotas(link, tenant), tenant, quota)
-        setting = set_quota(link, tenant, nbytes, revision)
+            quotas = fetch_quotas(link).quotas
+            return _say_only([one for one in quotas if one.tenant == tenant], tenant, wish)
+        setting = set_quota(link, request)
     _print_setting(setting, as_json=as_json)
     return 0 if setting.is_in_force else FAILED
 
 
-def _say_only(found: list[broker_pb2.Quota], tenant: str, wanted: str) -> int:
+def _say_only(found: list[broker_pb2.Quota], tenant: str, wanted: Wish) -> int:
     now = sentence(Setting(outcome="now", quota=found[0])) if found else f"{tenant} is not there"
     click.echo(f"dry run: would set {tenant} to {wanted}. {now}")
     return 0

@@ -9,18 +9,64 @@ from dataclasses import dataclass
 from aqua_protos import broker_pb2
 from rich.table import Table
 
-from aqua_daemon.config_words import ConfigError, parse_bytes
+from aqua_daemon.config_words import ConfigError, parse_bytes, parse_whole
 from aqua_daemon.ctl.link import Link
 
 MIB = 2**20
 SCHEMA = 1
 LARGEST_BYTES = 2**48
+LARGEST_COUNT = 1_000_000
 DEFAULT_WORD = "default"
 _WORDS = {
     broker_pb2.QUOTA_OUTCOME_APPLIED: "applied",
     broker_pb2.QUOTA_OUTCOME_STALE: "stale",
     broker_pb2.QUOTA_OUTCOME_CONFLICT: "conflict",
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What is to be set, in words; None: to be left as it is."""
+
+    nbytes: str | None = None
+    leases: str | None = None
+    sessions: str | None = None
+
+    def __str__(self) -> str:
+        """For people."""
+        named = ((self.nbytes, ""), (self.leases, " leases"), (self.sessions, " sessions"))
+        return ", ".join(f"{word}{what}" for word, what in named if word is not None)
+
+    def request(self, tenant: str, revision: int | None) -> broker_pb2.SetQuotaRequest:
+        """The call that sets it.
+
+        Raises:
+            ValueError: a word that is none, or nothing is named; the message says what may be given.
+        """
+        if self == Wish():
+            raise ValueError("say what to set: a SIZE or --bytes, --leases, --sessions")
+        request = broker_pb2.SetQuotaRequest(
+            request_id=secrets.token_hex(16), tenant=tenant, revision=revision or 0
+        )
+        try:
+            self._fill(request)
+        except ConfigError as error:
+            raise ValueError(f"{error}, or {DEFAULT_WORD}") from error
+        return request
+
+    def _fill(self, request: broker_pb2.SetQuotaRequest) -> None:
+        if self.nbytes == DEFAULT_WORD:
+            request.use_default = True
+        elif self.nbytes is not None:
+            request.nbytes = parse_bytes("quota", self.nbytes, 0, LARGEST_BYTES)
+        if self.leases == DEFAULT_WORD:
+            request.default_leases = True
+        elif self.leases is not None:
+            request.leases = parse_whole("leases", self.leases, 0, LARGEST_COUNT)
+        if self.sessions == DEFAULT_WORD:
+            request.default_sessions = True
+        elif self.sessions is not None:
+            request.sessions = parse_whole("sessions", self.sessions, 0, LARGEST_COUNT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,35 +82,13 @@ class Setting:
         return self.outcome == "applied"
 
 
-def wanted_bytes(text: str) -> int | None:
-    """`512MiB`, a number of bytes, or `default`, which is None.
-
-    Raises:
-        ValueError: something else; the message says what may be given.
-    """
-    if text == DEFAULT_WORD:
-        return None
-    try:
-        return parse_bytes("quota", text, 0, LARGEST_BYTES)
-    except ConfigError as error:
-        raise ValueError(f"{error}, or {DEFAULT_WORD}") from error
+def fetch_quotas(link: Link) -> broker_pb2.GetQuotasReply:
+    """Those that the caller may see, and what callers may ask."""
+    return link.call("GetQuotas", broker_pb2.GetQuotasRequest(), broker_pb2.GetQuotasReply)
 
 
-def fetch_quotas(link: Link, tenant: str | None) -> list[broker_pb2.Quota]:
-    """Those that the caller may see; of one tenant if it is named."""
-    reply = link.call("GetQuotas", broker_pb2.GetQuotasRequest(), broker_pb2.GetQuotasReply)
-    return [one for one in reply.quotas if tenant in {None, one.tenant}]
-
-
-def set_quota(link: Link, tenant: str, nbytes: int | None, revision: int | None) -> Setting:
+def set_quota(link: Link, request: broker_pb2.SetQuotaRequest) -> Setting:
     """Set it; raises as `Link.call` does."""
-    request = broker_pb2.SetQuotaRequest(
-        request_id=secrets.token_hex(16), tenant=tenant, revision=revision or 0
-    )
-    if nbytes is None:
-        request.use_default = True
-    else:
-        request.nbytes = nbytes
     reply = link.call("SetQuota", request, broker_pb2.SetQuotaReply)
     return Setting(outcome=_WORDS[reply.outcome], quota=reply.quota)
 
@@ -73,7 +97,7 @@ def quotas_table(quotas: Iterable[broker_pb2.Quota]) -> Table:
     """A line per tenant, those who hold most first."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("TENANT", overflow="fold")
-    for column in ("QUOTA MIB", "HELD MIB", "REVISION"):
+    for column in ("QUOTA MIB", "HELD MIB", "LEASES", "SESSIONS", "REVISION"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for quota in sorted(quotas, key=lambda quota: (-quota.held_bytes, quota.tenant)):
@@ -81,28 +105,45 @@ def quotas_table(quotas: Iterable[broker_pb2.Quota]) -> Table:
             quota.tenant,
             f"{quota.nbytes / MIB:g}",
             f"{quota.held_bytes / MIB:g}",
+            f"{quota.held_leases}/{quota.leases}",
+            f"{quota.held_sessions}/{quota.sessions}",
             str(quota.revision),
             remark(quota),
         )
     return table
 
 
+def callers_line(limits: broker_pb2.CallerLimits) -> str:
+    """What a process and a user may ask, in one line."""
+    return (
+        f"a process: {limits.sessions_per_process} sessions, {limits.calls_per_process} calls "
+        f"under way, {limits.calls_per_second_per_process:g} a second; "
+        f"a user: {limits.connections_per_uid} connections, {limits.calls_per_uid} calls "
+        f"under way, {limits.calls_per_second_per_uid:g} a second"
+    )
+
+
 def remark(quota: broker_pb2.Quota) -> str:
     """What is to be known of a quota beside its figures."""
-    if quota.held_bytes > quota.nbytes:
+    if quota.held_bytes > quota.nbytes or quota.held_leases > quota.leases:
         return "over: nothing is granted until it gives back"
-    return "default" if quota.is_default else ""
+    if quota.held_sessions > quota.sessions:
+        return "over: no session is opened until some have ended"
+    are_default = quota.is_default and quota.leases_are_default and quota.sessions_are_default
+    return DEFAULT_WORD if are_default else ""
 
 
 def sentence(setting: Setting) -> str:
     """What came of it, and what is in force."""
     quota = setting.quota
     size = "the default" if quota.is_default else f"{quota.nbytes / MIB:g} MiB"
-    in_force = f"{quota.tenant} has {size}, revision {quota.revision}"
+    leases = "" if quota.leases_are_default else f", {quota.leases} leases"
+    sessions = "" if quota.sessions_are_default else f", {quota.sessions} sessions"
+    in_force = f"{quota.tenant} has {size}{leases}{sessions}, revision {quota.revision}"
     match setting.outcome:
         case "applied":
-            held = remark(quota) if quota.held_bytes > quota.nbytes else ""
-            return f"applied: {in_force}" + (f"; it is {held}" if held else "")
+            said = remark(quota)
+            return f"applied: {in_force}" + (f"; it is {said}" if said.startswith("over") else "")
         case "stale":
             return f"stale: a later revision is in force: {in_force}. Look, then set a later one"
         case "conflict":
@@ -113,10 +154,9 @@ def sentence(setting: Setting) -> str:
 
 def quota_document(quota: broker_pb2.Quota) -> dict[str, object]:
     """Every field under its own name."""
-    return {
-        "tenant": quota.tenant,
-        "nbytes": quota.nbytes,
-        "is_default": quota.is_default,
-        "revision": quota.revision,
-        "held_bytes": quota.held_bytes,
-    }
+    return {field.name: getattr(quota, field.name) for field in quota.DESCRIPTOR.fields}
+
+
+def callers_document(limits: broker_pb2.CallerLimits) -> dict[str, object]:
+    """Every field under its own name."""
+    return {field.name: getattr(limits, field.name) for field in limits.DESCRIPTOR.fields}

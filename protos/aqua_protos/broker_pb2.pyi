@@ -329,38 +329,76 @@ class GetQuotasRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetQuotasReply(_message.Message):
-    __slots__ = ("quotas",)
+    __slots__ = ("quotas", "caller_limits")
     QUOTAS_FIELD_NUMBER: _ClassVar[int]
+    CALLER_LIMITS_FIELD_NUMBER: _ClassVar[int]
     quotas: _containers.RepeatedCompositeFieldContainer[Quota]
-    def __init__(self, quotas: _Optional[_Iterable[_Union[Quota, _Mapping]]] = ...) -> None: ...
+    caller_limits: CallerLimits
+    def __init__(self, quotas: _Optional[_Iterable[_Union[Quota, _Mapping]]] = ..., caller_limits: _Optional[_Union[CallerLimits, _Mapping]] = ...) -> None: ...
+
+class CallerLimits(_message.Message):
+    __slots__ = ("connections_per_uid", "sessions_per_process", "calls_per_process", "calls_per_uid", "calls_per_second_per_process", "calls_per_second_per_uid")
+    CONNECTIONS_PER_UID_FIELD_NUMBER: _ClassVar[int]
+    SESSIONS_PER_PROCESS_FIELD_NUMBER: _ClassVar[int]
+    CALLS_PER_PROCESS_FIELD_NUMBER: _ClassVar[int]
+    CALLS_PER_UID_FIELD_NUMBER: _ClassVar[int]
+    CALLS_PER_SECOND_PER_PROCESS_FIELD_NUMBER: _ClassVar[int]
+    CALLS_PER_SECOND_PER_UID_FIELD_NUMBER: _ClassVar[int]
+    connections_per_uid: int
+    sessions_per_process: int
+    calls_per_process: int
+    calls_per_uid: int
+    calls_per_second_per_process: float
+    calls_per_second_per_uid: float
+    def __init__(self, connections_per_uid: _Optional[int] = ..., sessions_per_process: _Optional[int] = ..., calls_per_process: _Optional[int] = ..., calls_per_uid: _Optional[int] = ..., calls_per_second_per_process: _Optional[float] = ..., calls_per_second_per_uid: _Optional[float] = ...) -> None: ...
 
 class Quota(_message.Message):
-    __slots__ = ("tenant", "nbytes", "is_default", "revision", "held_bytes")
+    __slots__ = ("tenant", "nbytes", "is_default", "revision", "held_bytes", "leases", "leases_are_default", "held_leases", "sessions", "sessions_are_default", "held_sessions")
     TENANT_FIELD_NUMBER: _ClassVar[int]
     NBYTES_FIELD_NUMBER: _ClassVar[int]
     IS_DEFAULT_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     HELD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LEASES_FIELD_NUMBER: _ClassVar[int]
+    LEASES_ARE_DEFAULT_FIELD_NUMBER: _ClassVar[int]
+    HELD_LEASES_FIELD_NUMBER: _ClassVar[int]
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    SESSIONS_ARE_DEFAULT_FIELD_NUMBER: _ClassVar[int]
+    HELD_SESSIONS_FIELD_NUMBER: _ClassVar[int]
     tenant: str
     nbytes: int
     is_default: bool
     revision: int
     held_bytes: int
-    def __init__(self, tenant: _Optional[str] = ..., nbytes: _Optional[int] = ..., is_default: bool = ..., revision: _Optional[int] = ..., held_bytes: _Optional[int] = ...) -> None: ...
+    leases: int
+    leases_are_default: bool
+    held_leases: int
+    sessions: int
+    sessions_are_default: bool
+    held_sessions: int
+    def __init__(self, tenant: _Optional[str] = ..., nbytes: _Optional[int] = ..., is_default: bool = ..., revision: _Optional[int] = ..., held_bytes: _Optional[int] = ..., leases: _Optional[int] = ..., leases_are_default: bool = ..., held_leases: _Optional[int] = ..., sessions: _Optional[int] = ..., sessions_are_default: bool = ..., held_sessions: _Optional[int] = ...) -> None: ...
 
 class SetQuotaRequest(_message.Message):
-    __slots__ = ("request_id", "tenant", "nbytes", "use_default", "revision")
+    __slots__ = ("request_id", "tenant", "nbytes", "use_default", "revision", "leases", "default_leases", "sessions", "default_sessions")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
     NBYTES_FIELD_NUMBER: _ClassVar[int]
     USE_DEFAULT_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
+    LEASES_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_LEASES_FIELD_NUMBER: _ClassVar[int]
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_SESSIONS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     tenant: str
     nbytes: int
     use_default: bool
     revision: int
-    def __init__(self, request_id: _Optional[str] = ..., tenant: _Optional[str] = ..., nbytes: _Optional[int] = ..., use_default: bool = ..., revision: _Optional[int] = ...) -> None: ...
+    leases: int
+    default_leases: bool
+    sessions: int
+    default_sessions: bool
+    def __init__(self, request_id: _Optional[str] = ..., tenant: _Optional[str] = ..., nbytes: _Optional[int] = ..., use_default: bool = ..., revision: _Optional[int] = ..., leases: _Optional[int] = ..., default_leases: bool = ..., sessions: _Optional[int] = ..., default_sessions: bool = ...) -> None: ...
 
 class SetQuotaReply(_message.Message):
     __slots__ = ("outcome", "quota")

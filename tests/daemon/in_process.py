@@ -275,17 +275,22 @@ async def greeted(node: Node, **hello: object) -> AsyncIterator[Client]:
 @contextlib.asynccontextmanager
 async def greeted_as(node: Node, *, uid: int, unit: str) -> AsyncIterator[Client]:
     """A welcomed client that counts as another user's."""
+    node.identify = identity_of(uid=uid, unit=unit)
+    async with Client(node) as client:
+        await client.hello()
+        node.identify = peer_of
+        yield client
+
+
+def identity_of(*, uid: int, unit: str) -> Callable[[socket.socket], Peer]:
+    """The process that it is, as another user's and in another unit."""
 
     def identify(connection: socket.socket) -> Peer:
         peer = peer_of(connection)
         process = replace(peer.process, uid=uid)
         return Peer(process=process, pidfd=peer.pidfd, cgroup=f"0::/system.slice/{unit}\n")
 
-    node.identify = identify
-    async with Client(node) as client:
-        await client.hello()
-        node.identify = peer_of
-        yield client
+    return identify
 
 
 def new_id() -> str:

@@ -188,6 +188,19 @@ BAD_CALLS = [
         for nbytes in (-1, HUGE)
     ),
     *(
+        BadCall(
+            name="SetQuota",
+            payload=broker_pb2.SetQuotaRequest(request_id=ID, tenant="uid-7", **{name: False}),
+            says="the quota is missing",
+        )
+        for name in ("default_leases", "default_sessions")
+    ),
+    *(
+        BadCall(name="SetQuota", payload=setting(**{name: n}), says=f"{name} is {n}: it must")
+        for name in ("leases", "sessions")
+        for n in (-1, 1_000_001, HUGE)
+    ),
+    *(
         BadCall(name="SetQuota", payload=setting(revision=n), says=f"revision is {n}: it must")
         for n in (-1, HUGE)
     ),

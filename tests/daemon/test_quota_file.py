@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,23 @@ def test_what_is_kept_is_read_again(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "state").iterdir()) == ["quotas.json"]
 
 
+def test_counts_are_kept_only_where_they_are_set(tmp_path: Path) -> None:
+    """A file without counts is as it always was; one that has some is read again with them."""
+    path = tmp_path / "quotas.json"
+    path.write_text('{"schema": 1, "quotas": {"uid-1": {"bytes": null, "revision": 4}}}')
+    assert QuotaFile(path).read() == {TenantName("uid-1"): Quota(revision=4, nbytes=None)}
+    assert b"leases" not in content_of(SHOWN)
+    counted = (
+        replace(SHOWN[0], leases=0, leases_are_default=False),
+        replace(SHOWN[1], sessions=7, sessions_are_default=False),
+    )
+    asyncio.run(QuotaFile(path).keep(lambda: counted))
+    assert QuotaFile(path).read() == {
+        counted[0].tenant: Quota(revision=3, nbytes=64 * MIB, leases=0),
+        counted[1].tenant: Quota(revision=2, nbytes=None, sessions=7),
+    }
+
+
 def test_the_file_is_its_owners_alone(tmp_path: Path) -> None:
     """Tenants may not read what others may hold."""
     path = tmp_path / "state" / "quotas.json"
@@ -92,6 +110,12 @@ GOOD = json.loads(content_of(SHOWN))
                 {"bytes": 1, "revision": 0},
                 {"bytes": 1, "revision": 1.5},
                 {"bytes": 1, "revision": 1, "more": 1},
+                {"bytes": 1, "leases": 1},
+                {"bytes": 1, "revision": 1, "leases": -1},
+                {"bytes": 1, "revision": 1, "leases": "1"},
+                {"bytes": 1, "revision": 1, "leases": True},
+                {"bytes": 1, "revision": 1, "sessions": 1.5},
+                {"bytes": 1, "revision": 1, "sessions": 2**40},
             )
         ),
     ],

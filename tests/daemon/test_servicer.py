@@ -12,9 +12,11 @@ from aqua_protos import broker_pb2, health_pb2
 from grpc import aio
 
 from aqua_daemon import __version__
+from aqua_daemon.adapters.call_limits import CallLimits
 from aqua_daemon.adapters.grpc_health import HEALTH_SERVICE
 from aqua_daemon.adapters.grpc_servicer import REASON_KEY, SERVICE, TOKEN_KEY
 from aqua_daemon.adapters.happenings import REMEMBERED_LINES
+from aqua_daemon.adapters.presence_link import PresenceLimits
 from aqua_daemon.core.events import PresenceEnded, SessionOpened
 from aqua_daemon.core.model import LeaseState, Quota
 from tests.daemon.in_process import (
@@ -23,6 +25,7 @@ from tests.daemon.in_process import (
     Client,
     greeted,
     greeted_as,
+    identity_of,
     lease_of,
     new_id,
     running,
@@ -317,6 +320,59 @@ def test_an_admin_sets_a_quota_that_is_kept_and_others_see_their_own() -> None:
     asyncio.run(story())
 
 
+def test_leases_and_sessions_are_set_beside_bytes() -> None:
+    """What a call does not name stays; who is over is refused with reason quota, also at hello."""
+
+    async def story() -> None:
+        async with (
+            running() as node,
+            greeted(node) as admin,
+            greeted_as(node, uid=4711, unit="a.service") as one,
+        ):
+            mine = "uid-4711/a.service"
+            await set_quota(admin, tenant=mine, nbytes=64 * MIB)
+            reply = await set_quota(admin, tenant=mine, leases=1, sessions=1)
+            assert (reply.quota.nbytes, reply.quota.leases, reply.quota.sessions) == (
+                64 * MIB,
+                1,
+                1,
+            )
+            kept = Quota(revision=2, nbytes=64 * MIB, leases=1, sessions=1)
+            assert node.quota_file.read() == {mine: kept}
+            await one.acquire()
+            with pytest.raises(aio.AioRpcError, match="1 of its 1 leases") as refused:
+                await one.acquire()
+            assert reason_of(refused.value) == "quota"
+            async with Client(node) as second:
+                node.identify = identity_of(uid=4711, unit="a.service")
+                refusal = (await second.hello()).refusal
+                assert refusal.code == "RESOURCE_EXHAUSTED"
+                assert "1 of its 1 sessions" in refusal.message
+            (shown,) = await quotas(one)
+            assert (shown.held_leases, shown.held_sessions) == (1, 1)
+
+    asyncio.run(story())
+
+
+def test_everybody_is_told_what_callers_may_ask() -> None:
+    """The limits of a process and of a user, as they are in force."""
+
+    async def story() -> None:
+        calls = CallLimits(under_way_per_uid=77, per_second_per_process=123.0)
+        async with (
+            running(PresenceLimits(connections_per_uid=9), call_limits=calls) as node,
+            greeted_as(node, uid=4711, unit="a.service") as one,
+        ):
+            payload = await one.call("GetQuotas", broker_pb2.GetQuotasRequest())
+            limits = broker_pb2.GetQuotasReply.FromString(payload).caller_limits
+            assert (limits.connections_per_uid, limits.sessions_per_process) == (9, 64)
+            assert (limits.calls_per_process, limits.calls_per_uid) == (128, 77)
+            assert limits.calls_per_second_per_process == 123.0
+            assert limits.calls_per_second_per_uid == 8000.0
+
+    asyncio.run(story())
+
+
 def test_a_quota_that_can_not_be_kept_is_an_error_that_says_so() -> None:
     """It is in force, and the admin learns that it ends with the daemon."""
 
@@ -337,6 +393,8 @@ async def set_quota(
     tenant: str,
     nbytes: int | None = None,
     use_default: bool | None = None,
+    leases: int | None = None,
+    sessions: int | None = None,
     revision: int = 0,
 ) -> broker_pb2.SetQuotaReply:
     request = broker_pb2.SetQuotaRequest(request_id=new_id(), tenant=tenant, revision=revision)
@@ -344,6 +402,10 @@ async def set_quota(
         request.nbytes = nbytes
     if use_default is not None:
         request.use_default = use_default
+    if leases is not None:
+        request.leases = leases
+    if sessions is not None:
+        request.sessions = sessions
     return broker_pb2.SetQuotaReply.FromString(await client.call("SetQuota", request))
 
 

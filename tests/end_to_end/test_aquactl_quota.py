@@ -78,6 +78,52 @@ def test_a_quota_holds_at_once_and_after_a_crash(node: Node) -> None:
     assert tier_of_next_offload(node)[0] == "peer"
 
 
+@pytest.mark.filterwarnings("ignore::aqua_client.AquaWarning")
+def test_leases_and_sessions_hold_at_once_and_after_a_crash(node: Node) -> None:
+    """Set beside the bytes, one by one; over them data goes to host memory, and it says why."""
+    mine = own_tenant(node)
+    run = aquactl(node, "quota", "set", mine, "--leases", "0")
+    assert (run.returncode, run.stdout) == (
+        0,
+        f"applied: {mine} has the default, 0 leases, revision 1\n",
+    )
+    assert tier_of_next_offload(node) == ("host", "quota")
+    node.kill_daemon()
+    node.start_daemon()
+    assert tier_of_next_offload(node) == ("host", "quota")
+    run = aquactl(node, "quota", "set", mine, "--leases", "default", "--bytes", "64MiB")
+    assert run.stdout == f"applied: {mine} has 64 MiB, revision 2\n"
+    assert tier_of_next_offload(node)[0] == "peer"
+    run = aquactl(node, "quota", "set", mine, "64MiB", "--sessions", "0")
+    assert f"{mine} has 64 MiB, 0 sessions, revision 3" in run.stdout
+    if os.getuid():  # root has a few to spare, which are what it mends this with
+        assert tier_of_next_offload(node) == ("host", "refused")
+    assert aquactl(node, "quota", "set", mine, "--sessions", "default").returncode == 0
+    shown = aquactl(node, "quota", "get").stdout
+    assert "LEASES" in shown
+    assert "a process: 64 sessions, 128 calls under way, 4000 a second" in shown
+    assert json.loads(state_file(node).read_text())["quotas"] == {
+        mine: {"bytes": 64 * MIB, "revision": 4}
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ((), "say what to set"),
+        (("1GiB", "--bytes", "1GiB"), "give the bytes once"),
+        (("--leases", "-1"), "or default"),
+        (("--leases", "1000001"), "or default"),
+        (("--sessions", "few"), "or default"),
+    ],
+)
+def test_what_is_no_quota_is_a_wrong_call(node: Node, words: tuple[str, ...], says: str) -> None:
+    """Exit status 2, with what may be given."""
+    run = aquactl(node, "quota", "set", "uid-77", *words)
+    assert run.returncode == 2
+    assert says in run.stderr
+
+
 def test_lowering_below_what_is_held_leaves_it(node: Node) -> None:
     """The holder keeps its lease and is told nothing; the operator is told what it means."""
     with aqua_client.connect(socket=node.socket, home_gpu="SHM-0") as client:

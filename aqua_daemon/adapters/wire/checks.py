@@ -16,6 +16,7 @@ from aqua_daemon.core.sizes import SLAB_GRANULE_BYTES
 
 MOST_LEASES = 10_000  # in one message; a keepalive of so many is 0.7 MiB
 LONGEST_NAME = 128
+LARGEST_COUNT = 1_000_000  # of the leases or sessions of a tenant
 LARGEST_BYTES = 2**48  # more than any node has; keeps sums far from 64 bits
 LONGEST_SECONDS = 10 * 365 * 86_400.0  # an idle time can't be longer than a node runs
 LONGEST_RECLAIM_SECONDS = 600.0
@@ -87,6 +88,14 @@ def nbytes(field: str, value: int, *, least: int = 0) -> int:
     """A number of bytes."""
     if not least <= value <= LARGEST_BYTES:
         msg = f"{field} is {value}: it must be from {least} to {LARGEST_BYTES} bytes"
+        raise InvalidRequest(msg)
+    return value
+
+
+def count(field: str, value: int) -> int:
+    """How many of something."""
+    if not 0 <= value <= LARGEST_COUNT:
+        msg = f"{field} is {value}: it must be a number from 0 to {LARGEST_COUNT}"
         raise InvalidRequest(msg)
     return value
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from aqua_protos import broker_pb2, health_pb2
 
+from aqua_daemon.adapters.call_limits import CallLimits
 from aqua_daemon.adapters.happenings import Happening
 from aqua_daemon.adapters.wire.requests import parsed
 from aqua_daemon.core.instructions import (
@@ -144,9 +145,25 @@ def quiesced(answer: AnswerQuiesce) -> bytes:
     return broker_pb2.QuiesceReply(seconds=answer.seconds).SerializeToString()
 
 
-def quotas(shown: Iterable[QuotaSnapshot]) -> bytes:
+def quotas(
+    shown: Iterable[QuotaSnapshot],
+    calls: CallLimits,
+    *,
+    connections_per_uid: int,
+    sessions_per_process: int,
+) -> bytes:
     """GetQuotasReply."""
-    return broker_pb2.GetQuotasReply(quotas=[_quota(one) for one in shown]).SerializeToString()
+    limits = broker_pb2.CallerLimits(
+        connections_per_uid=connections_per_uid,
+        sessions_per_process=sessions_per_process,
+        calls_per_process=calls.under_way_per_process,
+        calls_per_uid=calls.under_way_per_uid,
+        calls_per_second_per_process=calls.per_second_per_process,
+        calls_per_second_per_uid=calls.per_second_per_uid,
+    )
+    return broker_pb2.GetQuotasReply(
+        quotas=[_quota(one) for one in shown], caller_limits=limits
+    ).SerializeToString()
 
 
 def quota_set(outcome: QuotaOutcome, quota: QuotaSnapshot) -> bytes:
@@ -204,6 +221,12 @@ def _quota(quota: QuotaSnapshot) -> broker_pb2.Quota:
         is_default=quota.is_default,
         revision=quota.revision,
         held_bytes=quota.held_bytes,
+        leases=quota.leases,
+        leases_are_default=quota.leases_are_default,
+        held_leases=quota.held_leases,
+        sessions=quota.sessions,
+        sessions_are_default=quota.sessions_are_default,
+        held_sessions=quota.held_sessions,
     )
 
 

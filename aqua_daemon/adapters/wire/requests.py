@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError, Message
 from aqua_daemon.adapters.wire import checks
 from aqua_daemon.core.errors import InvalidRequest
 from aqua_daemon.core.events import (
+    UNCHANGED,
     HostRoomRequested,
     LeaseRequested,
     LeasesReleased,
@@ -22,6 +23,7 @@ from aqua_daemon.core.events import (
     QuotaSet,
     ReclaimRequested,
     RevokeAcknowledged,
+    Unchanged,
 )
 from aqua_daemon.core.model import BrokerSettings, HostRoom, LeaseId, SafetyClass, SessionId
 from aqua_daemon.core.sizes import LONGEST_QUIESCE_SECONDS
@@ -155,16 +157,34 @@ def quiesce_requested(payload: bytes, *, session_id: SessionId) -> QuiesceReques
 def quota_set(payload: bytes, *, session_id: SessionId) -> QuotaSet:
     """SetQuota."""
     message = parsed(broker_pb2.SetQuotaRequest, payload)
-    chosen = message.WhichOneof("quota")
-    if chosen is None or (chosen == "use_default" and not message.use_default):
-        raise InvalidRequest("the quota is missing: give nbytes, or use_default as true")
+    nbytes = _chosen(message, "quota", value="nbytes", default="use_default")
+    leases = _chosen(message, "lease_quota", value="leases", default="default_leases")
+    sessions = _chosen(message, "session_quota", value="sessions", default="default_sessions")
+    if nbytes is leases is sessions is UNCHANGED:
+        msg = "the quota is missing: give nbytes, leases or sessions, or the default of one as true"
+        raise InvalidRequest(msg)
     return QuotaSet(
         session_id=session_id,
         request_id=checks.request_id(message.request_id),
         tenant=checks.tenant(message.tenant),
-        nbytes=checks.nbytes("nbytes", message.nbytes) if chosen == "nbytes" else None,
+        nbytes=checks.nbytes("nbytes", nbytes) if isinstance(nbytes, int) else nbytes,
+        leases=checks.count("leases", leases) if isinstance(leases, int) else leases,
+        sessions=checks.count("sessions", sessions) if isinstance(sessions, int) else sessions,
         revision=checks.counter("revision", message.revision) or None,
     )
+
+
+def _chosen(
+    message: broker_pb2.SetQuotaRequest, group: str, *, value: str, default: str
+) -> int | Unchanged | None:
+    """What a oneof says: a number, None for the default, or nothing."""
+    match message.WhichOneof(group):
+        case name if name == value:
+            return int(getattr(message, value))
+        case name if name == default and getattr(message, default):
+            return None
+        case _:
+            return UNCHANGED
 
 
 def check_get_quotas(payload: bytes) -> None:
