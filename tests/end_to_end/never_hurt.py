@@ -25,6 +25,7 @@ AT_ONCE_SECONDS = 0.1  # besides the copy
 DEADLINE_SECONDS = 2.0  # AQUA_ACQUIRE_SECONDS
 LATE_SECONDS = 0.7
 FLOODED_SECONDS = 20.0
+NO_ROOM = frozenset({"no_room", "no_host_room", "quota"})  # there is a daemon, and it said no
 
 # A client that opens all the sessions it may, and then says hello and keepalive without end.
 FLOOD = """
@@ -76,6 +77,13 @@ class Row:
     has_daemon: bool = True
     heals: bool = True
 
+    @property
+    def error(self) -> str:
+        """What an offload raises with `fallback="error"`, where its bytes would not go to a peer."""
+        if not self.reasons:
+            return ""
+        return "InsufficientMemory" if NO_ROOM.issuperset(self.reasons) else "BrokerUnreachable"
+
     def cells(self) -> list[str]:
         """The row as it stands in the README."""
         reasons = ", ".join(f"`{reason}`" for reason in self.reasons) or "none"
@@ -83,7 +91,9 @@ class Row:
         if self.first_seconds > AT_ONCE_SECONDS and self.reasons:
             at_most += f" once, then {AT_ONCE_SECONDS:g} s"
         outcome = ", then ".join(self.tiers) or "`InsufficientMemory`"
-        return [self.what, outcome, at_most, reasons, "`LeaseLost`" if self.loses else "works"]
+        error = f"`{self.error}`" if self.error else "none"
+        fetch = "`LeaseLost`" if self.loses else "works"
+        return [self.what, outcome, at_most, reasons, error, fetch]
 
 
 @contextmanager

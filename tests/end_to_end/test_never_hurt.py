@@ -14,7 +14,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -73,15 +73,19 @@ def node_of(row: Row) -> Iterator[tuple[str, Node | None]]:
 @pytest.mark.limit(120)
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.what.replace(" ", "-"))
 def test_whatever_goes_wrong_calls_end_in_time_and_bytes_are_exact(row: Row) -> None:
-    """Outcome, reason, counter, bytes and time; afterwards everything is as before."""
+    """Outcome, reason, counter, error, bytes and time; afterwards everything is as before."""
     kept, beyond = noise(3 * MIB), noise(2 * MIB, seed=1)
     with (
         warnings.catch_warnings(),
         node_of(row) as (socket, node),
         aqua_client.connect(socket=socket, home_gpu="SHM-0") as client,
+        aqua_client.connect(socket=socket, home_gpu="SHM-0", fallback="error") as strict,
     ):
         warnings.simplefilter("ignore", aqua_client.AquaWarning)
         held = client.offload(kept)
+        held_strictly = None
+        with suppress(aqua_client.AquaError):  # as `held`, if there is room for two of them
+            held_strictly = strict.offload(kept)
         assert held.tier == ("peer" if node else "host")
         already = Counter(fallbacks(client))
         with no_fault() if node is None else row.fault(node):
@@ -89,6 +93,7 @@ def test_whatever_goes_wrong_calls_end_in_time_and_bytes_are_exact(row: Row) -> 
             check_offloads(row, found)
             check_fetch(row, held, kept)
             check_handles(found, beyond)
+            check_strict(row, strict, beyond)
             counted = Counter(fallbacks(client)) - already
             told = Counter(one.reason for one in found if one.reason)
             assert counted == (told if row.tiers else Counter())
@@ -96,6 +101,8 @@ def test_whatever_goes_wrong_calls_end_in_time_and_bytes_are_exact(row: Row) -> 
         if row.heals:
             check_healed(row, client, beyond)
         check_fetch(row, held, kept)
+        if held_strictly is not None:
+            check_fetch(row, held_strictly, kept)
 
 
 @contextmanager
@@ -136,6 +143,27 @@ def check_handles(found: list[Offloaded], beyond: torch.Tensor) -> None:
         if one.handle is not None:
             assert torch.equal(timed(one.handle.fetch), beyond)
             timed(one.handle.release)
+
+
+def check_strict(row: Row, strict: aqua_client.Client, beyond: torch.Tensor) -> None:
+    """Who wants no host memory gets the error that the README names, as soon, or a peer's."""
+    allowed = {(row.error, reason) for reason in row.reasons}
+    if "peer" in row.tiers:
+        allowed.add(("", ""))
+    assert timed(lambda: refusal(strict, beyond), seconds=row.first_seconds) in allowed
+    assert fallbacks(strict) == {}
+
+
+def refusal(strict: aqua_client.Client, tensor: torch.Tensor) -> tuple[str, str]:
+    """What an offload raised, and its reason; empty when the bytes went to a peer and came back."""
+    try:
+        handle = strict.offload(tensor)
+    except (aqua_client.BrokerUnreachable, aqua_client.InsufficientMemory) as error:
+        return type(error).__name__, error.reason
+    assert handle.tier == "peer"
+    assert torch.equal(handle.fetch(), tensor)
+    handle.release()
+    return "", ""
 
 
 def check_healed(row: Row, client: aqua_client.Client, beyond: torch.Tensor) -> None:
