@@ -89,6 +89,12 @@ def broker_settings(config: DaemonConfig, gpus: tuple[GpuUuid, ...]) -> BrokerSe
         tenant_quota_sessions=config.limits.tenant_quota_sessions,
         admin_group=config.admin_group,
         lend_to_own_gpu=config.lend_to_own_gpu,
+        lending=config.lending.lending,
+        lending_of=config.lending.lending_of,
+        settle_seconds=config.lending.settle_seconds,
+        newcomer_seconds=config.lending.newcomer_seconds,
+        rebalance_seconds=config.lending.rebalance_seconds,
+        lend_over_pcie=config.lending.lend_over_pcie,
         term_seconds=config.term_seconds,
         restart_grace_seconds=config.term_seconds * RESTART_GRACE_SECONDS / TERM_SECONDS,
     )

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from aqua_daemon.config_lending import LENDING_DEFAULTS, LendingConfig, read_lending
 from aqua_daemon.config_limits import LIMIT_DEFAULTS, CountLimits, read_limits
 from aqua_daemon.config_words import (
     ConfigError,
@@ -44,6 +45,7 @@ DEFAULTS: Mapping[str, str] = {
     "tenant_host_bytes": "",  # all of the host pool
     "tenant_quota_bytes": "",  # all of the GPUs
     **LIMIT_DEFAULTS,
+    **LENDING_DEFAULTS,
     "term_seconds": f"{TERM_SECONDS:g}",
     "state_dir": "/var/lib/aqua",
 }
@@ -89,6 +91,7 @@ class DaemonConfig:
     tenant_host_bytes: int
     tenant_quota_bytes: int
     limits: CountLimits
+    lending: LendingConfig
     term_seconds: float
     state_dir: Path  # what admins set is kept there
     notify_socket: str  # the service manager's; empty: there is none
@@ -161,6 +164,7 @@ def read_config(
         tenant_host_bytes=_bytes("tenant_host_bytes", words, unset=host_pool),
         tenant_quota_bytes=_bytes("tenant_quota_bytes", words, unset=quota),
         limits=read_limits(words),
+        lending=read_lending(words),
         term_seconds=parse_seconds("term_seconds", words["term_seconds"], SMALLEST_TERM_SECONDS),
         state_dir=_directory("state_dir", words),
         notify_socket=environment.get("NOTIFY_SOCKET", ""),

@@ -29,7 +29,7 @@ from aqua_daemon.config_words import ConfigError, format_bytes
 DEFAULT_PATH = Path("/etc/aqua/aqua-daemon.toml")
 PREFIX = "AQUA_DAEMON_"
 BY_DEFAULT = "default"
-_LISTS = frozenset({"gpu"})  # may be arrays in the file; words are joined by commas
+_LISTS = frozenset({"gpu", "lending_of"})  # may be arrays in the file; words are joined by commas
 _BARE = re.compile(r"true|false|\d+(\.\d+)?", re.ASCII)  # what TOML writes without quotes
 
 

@@ -48,6 +48,14 @@ def environment(**more: str) -> dict[str, str]:
     return {**kept, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **more}
 
 
+# Settings of which the release before this one knows nothing.
+STEADY: Mapping[str, str | float | bool] = {
+    "settle_seconds": 0,
+    "newcomer_seconds": 0,
+    "rebalance_seconds": 0,
+}
+
+
 @contextmanager
 def short_directory() -> Iterator[Path]:
     """A directory whose paths fit into an AF_UNIX address; it goes with the block."""
@@ -63,12 +71,14 @@ def running_node(
     gpu_bytes: int = 64 * MIB,
     variables: Mapping[str, str] | None = None,
     program: Sequence[str] = PROGRAM,
+    is_steady: bool = True,
     **flags: str | float | bool,
 ) -> Iterator[Node]:
     """A ready node.
 
     *flags* go to the daemon (`lend_to_own_gpu=True`), *variables* into its environment; *program*
-    is run in its place, with its arguments.
+    is run in its place, with its arguments. *is_steady*: nothing moves by the daemon's own choice,
+    and what becomes free is lent at once.
     """
     with short_directory() as made:
         node = Node(
@@ -77,7 +87,7 @@ def running_node(
             gpu_bytes=gpu_bytes,
             variables=variables or {},
             program=program,
-            flags=flags,
+            flags={**(STEADY if is_steady else {}), **flags},
         )
         try:
             node.start_daemon()

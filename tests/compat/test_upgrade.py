@@ -74,7 +74,9 @@ def test_a_change_of_release_under_load_takes_nothing(
     first: Release = request.getfixturevalue(before)
     second: Release = request.getfixturevalue(after)
     with (
-        running_node(gpus=3, gpu_bytes=96 * MIB, variables=first.variables) as node,
+        running_node(
+            gpus=3, gpu_bytes=96 * MIB, variables=first.variables, is_steady=False
+        ) as node,
         running_program(node, tensors=1, source=CLIENT, variables=old.variables) as one,
         running_program(node, tensors=2, source=CLIENT, variables=new.variables) as other,
     ):
