@@ -39,6 +39,7 @@ from aqua_daemon.adapters.keeper_processes import (
     listed_gpus,
     shm_keeper_command,
 )
+from aqua_daemon.adapters.log_handler import UnhurriedHandler
 from aqua_daemon.adapters.metrics import MetricsServer, NodeCollector, Reading, on_loop
 from aqua_daemon.adapters.presence import PresenceServer
 from aqua_daemon.adapters.presence_link import PresenceLimits
@@ -300,9 +301,11 @@ def _say_ready(config: DaemonConfig, node: _Node) -> None:
 
 
 def _log_to_stderr() -> None:
-    handler = logging.StreamHandler(sys.stderr)
+    handler = UnhurriedHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    # No line says them, and each record would look them up.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
 
 def _allow_many_descriptors() -> None:
