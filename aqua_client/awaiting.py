@@ -12,7 +12,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
@@ -32,14 +32,7 @@ async def in_thread(
     undo: Callable[[T], object] = lambda _: None,
 ) -> T:
     """What *call* returns, which copies a tensor of *device*; cancelled too late, it is undone."""
-    stream = _streams_here(device)
-    is_inference = torch.is_inference_mode_enabled()
-
-    def run() -> T:
-        with torch.inference_mode(mode=is_inference), stream:
-            return call()
-
-    future = _threads.executor().submit(run)
+    future = in_background(call, device=device)
     result = asyncio.wrap_future(future)
     try:
         return await asyncio.shield(result)
@@ -49,6 +42,22 @@ async def in_thread(
             if not result.exception():
                 undo(result.result())
         raise
+
+
+def in_background(call: Callable[[], T], *, device: torch.device) -> Future[T]:
+    """Let a thread of the library's own make *call*, when one is free.
+
+    Raises:
+        RuntimeError: the interpreter ends.
+    """
+    stream = _streams_here(device)
+    is_inference = torch.is_inference_mode_enabled()
+
+    def run() -> T:
+        with torch.inference_mode(mode=is_inference), stream:
+            return call()
+
+    return _threads.executor().submit(run)
 
 
 async def _over(result: asyncio.Future[T]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import torch
 
-from aqua_client import copying, transfers
+from aqua_client import copying, prefetching, transfers
 from aqua_client.errors import InvalidRequest
 from aqua_client.layouts import Layout, check_out, layout_of
 from aqua_client.pager import Pager
@@ -64,25 +64,49 @@ def fetch_many(
             captured.
     """
     pieces = [_inside(handle, pager) for handle in handles]
-    if outs is None:
-        targets = [copying.new_tensor(layout) for _, layout in pieces]
-    elif len(outs) != len(pieces):
+    if outs is not None and len(outs) != len(pieces):
         raise InvalidRequest(f"{len(outs)} outs for {len(pieces)} handles")
-    else:
-        targets = [check_out(out, layout) for out, (_, layout) in zip(outs, pieces, strict=True)]
+    checked = [
+        check_out(out, layout)
+        for out, (_, layout) in zip(outs or (), pieces, strict=outs is not None)
+    ]
+    transfers.check_may_copy(pager)
+    taken = [
+        prefetching.take(pager, stored) if stored.prefetched is not None else None
+        for stored, _ in pieces
+    ]
+    targets = checked or [
+        copying.new_tensor(layout) if source is None else source
+        for source, (_, layout) in zip(taken, pieces, strict=True)
+    ]
+    _load(pager, pieces, taken, targets)
+    for source, (_, layout), target in zip(taken, pieces, targets, strict=True):
+        if source is not None and source is not target:
+            copying.copy_tensor(source, layout, target)
+        if outs is None and layout.requires_grad:
+            target.requires_grad_()
+    return targets
+
+
+def _load(
+    pager: Pager,
+    pieces: Sequence[tuple[Stored, Layout]],
+    taken: Sequence[torch.Tensor | None],
+    targets: Sequence[torch.Tensor],
+) -> None:
+    """Read those that were not taken from what was prefetched."""
+    rest = [
+        (stored, layout, target)
+        for (stored, layout), source, target in zip(pieces, taken, targets, strict=True)
+        if source is None
+    ]
 
     def copy(places: Sequence[Sequence[Place]]) -> None:
-        for spans, (_, layout), target in zip(places, pieces, targets, strict=True):
+        for spans, (_, layout, target) in zip(places, rest, strict=True):
             copying.read(spans, layout, target)
 
-    transfers.load(
-        pager, [stored for stored, _ in pieces], [one.device for one in targets], copy=copy
-    )
-    if outs is None:
-        for target, (_, layout) in zip(targets, pieces, strict=True):
-            if layout.requires_grad:
-                target.requires_grad_()
-    return targets
+    devices = [target.device for _, _, target in rest]
+    transfers.load(pager, [stored for stored, _, _ in rest], devices, copy=copy)
 
 
 def _inside(handle: OffloadedTensor, pager: Pager) -> tuple[Stored, Layout]:

@@ -8,7 +8,7 @@ nor when a slab may be unmapped (`slabs`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -23,6 +23,7 @@ __all__ = [
     "Span",
     "UnusableSlab",
     "copy_span",
+    "copy_tensor",
     "new_tensor",
     "read",
     "write",
@@ -125,8 +126,14 @@ def write(source: torch.Tensor, layout: Layout, spans: Sequence[Span]) -> None:
             there.copy_(flat[start : start + there.numel()])
 
 
-def read(spans: Sequence[Span], layout: Layout, target: torch.Tensor) -> None:
-    """Copy *spans* into a tensor of the layout's shape and dtype."""
+def read(
+    spans: Sequence[Span],
+    layout: Layout,
+    target: torch.Tensor,
+    *,
+    check: Callable[[], None] = lambda: None,
+) -> None:
+    """Copy *spans* into a tensor of the layout's shape and dtype; *check* may end it by raising."""
     if target.requires_grad:
         target = target.detach()
     if layout.copy_dtype is not layout.dtype:
@@ -138,6 +145,7 @@ def read(spans: Sequence[Span], layout: Layout, target: torch.Tensor) -> None:
         whole = target if plain else new_tensor(layout, dtype=layout.copy_dtype)
         flat = _flat(whole, layout)
         for start, there in _chunks(spans):
+            check()
             flat[start : start + there.numel()].copy_(there)
         if not plain:
             target.copy_(whole)
@@ -148,6 +156,14 @@ def new_tensor(layout: Layout, *, dtype: torch.dtype | None = None) -> torch.Ten
     return torch.empty_strided(
         layout.shape, layout.stride, dtype=dtype or layout.dtype, device=layout.device
     )
+
+
+def copy_tensor(source: torch.Tensor, layout: Layout, target: torch.Tensor) -> None:
+    """Copy a tensor of this layout into another of its shape and dtype."""
+    target = target.detach() if target.requires_grad else target
+    if layout.copy_dtype is not layout.dtype:
+        source, target = source.view(layout.copy_dtype), target.view(layout.copy_dtype)
+    target.copy_(source)
 
 
 def copy_span(source: Span, target: Span) -> None:

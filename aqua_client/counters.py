@@ -58,6 +58,7 @@ class Counters:
 
     offloads: int = 0
     fetches: int = 0
+    prefetches: int = 0  # begun
     releases: int = 0
     peer_out_bytes: int = 0  # offloaded into leased memory
     host_out_bytes: int = 0  # offloaded into host memory

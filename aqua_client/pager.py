@@ -21,7 +21,7 @@ from aqua_client.lender import LenderMaker
 from aqua_client.news import News
 from aqua_client.records import SafetyClass
 from aqua_client.settings import ClientSettings
-from aqua_client.slabs import Place, Reservation, Slab, Stored, tier_of
+from aqua_client.slabs import Place, Prefetched, Reservation, Slab, Stored, tier_of
 from aqua_client.streams import Event, Streams, streams_of_torch
 from aqua_client.tiers import Tiers
 from aqua_client.worker import POLL_SECONDS, Worker
@@ -128,17 +128,18 @@ class Pager:
         is_read: bool,
         nanoseconds: int = 0,
         event: Event | None = None,
+        is_ahead: bool = False,
     ) -> None:
         """The copy is over, or will be by *event*; *is_read*: it worked.
 
-        It took *nanoseconds*; 0: not timed. The same again has no effect, unless an interrupt
+        It took *nanoseconds*; 0: not timed. *is_ahead*: of a fetch that is still to come. The same again has no effect, unless an interrupt
         kept the first from having one.
         """
         counters = self._counters
         with self._tiers.lock:
             try:
                 if is_read:
-                    counters.fetches += 1
+                    counters.fetches += not is_ahead
                     for place in places:
                         if place.slab is not None:
                             counters.peer_in_bytes += place.nbytes
@@ -151,6 +152,36 @@ class Pager:
                 self._tiers.unpin(places, event)
                 self._tiers.mend()
                 raise
+
+    def may_prefetch(self, stored: Stored, *, most_bytes: int) -> bool:
+        """Whether it was not prefetched yet, and so much more may be. Raises as `pin`."""
+        with self._tiers.lock:
+            self._check_open()
+            self._tiers.check_stored(stored, may_be_lost=stored.prefetched is not None)
+            return stored.nbytes > 0 and self._tiers.may_prefetch(stored, most_bytes)
+
+    def begin_prefetch(self, stored: Stored, prefetched: Prefetched, *, most_bytes: int) -> bool:
+        """Note that it is brought back; False: that may not be, by now."""
+        with self._tiers.lock:
+            is_held = not (self._is_closed or stored.is_released)
+            if not (is_held and self._tiers.may_prefetch(stored, most_bytes)):
+                return False
+            self._tiers.begin_prefetch(stored, prefetched)
+            self._counters.prefetches += 1
+            return True
+
+    def take_prefetched(self, stored: Stored) -> Prefetched | None:
+        """What was prefetched of it, once. HandleReleased: it was released, or the client closed."""
+        self.check_not_forked()
+        with self._tiers.lock:
+            self._check_open()
+            self._tiers.check_stored(stored, may_be_lost=True)
+            return self._tiers.take_prefetched(stored)
+
+    def count_fetch(self) -> None:
+        """One that took what was prefetched."""
+        with self._tiers.lock:
+            self._counters.fetches += 1
 
     def release(self, stored: Stored) -> None:
         """Give its places back. Idempotent."""
@@ -196,6 +227,7 @@ class Pager:
                 "peer_bytes": sum(place.nbytes for slab in slabs for place in slab.places),
                 "host_bytes": self._tiers.host.used_bytes,
                 "host_reserved_bytes": self._tiers.host.reserved_bytes,
+                "prefetched_bytes": self._tiers.prefetched_bytes,
                 "leases": leases,
                 **self._counters.snapshot(),
             }
@@ -211,6 +243,8 @@ class Pager:
                 return
             self._is_closed = True
             self._borrowing.close()
+            for stored in tuple(self._tiers.prefetched):
+                self._tiers.take_prefetched(stored)
         seconds = self._settings.close_seconds
         self._worker.stop(seconds=seconds)
         with self._tiers.lock:

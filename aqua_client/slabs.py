@@ -7,6 +7,9 @@ when is `tiers`' to say.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
+
+import torch
 
 from aqua_client.copying import Memory
 from aqua_client.extents import ExtentMap
@@ -17,7 +20,16 @@ from aqua_client.streams import Event
 class Stored:
     """One tensor's bytes, piece by piece, wherever they are now."""
 
-    __slots__ = ("event", "is_released", "lost_reason", "nbytes", "places", "reason", "safety")
+    __slots__ = (
+        "event",
+        "is_released",
+        "lost_reason",
+        "nbytes",
+        "places",
+        "prefetched",
+        "reason",
+        "safety",
+    )
 
     def __init__(self, nbytes: int, safety: SafetyClass) -> None:
         self.nbytes = nbytes
@@ -27,6 +39,7 @@ class Stored:
         self.lost_reason = ""
         self.is_released = False
         self.event: Event | None = None  # of its writing, until that is over
+        self.prefetched: Prefetched | None = None
 
     @property
     def tier(self) -> str:
@@ -34,6 +47,16 @@ class Stored:
         if self.lost_reason:
             return "lost"
         return tier_of(self.places)
+
+
+class Prefetched:
+    """A copy of a tensor, made ahead of its fetch, and when it is there."""
+
+    __slots__ = ("done", "target")
+
+    def __init__(self, target: torch.Tensor) -> None:
+        self.target = target
+        self.done: Future[Event | None] = Future()  # with the event of what was only enqueued
 
 
 class Place:

@@ -54,6 +54,9 @@ class Streams(Protocol):
     def aside(self, tensor: torch.Tensor) -> AbstractContextManager[None]:
         """Enqueue copies of *tensor* beside the current stream, after what that has been given."""
 
+    def used_here(self, tensor: torch.Tensor) -> None:
+        """The current stream uses a tensor that was made under another, perhaps."""
+
     def on_own_stream(self, ordinal: int) -> AbstractContextManager[None]:
         """Copy on a stream of the library's; all of it is over at the end of the block."""
 
@@ -109,6 +112,11 @@ class CudaStreams:
                 yield
             finally:
                 tensor.record_stream(side)
+
+    def used_here(self, tensor: torch.Tensor) -> None:
+        """Its memory is given to nobody else before this stream has done what it is given now."""
+        if tensor.is_cuda:
+            tensor.record_stream(torch.cuda.current_stream(tensor.device))
 
     @contextmanager
     def on_own_stream(self, ordinal: int) -> Iterator[None]:

@@ -16,7 +16,7 @@ from typing import NoReturn
 
 import torch
 
-from aqua_client import awaiting, copying, enqueuing
+from aqua_client import awaiting, copying, enqueuing, prefetching
 from aqua_client.counters import LEAST_TIMED_BYTES
 from aqua_client.errors import HandleReleased, InvalidRequest
 from aqua_client.layouts import Layout, check_out, layout_of
@@ -107,14 +107,35 @@ class OffloadedTensor:
         pager.check_not_forked()
         if pager.streams is not None:
             pager.streams.check_not_capturing()
-        target = copying.new_tensor(layout) if out is None else check_out(out, layout)
-        if pager.streams is None:
+        if out is not None:
+            check_out(out, layout)
+        stored = self._stored
+        source = None if stored.prefetched is None else prefetching.take(pager, stored)
+        target = out
+        if target is None:
+            target = copying.new_tensor(layout) if source is None else source
+        if source is None:
             self._read(target, started_at)
-        else:
-            enqueuing.read(pager, pager.streams, self._stored, layout, target)
+        elif source is not target:
+            copying.copy_tensor(source, layout, target)
         if out is None and layout.requires_grad:
             target.requires_grad_()
         return target
+
+    def prefetch(self) -> None:
+        """Start to bring the bytes back, without waiting: the next `fetch` takes what has come.
+
+        It takes memory on the handle's device at once, 1 GiB of a client's at most, and until the
+        next `fetch` or the release; where there is no room it does nothing. Again: no effect.
+
+            handle.prefetch()
+            ...  # compute with something else
+            tensor = handle.fetch()
+
+        Raises:
+            HandleReleased, LeaseLost, InvalidRequest: as `fetch`, and only where that would.
+        """
+        prefetching.begin(self._pager, self._stored, self._layout)
 
     async def fetch_async(self, out: torch.Tensor | None = None) -> torch.Tensor:
         """`fetch` in a thread of the library's own, while the event loop goes on.
@@ -126,6 +147,9 @@ class OffloadedTensor:
 
     def _read(self, target: torch.Tensor, started_at: int) -> None:
         pager = self._pager
+        if pager.streams is not None:
+            enqueuing.read(pager, pager.streams, self._stored, self._layout, target)
+            return
         places = pager.pin(self._stored)
         try:
             copying.read(places, self._layout, target)

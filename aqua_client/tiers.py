@@ -17,7 +17,7 @@ from aqua_client.counters import Counters
 from aqua_client.errors import HandleReleased, LeaseLost
 from aqua_client.host_tier import HostTier
 from aqua_client.records import LeaseUse, SafetyClass
-from aqua_client.slabs import Flight, Pins, Place, Reservation, Slab, Stored
+from aqua_client.slabs import Flight, Pins, Place, Prefetched, Reservation, Slab, Stored
 from aqua_client.streams import Event
 
 
@@ -40,6 +40,8 @@ class Tiers:
         # Copies that were enqueued and may not be over: their pins go when they are.
         self.flights: list[Flight] = []
         self.landing = threading.Lock()  # held by who asks after them; never taken inside `lock`
+        self.prefetched: set[Stored] = set()  # and not fetched yet
+        self.prefetched_bytes = 0
         self._current: dict[SafetyClass, Slab] = {}
 
     def wake_worker(self) -> None:
@@ -139,8 +141,8 @@ class Tiers:
             slab.mend(now=now)
         self.wake_worker()
 
-    def pin(self, stored: Stored) -> Pins:
-        """Where to read from; nothing there changes until `unpin`.
+    def check_stored(self, stored: Stored, *, may_be_lost: bool = False) -> None:
+        """Whether its bytes are there.
 
         Raises:
             HandleReleased: it is not stored any more.
@@ -148,8 +150,12 @@ class Tiers:
         """
         if stored.is_released:
             raise HandleReleased("the handle was released: its bytes are gone")
-        if stored.lost_reason:
+        if stored.lost_reason and not may_be_lost:
             raise LeaseLost(_loss(stored))
+
+    def pin(self, stored: Stored) -> Pins:
+        """Where to read from; nothing there changes until `unpin`. Raises as `check_stored`."""
+        self.check_stored(stored)
         now = time.monotonic()
         pins = Pins(stored.places)
         try:
@@ -196,8 +202,28 @@ class Tiers:
         if stored.is_released:
             return False
         stored.is_released = True
+        if stored.prefetched is not None:
+            self.take_prefetched(stored)
         self._retire_all(stored)
         return True
+
+    def may_prefetch(self, stored: Stored, most_bytes: int) -> bool:
+        """Whether it was not prefetched yet, and so much more may be."""
+        return stored.prefetched is None and self.prefetched_bytes + stored.nbytes <= most_bytes
+
+    def begin_prefetch(self, stored: Stored, prefetched: Prefetched) -> None:
+        """It is being brought back."""
+        stored.prefetched = prefetched
+        self.prefetched.add(stored)
+        self.prefetched_bytes += stored.nbytes
+
+    def take_prefetched(self, stored: Stored) -> Prefetched | None:
+        """What was prefetched of it is the caller's, and not the handle's any more."""
+        prefetched, stored.prefetched = stored.prefetched, None
+        if prefetched is not None:
+            self.prefetched.discard(stored)
+            self.prefetched_bytes -= stored.nbytes
+        return prefetched
 
     def collect_garbage(self) -> None:
         """Release what handles that no longer exist held."""

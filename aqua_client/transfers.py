@@ -39,7 +39,7 @@ def store(
         InsufficientMemory: there is no room for all of them; nothing is stored.
         InvalidRequest: a CUDA graph is being captured.
     """
-    _check_may_copy(pager)
+    check_may_copy(pager)
     reservations: list[Reservation] = []
     try:
         for nbytes in sizes:
@@ -65,7 +65,7 @@ def load(
         LeaseLost: the bytes of one are gone; nothing is read.
         InvalidRequest: a CUDA graph is being captured.
     """
-    _check_may_copy(pager)
+    check_may_copy(pager)
     started_at = perf_counter_ns()
     pinned: list[Sequence[Place]] = []
     try:
@@ -89,7 +89,8 @@ def load(
         raise
 
 
-def _check_may_copy(pager: Pager) -> None:
+def check_may_copy(pager: Pager) -> None:
+    """Raise ForkedChild or, while a CUDA graph is being captured, InvalidRequest."""
     pager.check_not_forked()
     if pager.streams is not None:
         pager.streams.check_not_capturing()

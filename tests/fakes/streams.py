@@ -44,6 +44,7 @@ class FakeStreams:
         self.is_capturing = False
         self.events: list[FakeEvent] = []
         self.asides: list[torch.Tensor] = []
+        self.handed_over: list[torch.Tensor] = []
         self.is_aside = False
         self.recorded_aside = 0
         self.lock = threading.Lock()
@@ -70,6 +71,9 @@ class FakeStreams:
             yield
         finally:
             self.is_aside = False
+
+    def used_here(self, tensor: torch.Tensor) -> None:
+        self.handed_over.append(tensor)
 
     def on_own_stream(self, ordinal: int) -> AbstractContextManager[None]:
         raise AssertionError(f"nothing here is on CUDA device {ordinal}")
