@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 VENV := .venv/.installed
 GENCODE := .gencode/.installed
+RIVALS := .bench/.installed
 TODAY := $(shell date -u +%Y-%m-%d)
 RESULTS := tests/benchmarks/results
 SOAK_SECONDS ?= 3600
@@ -54,7 +55,14 @@ check-gpu: $(VENV)
 probe-gpu: $(VENV)
 	$(BIN)/python -m tests.gpu.probe --json $(RESULTS)/probe-$(TODAY).json
 
-bench: $(VENV)
+# What people park tensors in today; Redis's server comes from the distribution.
+$(RIVALS): constraints.txt Makefile
+	$(PYTHON) -m venv .bench
+	.bench/bin/pip install --quiet --disable-pip-version-check -c constraints.txt \
+	    'ray==2.60.0' 'redis==8.1.0' numpy torch
+	touch $@
+
+bench: $(VENV) $(RIVALS)
 	$(BIN)/python -m tests.benchmarks --json $(RESULTS)/shm-$(TODAY).json
 
 bench-gpu: $(VENV)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from tests.benchmarks import figure, fragmentation, machine, paging, pools
+from tests.benchmarks import figure, fragmentation, machine, paging, pools, small
 from tests.benchmarks.figure import Figure
 from tests.nodes import MIB, Node, running_node
 
@@ -21,6 +21,7 @@ FRAGMENTATION = "fragmentation"  # of numbers alone: it has a table of its own
 SUBJECTS: Mapping[str, Callable[[Node], Iterator[Figure]]] = {
     "paging": lambda node: paging.measure(node.socket),
     "pools": lambda node: pools.measure(node.socket),
+    "small": lambda node: small.measure(node.socket),
 }
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from tests.benchmarks import machine
 from tests.benchmarks.processes import mapped_slabs
-from tests.benchmarks.soak.flatness import Flatness, Watch
+from tests.benchmarks.soak.flatness import CHANNEL_DESCRIPTORS, Flatness, Watch
 from tests.benchmarks.soak.trouble import GPU_BYTES, GPUS, Trouble
 from tests.nodes import Node, running_node, wait_until
 
@@ -71,7 +71,7 @@ def soak(node: Node, trouble: Trouble, seconds: float) -> dict[str, object]:
     start = time.monotonic()
     alone_at = start + RESTARTING_SHARE * seconds
     end = start + seconds
-    watches = {name: Watch() for name in ("daemon", "keeper", "client")}
+    watches = {"daemon": Watch(), "keeper": Watch(), "client": Watch(may_open=CHANNEL_DESCRIPTORS)}
     keeper_pid = node.keeper_pid()
 
     def look() -> None:

@@ -23,9 +23,10 @@ import torch
 
 import aqua_client
 
-PAUSE_SECONDS = 0.03  # between steps: others use this machine too
-MOST_PARKED = 16
+PAUSE_SECONDS = 0.02  # between steps: others use this machine too
+MOST_PARKED = 24
 LARGEST_BYTES = 2 * 2**20
+EMPTYING_SHARE = 0.001  # of the steps
 BLOCK_BYTES = 32 * 2**10
 CACHE_BLOCKS = 64
 NOISE = torch.randint(0, 256, (2 * LARGEST_BYTES,), dtype=torch.uint8)
@@ -61,6 +62,8 @@ class User:
 
     def step(self) -> None:
         """Something, chosen by chance."""
+        if self._chance.random() < EMPTYING_SHARE:
+            self.end()  # so that slabs go back, and are borrowed anew
         step = self._chance.choice(self._steps)
         self.seen[step.__name__.strip("_")] += 1
         step()
@@ -123,7 +126,8 @@ class User:
         assert torch.equal(fetched, parked.expected), f"{parked.expected.nbytes} bytes differ"
 
     def _tensor(self) -> torch.Tensor:
-        nbytes = int(LARGEST_BYTES ** self._chance.random()) or 1
+        nbytes = self._chance.choice((1, 700, 5_000, 70_000, 600_000, LARGEST_BYTES))
+        nbytes = self._chance.randint(1, nbytes)
         start = self._chance.randrange(LARGEST_BYTES)
         return NOISE[start : start + nbytes]
 

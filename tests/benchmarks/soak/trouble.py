@@ -83,8 +83,7 @@ class Trouble:
             self._node.forget(self._owner)
             self._owner = None
             return
-        gpu = f"SHM-{self._chance.randrange(1, GPUS)}"
-        self._owner = self._node.start_load(gpu, self._chance.randint(40, 90) * MIB)
+        self._owner = self._node.start_load(self._lender(), self._chance.randint(40, 90) * MIB)
         self.done["owners"] += 1
 
     def kill_client(self) -> None:
@@ -113,6 +112,15 @@ class Trouble:
     def end(self) -> None:
         for client in self._clients:
             client.end()
+
+    def _lender(self) -> str:
+        """One of the GPUs that lend, or any."""
+        lent = [
+            name.partition('gpu="')[2].partition('"')[0]
+            for name, value in self._node.scrape().items()
+            if name.startswith("aqua_pool_bytes") and 'state="lent"' in name and value
+        ]
+        return self._chance.choice(sorted(lent) or ["SHM-1"])
 
     def _is_quiet(self) -> bool:
         metrics = self._node.scrape()

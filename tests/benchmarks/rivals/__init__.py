@@ -1,0 +1,1 @@
+"""What people park tensors in today. Programs of their own, in the environment `.bench`."""
