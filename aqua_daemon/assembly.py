@@ -66,7 +66,7 @@ _log = logging.getLogger("aqua")
 
 def serve(config: DaemonConfig) -> int:
     """Serve until told to stop; the exit status, 1 when the node could not be served."""
-    _log_to_stderr()
+    _log_to_stderr(is_journal=config.logs_to_journal)
     _allow_many_descriptors()
     try:
         Path(config.socket).parent.mkdir(mode=0o750, exist_ok=True)
@@ -300,9 +300,9 @@ def _say_ready(config: DaemonConfig, node: _Node) -> None:
         sys.stdout.flush()
 
 
-def _log_to_stderr() -> None:
+def _log_to_stderr(*, is_journal: bool) -> None:
     handler = UnhurriedHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
+    handler.setFormatter(JsonLines(has_priority=is_journal))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     # No line says them, and each record would look them up.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False

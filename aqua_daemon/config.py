@@ -95,6 +95,7 @@ class DaemonConfig:
     term_seconds: float
     state_dir: Path  # what admins set is kept there
     notify_socket: str  # the service manager's; empty: there is none
+    logs_to_journal: bool  # standard error is the systemd journal's
     watchdog_seconds: float | None  # it restarts a daemon that is silent for so long
 
     @property
@@ -168,6 +169,7 @@ def read_config(
         term_seconds=parse_seconds("term_seconds", words["term_seconds"], SMALLEST_TERM_SECONDS),
         state_dir=_directory("state_dir", words),
         notify_socket=environment.get("NOTIFY_SOCKET", ""),
+        logs_to_journal=_is_journal(environment),
         watchdog_seconds=_watchdog_seconds(environment),
     )
 
@@ -247,6 +249,15 @@ def _named_gpus(words: Mapping[str, str]) -> tuple[str, ...]:
     if len({*named}) < len(named):
         raise ConfigError("gpu", words["gpu"], "name each GPU once")
     return named
+
+
+def _is_journal(environment: Mapping[str, str]) -> bool:
+    # systemd says which file it is: standard error may have been sent elsewhere since.
+    try:
+        found = os.fstat(2)
+    except OSError:
+        return False
+    return environment.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
 
 
 def _watchdog_seconds(environment: Mapping[str, str]) -> float | None:

@@ -1,8 +1,9 @@
 """The story of the node: one JSON line per event, instruction and refusal, and the last few in words.
 
 Covers the log's lines and the words that `aquactl events` shows. Does not cover counting
-(metrics.py) nor keeping the words (happenings.py). A line has the record's name under `event`, `instruction` or `refused`, and its fields
-by their own names, so that all lines of one lease are found by its id.
+(metrics.py), keeping the words (happenings.py) nor what a slab's step says (audit). A line has the
+record's name under `event`, `instruction` or `refused`, and its fields by their own names, so that all
+lines of one lease are found by its id.
 
 What comes many times a second in a quiet node (ticks, keepalives, reports) is logged at debug, and
 so is that an observer came and went, which is in no words either: who looks every second at what
@@ -20,6 +21,7 @@ from enum import Enum
 from functools import cache
 from typing import NamedTuple, cast
 
+from aqua_daemon.adapters.audit import audited
 from aqua_daemon.adapters.happenings import Happenings, TenantsOfSessions
 from aqua_daemon.core import events, instructions
 from aqua_daemon.core.errors import BrokerError
@@ -115,6 +117,8 @@ class _Line(NamedTuple):
 
     def fields(self) -> dict[str, Json]:
         fields: dict[str, Json] = {self.kind: type(self.record).__name__, **_fields(self.record)}
+        if isinstance(self.record, instructions.NoteMove):
+            fields |= audited(self.record)
         if self.error is not None:
             fields["error"] = _plain(self.error)
         return fields
@@ -145,8 +149,10 @@ class FanOut:
 class JsonLines(logging.Formatter):
     """Every log record as one JSON object on one line."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_priority: bool = False) -> None:
+        """*has_priority*: as the systemd journal wants it, which takes the prefix off again."""
         super().__init__()
+        self._has_priority = has_priority
         self._second = (0, "")  # the last one, in words
 
     def format(self, record: logging.LogRecord) -> str:
@@ -160,7 +166,8 @@ class JsonLines(logging.Formatter):
         line |= given.fields() if isinstance(given, _Line) else {"message": record.getMessage()}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line)
+        prefix = f"<{_priority(record.levelno)}>" if self._has_priority else ""
+        return prefix + json.dumps(line)
 
     def _time(self, created: float) -> str:
         # Thousands of lines a second begin alike.
@@ -211,6 +218,12 @@ def in_words(record: Event | Instruction, error: Exception | None = None) -> str
             return f"{words} ({outcome.value})"
         case _:
             return ""
+
+
+def _priority(level: int) -> int:
+    """The priority of syslog, which is the journal's: the lower, the graver."""
+    at_least = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
+    return next((priority for least, priority in at_least if level >= least), 7)
 
 
 def _quota_in_words(quota: Quota) -> str:

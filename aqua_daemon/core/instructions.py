@@ -15,6 +15,7 @@ from aqua_daemon.core.model import (
     Lease,
     LeaseId,
     LeaseState,
+    ProcessIdentity,
     Quota,
     QuotaOutcome,
     RebalanceBlock,
@@ -190,6 +191,7 @@ class NoteMove:
     lease: Lease  # as it is after the move (as it was, when gone)
     seconds: float  # how long it was in `before`
     why: str
+    holder: ProcessIdentity | None = None  # whose the lease is; None: its session is not known
 
 
 Answer = (

@@ -335,3 +335,10 @@ class BrokerSettings:
     newcomer_seconds: float = 0.0  # a new process's GPU is quiet so long; 0: it is as any other
     term_seconds: float = TERM_SECONDS
     restart_grace_seconds: float = RESTART_GRACE_SECONDS
+
+    @property
+    def whom_to_ask(self) -> str:
+        """How to ask as an admin, for those who are none."""
+        if self.admin_group:
+            return f"as root, as the daemon's user, or as a member of the group {self.admin_group}"
+        return "as root or as the daemon's user"

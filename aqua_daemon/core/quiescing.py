@@ -9,7 +9,7 @@ its owner may still grow into the reserve. So it ends soon, and with the session
 from __future__ import annotations
 
 from aqua_daemon.core.accounts import GpuAccount, Quiet
-from aqua_daemon.core.errors import InvalidRequest
+from aqua_daemon.core.errors import InvalidRequest, NotPermitted
 from aqua_daemon.core.events import QuiesceRequested
 from aqua_daemon.core.instructions import AnswerQuiesce
 from aqua_daemon.core.model import LeaseState
@@ -21,7 +21,9 @@ from aqua_daemon.core.turn import Turn
 def request_quiet(turn: Turn, event: QuiesceRequested) -> None:
     """Make a GPU quiet for so long from now, or with 0 seconds end what this session asked for."""
     session = turn.ledger.living_session(event.session_id)
-    turn.require_admin(session, "quiesce a GPU")
+    if not session.is_admin:
+        msg = f"only an admin may quiesce a GPU: ask {turn.books.settings.whom_to_ask}"
+        raise NotPermitted(msg)
     account = turn.ledger.gpus.get(event.gpu)
     if account is None:
         msg = f"GPU {event.gpu} is not on this node; it has {', '.join(turn.ledger.gpus) or 'none'}"

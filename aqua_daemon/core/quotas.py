@@ -7,7 +7,7 @@ itself. Keeping the settings over a restart is not done here: that is the settin
 
 from __future__ import annotations
 
-from aqua_daemon.core.errors import InvalidRequest
+from aqua_daemon.core.errors import InvalidRequest, NotPermitted
 from aqua_daemon.core.events import QuotaSet, Unchanged
 from aqua_daemon.core.instructions import AnswerQuota
 from aqua_daemon.core.model import UNSET, Quota, QuotaOutcome
@@ -18,7 +18,8 @@ from aqua_daemon.core.turn import Books, Turn
 def set_quota(turn: Turn, event: QuotaSet) -> None:
     """Put a quota in force, unless a later one is; the answer says which is."""
     session = turn.ledger.living_session(event.session_id)
-    turn.require_admin(session, "set quotas")
+    if not session.is_admin:
+        raise NotPermitted(f"only an admin may set quotas: ask {turn.books.settings.whom_to_ask}")
     _check(turn.books, event)
     if turn.repeated(session, event.request_id):
         return

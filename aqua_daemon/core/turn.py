@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from aqua_daemon.core.deadlines import Deadlines
-from aqua_daemon.core.errors import InvalidRequest, NotPermitted, StaleRequest
+from aqua_daemon.core.errors import InvalidRequest, StaleRequest
 from aqua_daemon.core.instructions import Answer, Instruction, NoteMove
 from aqua_daemon.core.ledger import Ledger
 from aqua_daemon.core.lifecycle import Move, next_state
@@ -163,18 +163,6 @@ class Turn:
         """Add to what must be done about the event."""
         self.instructions.append(instruction)
 
-    def require_admin(self, session: Session, deed: str) -> None:
-        """Refuse *deed* to everybody but admins.
-
-        Raises:
-            NotPermitted: says whose it is.
-        """
-        if not session.is_admin:
-            group = self.books.settings.admin_group
-            member = f", or as a member of the group {group}" if group else ""
-            who = f"as root{',' if group else ' or'} as the daemon's user{member}"
-            raise NotPermitted(f"only an admin may {deed}: ask {who}")
-
     # Slabs
 
     def enter(self, lease: Lease, move: Move) -> None:
@@ -182,8 +170,7 @@ class Turn:
         after = next_state(None, move)
         self.ledger.enter(lease)
         self.touched[lease.lease_id] = None
-        note = NoteMove(before=None, after=after, lease=lease, seconds=0.0, why=move.value)
-        self.instructions.append(note)
+        self._note(None, after, lease, seconds=0.0, move=move)
 
     def move(
         self,
@@ -216,14 +203,7 @@ class Turn:
             self.touched[lease.lease_id] = None
             if after is LeaseState.LOST:
                 self.struck.append(moved)
-        note = NoteMove(
-            before=lease.state,
-            after=after,
-            lease=moved,
-            seconds=seconds,
-            why=move.value,
-        )
-        self.instructions.append(note)
+        self._note(lease.state, after, moved, seconds=seconds, move=move)
         return moved
 
     def revise(self, lease: Lease, revocation: Revocation) -> Lease:
@@ -301,6 +281,27 @@ class Turn:
             msg = f"request id {request_id} is in use by another call: make a new id for each call"
             raise StaleRequest(msg)
         return answer
+
+    def _note(
+        self,
+        before: LeaseState | None,
+        after: LeaseState | None,
+        lease: Lease,
+        *,
+        seconds: float,
+        move: Move,
+    ) -> None:
+        session = self.ledger.sessions.get(lease.session_id)
+        self.instructions.append(
+            NoteMove(
+                before=before,
+                after=after,
+                lease=lease,
+                seconds=seconds,
+                why=move.value,
+                holder=None if session is None else session.process,
+            )
+        )
 
     def _remember(
         self,

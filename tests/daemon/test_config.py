@@ -282,3 +282,15 @@ def test_the_group_that_stands_for_unknown_ones_makes_no_admins(
     monkeypatch.setattr(config, "_OVERFLOW_GID", tmp_path / "overflowgid")
     with pytest.raises(ConfigError, match="can't name here"):
         read(admin_group=ours.gr_name)
+
+
+def test_standard_error_is_the_journals_only_where_systemd_says_so() -> None:
+    """It names the file by device and inode; a redirected one is another."""
+    found = os.fstat(2)
+    stream = f"{found.st_dev}:{found.st_ino}"
+    for words, is_journal in (
+        ({}, False),
+        ({"JOURNAL_STREAM": "1:2"}, False),
+        ({"JOURNAL_STREAM": stream}, True),
+    ):
+        assert read_config(NODE, environment=words).logs_to_journal is is_journal
