@@ -21,6 +21,7 @@ from aqua_daemon.core.model import (
     ProcessIdentity,
     Quota,
     QuotaOutcome,
+    RebalanceBlock,
     RequestId,
     Revocation,
     RevokeReason,
@@ -191,6 +192,13 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
         quota=Quota(revision=1, nbytes=MIB),
     ),
     move(LeaseState.ALLOCATING, LeaseState.LEASED),
+    instructions.NoteRebalance(
+        tenant=TENANT,
+        for_tenant=TenantName("uid-1001"),
+        nbytes=0,
+        reason="below its share",
+        block=RebalanceBlock.QUIET,
+    ),
 )
 
 SNAPSHOT = NodeSnapshot(
