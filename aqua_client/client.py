@@ -12,6 +12,7 @@ import atexit
 import os
 import threading
 import warnings
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from types import TracebackType
@@ -44,6 +45,7 @@ class Client:
         self._pager = Pager(settings, Session)
         self._immutables = Immutables(self._pager)
         _open_pagers.add(self._pager)
+        _made_pagers.add(self._pager)
 
     def __enter__(self) -> Self:
         return self
@@ -130,7 +132,9 @@ class Client:
 
         Raises:
             InvalidRequest: blocks of that shape have no bytes, or *keep* is not allowed.
+            ForkedChild: connect anew in this process.
         """
+        self._pager.check_not_forked()
         return BlockPool(self._pager, block_shape, dtype, tensors.safety_class(keep))
 
     def stats(self) -> dict[str, object]:
@@ -254,7 +258,7 @@ def _close_all() -> None:
 
 def _abandon_all() -> None:
     """In a forked child: everything raises ForkedChild, until it connects anew."""
-    for pager in _open_pagers:
+    for pager in _made_pagers:
         pager.abandon_in_child()
     _open_pagers.clear()
     _default.lock = threading.Lock()
@@ -262,5 +266,7 @@ def _abandon_all() -> None:
 
 _default = _Default()
 _open_pagers: set[Pager] = set()
+# Those that are closed too: some thread may have been closing one, with its lock, as another forked.
+_made_pagers: weakref.WeakSet[Pager] = weakref.WeakSet()
 atexit.register(_close_all)
 os.register_at_fork(after_in_child=_abandon_all)

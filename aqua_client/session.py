@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -60,6 +61,7 @@ class Session:
         self._unanswered: dict[tuple[int, SafetyClass], str] = {}  # acquires: their request ids
         self._is_closed = False
         self._is_abandoned = False
+        _MADE.add(self)
 
     def start(self) -> None:
         """Try to attach within `settings.connect_seconds`, then go on trying in the background.
@@ -175,9 +177,9 @@ class Session:
         if self._is_closed or self._is_abandoned:
             return
         self._is_closed = True
-        _STARTED.discard(self)
         self._calls.shut("closed")
         self._presence.stop(seconds=seconds)
+        _STARTED.discard(self)  # last: another thread may fork while this one closes
 
     def abandon_in_child(self) -> None:
         """Forget everything in a forked child, touching neither gRPC nor the sentinel.
@@ -227,11 +229,12 @@ class Session:
             raise ForkedChild(msg)
 
 
-_STARTED: set[Session] = set()
+_STARTED: set[Session] = set()  # also those that nobody knows any more: their threads go on
+_MADE: weakref.WeakSet[Session] = weakref.WeakSet()
 
 
 def _abandon_all() -> None:
-    for session in tuple(_STARTED):
+    for session in tuple(_MADE):
         session.abandon_in_child()
     _STARTED.clear()
 
