@@ -37,6 +37,8 @@ class Nvml:
             msg = f"{error}; install nvidia-ml-py"
             raise NvmlError(msg) from error
         self._nvml: Any = pynvml
+        # The second is no NVMLError: a function that this driver's library does not have.
+        self._errors = (pynvml.NVMLError, pynvml.NVMLLibraryMismatchError)
         self._told("start", pynvml.nvmlInit)
 
     def uuids(self) -> tuple[str, ...]:
@@ -66,7 +68,7 @@ class Nvml:
         processes = self._processes(handle)
         mig = self._optional(nvml.nvmlDeviceGetMigMode, handle)
         mode = self._optional(nvml.nvmlDeviceGetComputeMode, handle)
-        ecc = self._optional(nvml.nvmlDeviceGetEccMode, handle)
+        ecc = self._hint(nvml.nvmlDeviceGetEccMode, handle)
         return Reading(
             total_bytes=int(memory.total),
             # What is not free, rather than `used`: versions differ in whether that has the driver's.
@@ -76,11 +78,8 @@ class Nvml:
             compute_mode=self._compute_mode(mode),
             has_ecc=None if ecc is None else bool(ecc[0]),
             mps_users=self._mps_users(handle, processes),
-            sm_clock_mhz=self._optional(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_SM)
-            or 0,
-            memory_clock_mhz=self._optional(
-                nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_MEM
-            )
+            sm_clock_mhz=self._hint(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_SM) or 0,
+            memory_clock_mhz=self._hint(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_MEM)
             or 0,
             slowed_by=self._slowed_by(handle),
         )
@@ -122,7 +121,7 @@ class Nvml:
 
     def _mps_users(self, handle: object, processes: dict[int, int]) -> frozenset[int | None] | None:
         names = {
-            pid: self._optional(self._nvml.nvmlSystemGetProcessName, pid) or "" for pid in processes
+            pid: self._hint(self._nvml.nvmlSystemGetProcessName, pid) or "" for pid in processes
         }
         servers = {pid for pid, name in names.items() if _text(name).endswith(_MPS_SERVER)}
         if not servers:
@@ -139,7 +138,7 @@ class Nvml:
 
     def _slowed_by(self, handle: object) -> tuple[str, ...]:
         nvml = self._nvml
-        reasons = self._optional(nvml.nvmlDeviceGetCurrentClocksThrottleReasons, handle) or 0
+        reasons = self._hint(nvml.nvmlDeviceGetCurrentClocksThrottleReasons, handle) or 0
         harmful = {
             nvml.nvmlClocksThrottleReasonHwSlowdown: "the hardware",
             nvml.nvmlClocksThrottleReasonHwThermalSlowdown: "heat",
@@ -150,7 +149,7 @@ class Nvml:
 
     def _numa_node(self, handle: object) -> int | None:
         nvml = self._nvml
-        words = self._optional(
+        words = self._hint(
             nvml.nvmlDeviceGetMemoryAffinity, handle, _NUMA_WORDS, nvml.NVML_AFFINITY_SCOPE_NODE
         )
         bits = sum(int(word) << (_WORD_BITS * at) for at, word in enumerate(words or ()))
@@ -177,13 +176,13 @@ class Nvml:
         nvml = self._nvml
         to_switch, to_bus = 0, Counter[str]()
         for link in range(nvml.NVML_NVLINK_MAX_LINKS):
-            if not self._optional(nvml.nvmlDeviceGetNvLinkState, handle, link):
+            if not self._hint(nvml.nvmlDeviceGetNvLinkState, handle, link):
                 continue
-            kind = self._optional(nvml.nvmlDeviceGetNvLinkRemoteDeviceType, handle, link)
+            kind = self._hint(nvml.nvmlDeviceGetNvLinkRemoteDeviceType, handle, link)
             if kind == nvml.NVML_NVLINK_DEVICE_TYPE_SWITCH:
                 to_switch += 1
                 continue
-            remote = self._optional(nvml.nvmlDeviceGetNvLinkRemotePciInfo, handle, link)
+            remote = self._hint(nvml.nvmlDeviceGetNvLinkRemotePciInfo, handle, link)
             if remote is not None:
                 to_bus[self._bus(remote)] += 1
         return to_switch, to_bus
@@ -192,7 +191,7 @@ class Nvml:
         return self._p2p(handle, there, self._nvml.NVML_P2P_CAPS_INDEX_NVLINK)
 
     def _p2p(self, handle: object, there: object, capability: int) -> bool:
-        status = self._optional(self._nvml.nvmlDeviceGetP2PStatus, handle, there, capability)
+        status = self._hint(self._nvml.nvmlDeviceGetP2PStatus, handle, there, capability)
         return bool(status == self._nvml.NVML_P2P_STATUS_OK)
 
     def _distance(self, handle: object, there: object) -> str:
@@ -204,7 +203,7 @@ class Nvml:
             nvml.NVML_TOPOLOGY_HOSTBRIDGE: "PHB",
             nvml.NVML_TOPOLOGY_NODE: "NODE",
         }
-        level = self._optional(nvml.nvmlDeviceGetTopologyCommonAncestor, handle, there)
+        level = self._hint(nvml.nvmlDeviceGetTopologyCommonAncestor, handle, there)
         return names.get(level, "SYS")
 
     def _bus(self, pci: Any) -> str:  # noqa: ANN401 - a structure of pynvml
@@ -213,7 +212,7 @@ class Nvml:
     def _told(self, what: str, call: Callable[..., _T], *arguments: object) -> _T:
         try:
             return call(*arguments)
-        except self._nvml.NVMLError as error:
+        except self._errors as error:
             msg = f"NVML can't {what}: {error}"
             raise NvmlError(msg) from error
 
@@ -221,7 +220,7 @@ class Nvml:
         """What the call says, or None where this GPU, driver or container does not tell.
 
         Raises:
-            NvmlError: the GPU is lost, or NVML is.
+            NvmlError: the GPU is lost, or NVML is, or it is not known why there is no answer.
         """
         nvml = self._nvml
         try:
@@ -232,11 +231,33 @@ class Nvml:
             nvml.NVMLError_InvalidArgument,  # a link that this model does not have
             nvml.NVMLError_FunctionNotFound,
             nvml.NVMLError_NotFound,  # a process that has just ended
+            nvml.NVMLLibraryMismatchError,  # how it says of some that they are not found
         ):
             return None
         except nvml.NVMLError as error:
             msg = f"NVML: {error}"
             raise NvmlError(msg) from error
+
+    def _hint(self, call: Callable[..., Any], *arguments: object) -> Any:  # noqa: ANN401
+        """The same for what decides nothing: whatever else is wrong with it is no answer either.
+
+        A link that is down or a sensor that is not ready keeps no GPU from being lent.
+
+        Raises:
+            NvmlError: the GPU is lost, or NVML is.
+        """
+        nvml = self._nvml
+        try:
+            return call(*arguments)
+        except (
+            nvml.NVMLError_GpuIsLost,
+            nvml.NVMLError_Uninitialized,
+            nvml.NVMLError_DriverNotLoaded,
+        ) as error:
+            msg = f"NVML: {error}"
+            raise NvmlError(msg) from error
+        except self._errors:
+            return None
 
 
 def _text(value: str | bytes) -> str:

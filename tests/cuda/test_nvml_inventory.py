@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -203,6 +204,57 @@ def test_mps_is_refused_for_strangers_only(
     """A fault of one client ends all of them: that may be one tenant's risk, never two's."""
     found = Reading(total_bytes=1, used_bytes=0, process_bytes={}, mps_users=users)
     assert bool(inventory.not_lending(found)) == is_refused
+
+
+def refusing(node: FakeCudaNode, code: str, *names: str) -> tuple[Identity, Reading]:
+    """The first GPU by an NVML whose functions of these names fail."""
+    with node.in_process(), Nvml() as nvml:
+        import pynvml
+
+        def refuse(*_arguments: object) -> NoReturn:
+            if code == "MISMATCH":
+                raise pynvml.NVMLLibraryMismatchError("versions differ")
+            raise pynvml.NVMLError(getattr(pynvml, f"NVML_ERROR_{code}"))
+
+        for name in names:
+            setattr(pynvml, name, refuse)
+        return nvml.identity(node.uuids[0]), nvml.reading(node.uuids[0])
+
+
+def test_what_decides_nothing_may_fail(tmp_path: Path) -> None:
+    """A link that is down or a sensor that is not there keeps no GPU from being lent."""
+    node = fake_cuda_node(tmp_path, gpus=2)
+    hints = (
+        "nvmlDeviceGetNvLinkState",
+        "nvmlDeviceGetP2PStatus",
+        "nvmlDeviceGetTopologyCommonAncestor",
+        "nvmlDeviceGetMemoryAffinity",
+        "nvmlDeviceGetClockInfo",
+        "nvmlDeviceGetCurrentClocksThrottleReasons",
+        "nvmlDeviceGetEccMode",
+        "nvmlSystemGetProcessName",
+    )
+    node.set_process(node.uuids[0], 4242, MIB)
+    found, now = refusing(node, "UNKNOWN", *hints)
+    assert [(link.kind, link.has_peer_access) for link in found.links] == [("SYS", False)]
+    assert (found.numa_node, now.has_ecc, now.sm_clock_mhz, now.slowed_by) == (None, None, 0, ())
+    assert not inventory.not_lending(now)
+
+
+def test_what_decides_must_be_known(tmp_path: Path) -> None:
+    """Whether a GPU may be lent is not guessed."""
+    node = fake_cuda_node(tmp_path, gpus=1)
+    for name in ("nvmlDeviceGetMemoryInfo", "nvmlDeviceGetMigMode", "nvmlDeviceGetComputeMode"):
+        with pytest.raises(NvmlError, match="Unknown"):
+            refusing(node, "UNKNOWN", name)
+
+
+def test_an_older_library_without_lists_of_processes_is_read(tmp_path: Path) -> None:
+    """The module says so by an error that is none of NVML's."""
+    node = fake_cuda_node(tmp_path, gpus=1)
+    lists = ("nvmlDeviceGetComputeRunningProcesses", "nvmlDeviceGetGraphicsRunningProcesses")
+    _, now = refusing(node, "MISMATCH", *lists)
+    assert now.process_bytes == {}
 
 
 def test_a_gpu_that_is_gone_is_an_error_and_the_others_are_read(tmp_path: Path) -> None:
