@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 REPOSITORY = Path(__file__).parents[3]
 MODULE = "tests.gpu.probe.stepping"
@@ -80,11 +81,15 @@ def run_step(
     quick: bool,
     module: str = MODULE,
     more: Mapping[str, str] | None = None,
+    log: Path | None = None,
 ) -> Record:
-    """Run it to its end or its deadline; never raises for what the step does."""
+    """Run it to its end or its deadline; never raises for what the step does.
+
+    *log* keeps what it says on standard error.
+    """
     words = [sys.executable, "-m", module, name, *(["--quick"] if quick else [])]
     begun = time.monotonic()
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
+    with tempfile.TemporaryFile() as out, _errors(log) as errors:
         process = subprocess.Popen(
             words,
             stdin=subprocess.DEVNULL,
@@ -112,6 +117,13 @@ def run_step(
         figures=figures,
         last_words="" if outcome == ANSWERED else _last_words(process, complained),
     )
+
+
+def _errors(log: Path | None) -> IO[bytes]:
+    if log is None:
+        return tempfile.TemporaryFile()
+    log.parent.mkdir(parents=True, exist_ok=True)
+    return log.open("w+b")
 
 
 def _wait(process: subprocess.Popen[bytes], seconds: float) -> str:

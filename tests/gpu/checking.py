@@ -1,0 +1,65 @@
+"""One check in a process of its own: pytest's tests, and what came of each as findings.
+
+python -m tests.gpu.checking NAME [--quick]
+
+pytest's own words go to standard error; what failed is in the findings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+from tests.gpu.probe.findings import Findings
+from tests.gpu.tasks import CHECKS
+
+_WORDS = 160  # of what failed
+
+
+def main() -> int:
+    """Run the check; 0 if every test passed and some did."""
+    parser = argparse.ArgumentParser(prog="python -m tests.gpu.checking")
+    parser.add_argument("name", choices=[check.name for check in CHECKS])
+    parser.add_argument("--quick", action="store_true", help="means nothing here")
+    chosen = parser.parse_args()
+    (check,) = (check for check in CHECKS if check.name == chosen.name)
+    return run(("-m", "gpu", *check.words), Findings())
+
+
+def run(words: Sequence[str], findings: Findings) -> int:
+    """Run pytest with *words*; 0 if every test passed and some did."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "results.xml"
+        arguments = ["-v", "-p", "no:cacheprovider", f"--junitxml={path}", *words]
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", *arguments],
+            stdout=sys.stderr,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+        cases = list(_cases(path)) if path.exists() else []
+    wrong = [(name, words) for name, words, _ in cases if words]
+    passed = len(cases) - len(wrong)
+    findings.row("passed", f"{passed} of {len(cases)}")
+    for name, text in wrong:
+        findings.row(name, text)
+    findings.figures("seconds by test", {name: seconds for name, _, seconds in cases})
+    return 0 if done.returncode == 0 and passed and not wrong else 1
+
+
+def _cases(path: Path) -> Iterator[tuple[str, str, float]]:
+    """Each test: its name, what went wrong with it (skipped is wrong here), and its seconds."""
+    root = ET.parse(path).getroot()  # noqa: S314 - pytest has just written it
+    for case in root.iter("testcase"):
+        wrong = [child for child in case if child.tag in {"failure", "error", "skipped"}]
+        text = f"{wrong[0].tag}: {wrong[0].get('message', '')}" if wrong else ""
+        yield case.get("name", ""), " ".join(text.split())[:_WORDS], float(case.get("time", "0"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,143 @@
+"""All that is to be run on a machine with a GPU, in the order of what would be missed most.
+
+A task is one process with a deadline: tests, one question of the probe, or one benchmark. Those that
+only ask whether something is right may run beside each other; what measures a GPU runs alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tests.gpu.probe.names import KINDS
+from tests.gpu.probe.steps import STEPS
+
+CHECK, PROBE = "check", "probe"
+MODULES = {CHECK: "tests.gpu.checking", PROBE: "tests.gpu.probe.stepping"}
+LONGEST_SECONDS = 300.0
+# The probe's questions that the design hangs on; the others come when the checks are through.
+_FIRST_QUESTIONS = (
+    "machine",
+    "exporter_death",
+    "free_while_mapped",
+    "handle_identity",
+    "kept_handle",
+    "contexts",
+    "costs",
+    "bandwidth",
+    "stalls",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What one process does, and how long it may take."""
+
+    name: str
+    kind: str
+    question: str
+    seconds: float
+    alone: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """Tests that are run together; *words* are pytest's."""
+
+    name: str
+    question: str
+    words: tuple[str, ...]
+    seconds: float = LONGEST_SECONDS
+    alone: bool = True
+
+
+def _of_kind(kind: str) -> tuple[Check, ...]:
+    """For one kind of handle."""
+    return (
+        Check(
+            name=f"door-{kind}",
+            question=f"do the client's stream rules hold ({kind})?",
+            words=("tests/gpu/test_client_door.py", "-k", f"{kind} and not owner"),
+            seconds=240.0,
+            alone=False,
+        ),
+        Check(
+            name=f"slabs-{kind}",
+            question=f"does the contract of slabs and deaths hold ({kind})?",
+            words=(
+                "tests/contract/test_slabs.py",
+                "tests/contract/test_deaths.py",
+                "tests/contract/test_users.py",
+                "-k",
+                f"cuda-{kind}",
+            ),
+        ),
+        Check(
+            name=f"owner-{kind}",
+            question=f"does an owner that grows get its memory ({kind})?",
+            words=("tests/gpu/test_client_door.py", "-k", f"{kind} and owner"),
+            seconds=150.0,
+        ),
+        Check(
+            name=f"leftovers-{kind}",
+            question=f"does nobody see another's bytes over 1,000 leases ({kind})?",
+            words=("tests/contract/test_on_cuda.py", "-k", f"cuda-{kind} and thousand"),
+        ),
+        Check(
+            name=f"flat-{kind}",
+            question=f"is everything flat over 10,000 leases ({kind})?",
+            words=("tests/contract/test_flatness.py", "-k", f"cuda-{kind}"),
+        ),
+    )
+
+
+CHECKS = (
+    Check(
+        name="fakes",
+        question="do the made-up driver and NVML answer as the real ones?",
+        words=("tests/cuda/test_fakes_are_true.py",),
+        seconds=120.0,
+        alone=False,
+    ),
+    Check(
+        name="streams",
+        question="do copies keep the order of streams, and captures live on?",
+        words=("tests/contract/test_on_cuda.py", "-k", "order or capture"),
+        alone=False,
+    ),
+    *(check for kind in KINDS for check in _of_kind(kind)),
+)
+
+
+def _tasks() -> Iterator[Task]:
+    checks = {
+        check.name: Task(
+            name=check.name,
+            kind=CHECK,
+            question=check.question,
+            seconds=check.seconds,
+            alone=check.alone,
+        )
+        for check in CHECKS
+    }
+    questions = {
+        step.name: Task(
+            name=step.name,
+            kind=PROBE,
+            question=step.question,
+            seconds=min(step.seconds, LONGEST_SECONDS),
+        )
+        for step in STEPS
+    }
+    for name in ("fakes", "streams", "door-legacy", "door-vmm", "slabs-legacy", "slabs-vmm"):
+        yield checks.pop(name)
+    for name in _FIRST_QUESTIONS:
+        yield questions.pop(name)
+    for kind in KINDS:
+        for name in ("owner", "leftovers"):
+            yield checks.pop(f"{name}-{kind}")
+    yield from questions.values()
+    yield from checks.values()
+
+
+TASKS = tuple(_tasks())

@@ -1,0 +1,133 @@
+"""What is run where there is a GPU: everything, within its time, one call after another.
+
+Rehearsed with steps that go wrong and with tests that need no GPU.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.gpu import __main__ as program
+from tests.gpu import checking, readiness
+from tests.gpu.probe.findings import Findings
+from tests.gpu.probe.results import Results
+from tests.gpu.probe.running import ANSWERED, CRASHED, TIMED_OUT
+from tests.gpu.probe.steps import STEPS
+from tests.gpu.tasks import CHECK, CHECKS, LONGEST_SECONDS, MODULES, TASKS, Task
+from tests.nodes import REPOSITORY, environment
+
+FAULTY = "tests.gpu.faulty_step"
+
+
+def task(name: str, *, seconds: float = 20.0, alone: bool = True) -> Task:
+    return Task(name=name, kind=CHECK, question="what?", seconds=seconds, alone=alone)
+
+
+@pytest.fixture
+def faulty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks are named by how they go wrong."""
+    monkeypatch.setitem(MODULES, CHECK, FAULTY)
+
+
+def test_every_check_and_every_question_is_a_task() -> None:
+    """Once, and none may take more than five minutes."""
+    names = [one.name for one in TASKS]
+    assert sorted(names) == sorted([*(c.name for c in CHECKS), *(s.name for s in STEPS)])
+    assert all(one.seconds <= LONGEST_SECONDS for one in TASKS)
+
+
+def test_every_file_with_tests_for_a_gpu_is_in_a_check() -> None:
+    """But for the rehearsal of the probe, which is asked itself."""
+    needles = ("marks=pytest.mark.gpu", "cuda_device", "place: Place")
+    files = [
+        str(path.relative_to(REPOSITORY))
+        for folder in ("contract", "cuda", "gpu")
+        for path in sorted((REPOSITORY / "tests" / folder).glob("test_*.py"))
+        if any(needle in path.read_text() for needle in needles)
+    ]
+    mine = {str(Path(__file__).relative_to(REPOSITORY)), "tests/gpu/test_probe.py"}
+    assert {word for one in CHECKS for word in one.words if word.endswith(".py")} == {*files} - mine
+
+
+@pytest.mark.usefixtures("faulty")
+def test_tasks_end_by_their_deadlines_and_are_kept(tmp_path: Path) -> None:
+    """Whatever each comes to; neighbours that may are run together, and all leave their words."""
+    path = tmp_path / "answers.json"
+    tasks = [
+        task("half a line", alone=False),
+        task("hangs", alone=False, seconds=3.0),
+        task("raises"),
+    ]
+    program.run(tasks, Results(path), logs=path, ends_at=time.monotonic() + 100)
+    outcomes = {name: record.outcome for name, record in Results(path).records.items()}
+    assert outcomes == {"half a line": ANSWERED, "hangs": TIMED_OUT, "raises": CRASHED}
+    said = (tmp_path / "answers.json.logs" / "raises.log").read_text()
+    assert "CUDA said something unheard of" in said
+
+
+@pytest.mark.usefixtures("faulty")
+def test_what_the_budget_ended_is_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no answer; what came before it has, and what comes after is not begun."""
+    monkeypatch.setattr(program, "LEAST_SECONDS", 1.0)
+    path = tmp_path / "answers.json"
+    tasks = [task("half a line"), task("hangs", seconds=100.0), task("raises")]
+    program.run(tasks, Results(path), logs=None, ends_at=time.monotonic() + 6)
+    assert list(Results(path).records) == ["half a line"]
+
+
+@pytest.mark.limit(120)
+def test_a_check_names_what_failed_and_what_did_not_run(tmp_path: Path) -> None:
+    """What did not run has shown nothing, so that is a failure here."""
+    made = tmp_path / "test_made.py"
+    made.write_text(
+        "import pytest\n"
+        "def test_right(): pass\n"
+        "def test_wrong(): assert 2 == 3\n"
+        "def test_skipped(): pytest.skip('no device')\n"
+    )
+    out = io.StringIO()
+    assert checking.run(("--rootdir", str(tmp_path), str(made)), Findings(out)) == 1
+    found = [json.loads(line) for line in out.getvalue().splitlines()]
+    rows = {row["row"]["question"]: row["row"]["answer"] for row in found if "row" in row}
+    assert rows["passed"] == "1 of 3"
+    assert rows["test_wrong"].startswith("failure: assert 2 == 3")
+    assert rows["test_skipped"].startswith("skipped: no device")
+
+
+def test_without_a_gpu_it_says_why_it_was_not_run() -> None:
+    """One line that names what is missing, and no failure."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.gpu"],
+        cwd=REPOSITORY,
+        env=environment(CUDA_VISIBLE_DEVICES=""),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (line,) = done.stdout.splitlines()
+    assert line.startswith("not run here: ")
+
+
+def test_what_is_missing_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A torch without CUDA, no cuda-bindings, no device: each has its own remedy."""
+    monkeypatch.setattr(readiness, "_torch_without_cuda", lambda: "")
+    with monkeypatch.context() as changed:
+        changed.setitem(sys.modules, "cuda.bindings.driver", None)
+        assert readiness.missing().startswith("cuda-bindings is not installed")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    pytest.importorskip("cuda.bindings.driver")
+    assert readiness.missing().startswith("there is no CUDA device")
+    monkeypatch.undo()
+    import torch
+
+    if not torch.backends.cuda.is_built():
+        assert "was built without CUDA" in readiness.missing()
