@@ -137,6 +137,8 @@ class BrokerService:
             TimeoutError: no answer in time.
         """
         answer = self._pending_for(event).answer
+        if answer.done():  # as most are, in the step that applied them
+            return answer.result()
         async with asyncio.timeout(timeout_seconds):
             return await asyncio.shield(answer)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 from collections import deque
@@ -71,17 +72,21 @@ class FrameLink:
         self._loop.add_reader(connection, self._read)
 
     def send(self, payload: bytes, descriptors: Sequence[int] = ()) -> None:
-        """Queue one frame and send what the socket takes now; nothing happens once it is closed.
+        """Send what the socket takes now, queue the rest; nothing happens once it is closed.
 
         Raises:
-            OSError: *descriptors* could not be copied; nothing was queued.
+            OSError: *descriptors* are none, or could not be copied; nothing was sent or queued.
         """
         if self.is_closed:
             return
         frame = encode_frame(payload)
-        self._queue.append(_Outgoing(rest=memoryview(frame), descriptors=_copies_of(descriptors)))
-        self._queued_bytes += len(frame)
-        self._write()
+        # Nearly always all of it is taken at once: then no descriptor need be copied.
+        sent = 0 if self._queue else self._send_now(frame, descriptors)
+        if sent < len(frame):
+            copies = [] if sent else _copies_of(descriptors)
+            self._queue.append(_Outgoing(rest=memoryview(frame)[sent:], descriptors=copies))
+            self._queued_bytes += len(frame) - sent
+            self._loop.add_writer(self._connection, self._write)
         if self._queued_bytes > self._most_queued_bytes:
             self._end_soon(f"the peer does not read: {self._queued_bytes} bytes wait for it")
 
@@ -136,6 +141,20 @@ class FrameLink:
             return
         if self._reader.waiting_descriptors > MOST_DESCRIPTORS:
             self._end("descriptors came that no frame asks for")
+
+    def _send_now(self, frame: bytes, descriptors: Sequence[int]) -> int:
+        """How many bytes the socket took; all, where the link is about to end."""
+        try:
+            if descriptors:
+                return socket.send_fds(self._connection, [frame], descriptors)
+            return self._connection.send(frame)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError as error:
+            if error.errno == errno.EBADF:  # a descriptor of the caller's
+                raise
+            self._end_soon(str(error))
+            return len(frame)
 
     def _write(self) -> None:
         for _ in range(_MOST_SENDS):
