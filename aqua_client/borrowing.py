@@ -81,6 +81,35 @@ class Borrowing:
                     self._asking.discard(stored.safety)
                     self._answered.notify_all()
 
+    def borrow_ahead(self, safety: SafetyClass, *, seconds: float) -> bool:
+        """Borrow the next slab of a class before it is needed; False: it is not to be had.
+
+        Whoever needs one meanwhile waits for this, as for any other thread that asks.
+        """
+        with self._tiers.lock:
+            if safety in self._asking or self._why_not_ask(safety):
+                return False
+            size = self._next_slab_bytes(1, safety)
+            self._asking.add(safety)
+        try:
+            slab = self._ask(size, safety, seconds=seconds)
+            slab.is_ahead = True
+            with self._tiers.lock:
+                is_wanted = not self._why_unwanted(slab.lease_id)
+                if is_wanted:
+                    self._keep(slab)
+            if not is_wanted:
+                self._drop(slab)
+        except (Refused, BrokerUnreachable, UnusableSlab) as error:
+            logger.debug("no slab ahead of need: %s", error)
+            return False
+        else:
+            return is_wanted
+        finally:
+            with self._tiers.lock:
+                self._asking.discard(safety)
+                self._answered.notify_all()
+
     def reserve_host(self, nbytes: int) -> None:
         """Claim host memory; the caller gives it up.
 
@@ -201,11 +230,13 @@ class Borrowing:
             self._drop(slab)
 
     def _check_worth_asking(self, safety: SafetyClass) -> None:
-        reason = self._lender.reason or self._back_off.reason(safety)
-        if not reason and self._late:
-            reason = "timeout"
+        reason = self._why_not_ask(safety)
         if reason:
             raise Shortage(reason)
+
+    def _why_not_ask(self, safety: SafetyClass) -> str:
+        reason = self._lender.reason or self._back_off.reason(safety)
+        return "timeout" if self._late and not reason else reason
 
     def _next_slab_bytes(self, nbytes: int, safety: SafetyClass) -> int:
         """Twice as large for each slab held, and large enough for *nbytes* if slabs can be."""

@@ -50,7 +50,12 @@ class Pager:
         self._is_closed = False
         self._lender = make_lender(settings, self._news, self._counters)
         self._borrowing = Borrowing(self._tiers, self._lender, home_gpu=settings.home_gpu)
-        self._worker = Worker(self._tiers, self._borrowing, self.streams)
+        self._worker = Worker(
+            self._tiers,
+            self._borrowing,
+            self.streams,
+            acquire_seconds=settings.acquire_seconds,
+        )
         self._worker.start()
         self._lender.start()
 

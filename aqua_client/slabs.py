@@ -152,11 +152,13 @@ class Slab:
         "extents",
         "fence_reason",
         "idle_since",
+        "is_ahead",
         "is_ended",
         "is_fenced",
         "is_revoked",
         "lease_id",
         "lender_gpu",
+        "low_bytes",
         "memory",
         "nbytes",
         "places",
@@ -174,6 +176,8 @@ class Slab:
         self.places: set[Place] = set()
         self.is_fenced = False  # nothing new may be put there
         self.is_revoked = False  # the daemon waits for an acknowledgement
+        self.is_ahead = False  # borrowed before it was needed
+        self.low_bytes = grant.nbytes * 3 // 4  # with more used than this the worker looks
         self.is_ended = False  # the daemon knows nothing of it: there is nobody to tell
         self.fence_reason = ""
         self.used_at = now

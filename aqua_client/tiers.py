@@ -57,7 +57,11 @@ class Tiers:
             if slab is None:
                 return None
             self._current[stored.safety] = slab
-        return slab.put(nbytes, stored, now=time.monotonic())
+        place = slab.put(nbytes, stored, now=time.monotonic())
+        if slab.extents.used_bytes > slab.low_bytes:
+            slab.low_bytes = slab.nbytes  # once: the worker sees to it that it is as before
+            self.wake_worker()
+        return place
 
     @property
     def free_slab_bytes(self) -> int:
@@ -65,9 +69,10 @@ class Tiers:
         return sum(slab.extents.free_bytes for slab in self.slabs.values() if not slab.is_fenced)
 
     def add_slab(self, slab: Slab) -> None:
-        """A slab has been borrowed."""
+        """A slab has been borrowed; one that is ahead of need is filled after the others."""
         self.slabs[slab.lease_id] = slab
-        self._current[slab.safety] = slab
+        if not slab.is_ahead:
+            self._current[slab.safety] = slab
 
     def fence(self, slab: Slab, reason: str) -> None:
         """Put nothing more into a slab: it is to be emptied."""

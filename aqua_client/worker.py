@@ -17,6 +17,7 @@ from aqua_client import in_flight, streams
 from aqua_client.borrowing import Borrowing
 from aqua_client.cuda_driver import CudaError
 from aqua_client.evacuation import Evacuation
+from aqua_client.looking_ahead import LookingAhead
 from aqua_client.slabs import Slab
 from aqua_client.streams import Streams
 from aqua_client.tiers import Tiers
@@ -30,7 +31,8 @@ TICK_SECONDS = 0.5
 POLL_SECONDS = 0.001
 LONGEST_POLL_SECONDS = 0.05
 
-# An empty slab goes back so soon; the one used last stays a while for the next burst.
+# Of each class one empty slab stays a while for the next burst: the one used last, or borrowed ahead.
+# Others beside it go back soon: nobody needs two of them, and somebody else may.
 IDLE_SECONDS = 3.0
 WARM_SECONDS = 30.0
 
@@ -43,10 +45,18 @@ logger = logging.getLogger("aqua")
 class Worker:
     """One a pager. A daemon thread: it never keeps the interpreter alive."""
 
-    def __init__(self, tiers: Tiers, borrowing: Borrowing, of_caller: Streams | None) -> None:
+    def __init__(
+        self,
+        tiers: Tiers,
+        borrowing: Borrowing,
+        of_caller: Streams | None,
+        *,
+        acquire_seconds: float,
+    ) -> None:
         self._tiers = tiers
         self._borrowing = borrowing
         self._evacuation = Evacuation(tiers, borrowing, of_caller)
+        self._ahead = LookingAhead(tiers, borrowing, acquire_seconds=acquire_seconds)
         self._is_settled = False
         self._stuck_since: dict[str, float] = {}
         self._retry_at: dict[str, float] = {}
@@ -75,6 +85,7 @@ class Worker:
                 self._tiers.collect_garbage()
                 unknown, self._tiers.unknown_leases = self._tiers.unknown_leases, []
                 self._fence_idle()
+                self._ahead.look()
                 slabs = tuple(self._tiers.slabs.values())
                 fenced = [slab for slab in slabs if slab.is_fenced]
             try:
@@ -139,9 +150,11 @@ class Worker:
         """Empty slabs that nobody has used lately are to be given back. Under the lock."""
         now = time.monotonic()
         empty = [one for one in self._tiers.slabs.values() if not (one.places or one.is_fenced)]
-        warm = max(empty, key=lambda slab: slab.idle_since, default=None)
+        warm = {slab.safety: slab for slab in sorted(empty, key=lambda slab: slab.idle_since)}
         for slab in empty:
-            if now - slab.idle_since > (WARM_SECONDS if slab is warm else IDLE_SECONDS):
+            is_warm = slab is warm[slab.safety]
+            if now - slab.idle_since > (WARM_SECONDS if is_warm else IDLE_SECONDS):
+                self._ahead.returned(slab)
                 self._tiers.fence(slab, "idle")
 
     def _close(self, slab: Slab) -> None:
