@@ -17,6 +17,7 @@ from tests.nodes import REPOSITORY, environment
 
 OLD_VERSION = "0.1.0"
 KEPT = Path(__file__).parent / OLD_VERSION
+CLIENT_PATH = (KEPT / "client.py").relative_to(REPOSITORY)
 CLIENT = (KEPT / "client.py").read_text()
 
 
