@@ -29,6 +29,7 @@ SMALLEST_SHM_SLAB_BYTES, LARGEST_SHM_SLAB_BYTES = 4 * MIB, 32 * MIB
 SMALLEST_CUDA_SLAB_BYTES, LARGEST_CUDA_SLAB_BYTES = 32 * MIB, 256 * MIB
 FIRST_READING_SECONDS = 2.0  # what is not known by then is told as not known
 
+_ENDING = (signal.SIGTERM, signal.SIGINT)
 _log = logging.getLogger("aqua.keeper")
 
 
@@ -123,8 +124,9 @@ async def _serve(kept: KeptGpus, listening: ExclusiveSocket, linger_seconds: flo
     with contextlib.closing(
         KeeperServer(kept, listener=listening.listener, linger_seconds=linger_seconds)
     ) as server:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _ENDING:
             loop.add_signal_handler(number, server.stop)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
         await server.finished.wait()
 
 
@@ -132,6 +134,8 @@ def _prepare_process() -> None:
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(message)s"
     )
+    # Whoever sees the socket may ask the keeper to end: that waits until there is who hears it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     signal.signal(signal.SIGIO, signal.SIG_IGN)  # what the kernel sends when a file lease is broken
     # A slab is one descriptor and a session two: the usual soft limit of 1,024 is soon reached.
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
