@@ -199,6 +199,12 @@ def _lease_counters(counts: Counts) -> Iterator[Metric]:
     reclaiming = "How long producers waited for their memory."
     yield _histogram("revoke_duration_seconds", revoking, counts.revoke_durations)
     yield _histogram("reclaim_duration_seconds", reclaiming, counts.reclaim_durations)
+    moves = _counter("rebalance_moves", "Times that memory was moved by choice.", "direction")
+    moves.add_metric(["to_fair_share"], counts.rebalance_moves)
+    blocked = _counter("rebalance_blocked", "Times that it was not, by why.", "reason")
+    for block, count in counts.rebalance_blocks.items():
+        blocked.add_metric([block.value], count)
+    yield from (moves, blocked)
     scrubbed = _counter("scrubbed_bytes", "Bytes overwritten before they were freed.")
     scrubbed.add_metric([], counts.scrubbed_bytes)
     yield scrubbed

@@ -63,14 +63,16 @@ class HostRoom(_message.Message):
     def __init__(self, revision: _Optional[int] = ..., nbytes: _Optional[int] = ...) -> None: ...
 
 class AcquireRequest(_message.Message):
-    __slots__ = ("request_id", "nbytes", "safety_class")
+    __slots__ = ("request_id", "nbytes", "safety_class", "wanted_bytes")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     NBYTES_FIELD_NUMBER: _ClassVar[int]
     SAFETY_CLASS_FIELD_NUMBER: _ClassVar[int]
+    WANTED_BYTES_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     nbytes: int
     safety_class: SafetyClass
-    def __init__(self, request_id: _Optional[str] = ..., nbytes: _Optional[int] = ..., safety_class: _Optional[_Union[SafetyClass, str]] = ...) -> None: ...
+    wanted_bytes: int
+    def __init__(self, request_id: _Optional[str] = ..., nbytes: _Optional[int] = ..., safety_class: _Optional[_Union[SafetyClass, str]] = ..., wanted_bytes: _Optional[int] = ...) -> None: ...
 
 class AcquireReply(_message.Message):
     __slots__ = ("lease", "handle")

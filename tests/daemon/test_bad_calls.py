@@ -223,6 +223,7 @@ BAD_CALLS = [
     ),
     # Enums.
     BadCall(name="Acquire", payload=acquire(safety_class=0), says="safety_class is 0"),
+    BadCall(name="Acquire", payload=acquire(wanted_bytes=-1), says="wanted_bytes is -1"),
     BadCall(name="Acquire", payload=acquire(safety_class=7), says="safety_class is 7"),
     BadCall(name="Acquire", payload=acquire(safety_class=-1), says="safety_class is -1"),
     # GPUs.

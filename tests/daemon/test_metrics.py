@@ -57,6 +57,8 @@ NAMES = {
     "aqua_revoke_duration_seconds",
     "aqua_revokes",
     "aqua_scrape_stale",
+    "aqua_rebalance_moves",
+    "aqua_rebalance_blocked",
     "aqua_scrubbed_bytes",
     "aqua_sessions",
     "aqua_tenant_leased_bytes",

@@ -80,6 +80,7 @@ def lease_requested(
             largest=settings.largest_slab_bytes,
         ),
         safety_class=safety_class,
+        wanted_bytes=checks.nbytes("wanted_bytes", message.wanted_bytes),
     )
 
 
