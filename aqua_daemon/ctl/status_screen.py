@@ -38,7 +38,7 @@ def status_screen(
     end = _verdict(judged, columns)
     # The last row is the prompt's, the one above the verdict empty.
     left = max(rows, ROWS) - 2 - len(end)
-    head = [_headline(state), *(_models(state.gpus) if rows > ROWS else ())]
+    head = [_headline(state, columns), *(_models(state.gpus) if rows > ROWS else ())]
     head += cut(_gpus(state, columns), left - len(head) - 8, GPU_COMMAND)
     left -= len(head)
     also = _also(others, columns, left // 2)
@@ -59,16 +59,23 @@ def status_screen(
     return Text("\n").join(lines)
 
 
-def _headline(state: broker_pb2.GetStateReply) -> Text:
-    parts = (
-        f"up {duration(state.uptime_seconds)}",
-        _counted(len(state.gpus), "GPU"),
+def _headline(state: broker_pb2.GetStateReply, columns: int) -> Text:
+    """What does not fit is left out whole, what is also seen below first: no figure is ever cut."""
+    up, gpus = f"up {duration(state.uptime_seconds)}", _counted(len(state.gpus), "GPU")
+    host = state.host_reserved_bytes // MIB
+    parts = [
+        up,
+        gpus,
         _counted(state.sessions, "session"),
         _counted(len(state.leases), "lease"),
-        f"host room {state.host_reserved_bytes // MIB}/{state.host_pool_bytes // MIB} MiB",
-    )
+        f"host room {host}/{state.host_pool_bytes // MIB} MiB",
+    ]
     restarting = ("RESTARTING" + GAP if state.restarting else "", "bold yellow")
-    return Text.assemble(("AQUA ", "bold"), state.version, GAP, restarting, GAP.join(parts))
+    head = Text.assemble(("AQUA ", "bold"), state.version, GAP, restarting)
+    for expendable in (gpus, up):
+        if head.cell_len + len(GAP.join(parts)) > columns:
+            parts.remove(expendable)
+    return head.append(GAP.join(parts))
 
 
 def _counted(count: int, name: str) -> str:

@@ -129,6 +129,16 @@ def test_status_fits_one_screen_and_ends_with_what_to_type(
     assert "1a1a1a49" in said
 
 
+def test_the_headlines_figures_are_never_cut() -> None:
+    """Where it is narrow the number of GPUs goes first: they stand below."""
+    full = crowded(
+        restarting=True, sessions=128, host_pool_bytes=10**6 * MIB, host_reserved_bytes=10**5 * MIB
+    )
+    head = drawn(full, columns=80)[0]
+    assert head == "AQUA 0.1.0  RESTARTING  128 sessions  0 leases  host room 100000/1000000 MiB"
+    assert "  8 GPUs  " in drawn(full, columns=100)[0]
+
+
 def test_what_is_left_out_is_counted_with_the_command_that_shows_it() -> None:
     """Whoever holds most is shown, and nothing disappears silently."""
     lines = drawn(crowded(restarting=True), columns=80)

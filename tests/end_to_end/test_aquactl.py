@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import re
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 import torch
@@ -61,6 +66,43 @@ def test_status_shows_the_quiet_node(node: Node) -> None:
     assert "\x1b" not in screen  # plain when not a terminal
     assert all(f"SHM-{number}" in screen for number in range(GPUS))
     assert "next  aquactl" in screen
+
+
+def on_terminal(node: Node, *words: str, **variables: str) -> str:
+    """What aquactl writes to a terminal of the smallest size."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
+    run = subprocess.Popen(
+        [sys.executable, "-m", "aqua_daemon.ctl", *words, "--socket", node.socket],
+        env=environment(TERM="xterm-256color", **variables),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    written = b""
+    with suppress(OSError):  # EIO: the other end is closed
+        while chunk := os.read(ours, 65536):
+            written += chunk
+    os.close(ours)
+    assert run.wait(30) == 0
+    return written.decode()
+
+
+def test_status_on_a_terminal_fits_it_and_is_coloured_unless_told_otherwise(node: Node) -> None:
+    """The same words with and without colours; the prompt stays on the screen."""
+    with aqua_client.connect(socket=node.socket, home_gpu="SHM-0") as client:
+        handle = client.offload(torch.ones(MIB, dtype=torch.uint8))
+        coloured = on_terminal(node, "status")
+        plain = on_terminal(node, "status", NO_COLOR="1")
+        handle.release()
+    hue = re.compile(r"\x1b\[[0-9;]*3[0-7]m")
+    assert hue.search(coloured)
+    assert not hue.search(plain)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", plain).splitlines()
+    assert len(lines) < 24
+    assert max(map(len, lines)) <= 80
+    assert lines[-1] == "next  aquactl leases"
 
 
 def test_a_lease_is_seen_while_it_lives(node: Node) -> None:
