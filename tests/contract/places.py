@@ -25,6 +25,7 @@ from tests.nodes import (
     MIB,
     PROGRAM,
     REPOSITORY,
+    STEADY,
     Node,
     environment,
     flag_words,
@@ -258,7 +259,7 @@ class _CudaNode(Node):
         super().__init__(
             directory, gpus=0, gpu_bytes=0, variables=variables, program=PROGRAM, flags=flags
         )
-        words = flag_words({"metrics": "127.0.0.1:0", **flags})
+        words = flag_words({"metrics": "127.0.0.1:0", **STEADY, **flags})
         self._flags = ["--socket", self.socket, *words]
 
 
@@ -294,4 +295,5 @@ def _files_for_every_user() -> Iterator[None]:
 
 def _await_lending(place: Place) -> None:
     """The first figures of a real GPU take NVML a moment."""
-    wait_until(lambda: place.pool_bytes("free") > 0, seconds=30, what="the keeper has reported")
+    name = f'aqua_lendable_bytes{{gpu="{place.lender_gpu}"}}'
+    wait_until(lambda: place.node.scrape()[name] > 0, seconds=40, what="the GPU is lent")

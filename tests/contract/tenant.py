@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 
 import aqua_client
+from aqua_client import cuda_driver
 from aqua_client.copying import Memory, UnusableSlab
 from aqua_client.counters import Counters
 from aqua_client.records import Grant, HostRoom, LeaseUse, RevokeNotice, SafetyClass
@@ -87,6 +88,8 @@ class Acting:
 
     def become(self, uid: int) -> Said:
         """Another user, in the group that may use the socket."""
+        if _device() != "cpu":
+            cuda_driver.driver()  # what it loads may lie where that user may not look
         os.setgroups([])
         os.setresuid(uid, uid, uid)
         return {}
