@@ -9,7 +9,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from tests.benchmarks import figure, fragmentation, machine, paging, pools, small
+from tests.benchmarks import (
+    books,
+    deaths,
+    figure,
+    fragmentation,
+    grants,
+    idle,
+    machine,
+    paging,
+    pools,
+    pushes,
+    small,
+)
 from tests.benchmarks.figure import Figure
 from tests.nodes import MIB, Node, running_node
 
@@ -22,6 +34,11 @@ SUBJECTS: Mapping[str, Callable[[Node], Iterator[Figure]]] = {
     "paging": lambda node: paging.measure(node.socket),
     "pools": lambda node: pools.measure(node.socket),
     "small": lambda node: small.measure(node.socket),
+    "grants": grants.measure,
+    "deaths": deaths.measure,
+    "pushes": lambda _node: pushes.measure(),
+    "idle": idle.measure,
+    "core": lambda _node: books.measure(),
 }
 
 

@@ -26,6 +26,7 @@ import aqua_client
 PAUSE_SECONDS = 0.02  # between steps: others use this machine too
 MOST_PARKED = 24
 LARGEST_BYTES = 2 * 2**20
+MOST_BYTES = (700, 70_000, 600_000, LARGEST_BYTES, LARGEST_BYTES)
 EMPTYING_SHARE = 0.001  # of the steps
 BLOCK_BYTES = 32 * 2**10
 CACHE_BLOCKS = 64
@@ -51,6 +52,7 @@ class User:
         self._parked: list[Parked] = []
         self._pool = client.pool((BLOCK_BYTES,), torch.uint8)
         self._steps: tuple[Callable[[], None], ...] = (
+            self._park,
             self._park,
             self._compare_one,
             self._compare_one,
@@ -126,8 +128,7 @@ class User:
         assert torch.equal(fetched, parked.expected), f"{parked.expected.nbytes} bytes differ"
 
     def _tensor(self) -> torch.Tensor:
-        nbytes = self._chance.choice((1, 700, 5_000, 70_000, 600_000, LARGEST_BYTES))
-        nbytes = self._chance.randint(1, nbytes)
+        nbytes = self._chance.randint(1, self._chance.choice(MOST_BYTES))
         start = self._chance.randrange(LARGEST_BYTES)
         return NOISE[start : start + nbytes]
 

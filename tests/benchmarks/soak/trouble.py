@@ -11,7 +11,7 @@ from collections import Counter
 from tests.nodes import MIB, Node, environment, read_line, wait_until
 
 GPUS = 6
-GPU_BYTES = 96 * MIB
+GPU_BYTES = 64 * MIB
 CLIENTS = 3
 CLIENT_SECONDS = 90.0  # to start, or to compare everything: a busy machine
 
@@ -83,7 +83,7 @@ class Trouble:
             self._node.forget(self._owner)
             self._owner = None
             return
-        self._owner = self._node.start_load(self._lender(), self._chance.randint(40, 90) * MIB)
+        self._owner = self._node.start_load(self._lender(), self._chance.randint(40, 60) * MIB)
         self.done["owners"] += 1
 
     def kill_client(self) -> None:
