@@ -45,8 +45,8 @@ check-long: $(VENV) $(GENCODE)
 	$(BIN)/python -m tests.benchmarks.soak --seconds $(SOAK_SECONDS) \
 	    --json $(RESULTS)/soak-$(TODAY).json
 
-# Needs no venv and no network: a machine with a GPU is asked with the Python that it has. Both resume:
-# a second call asks only what the first did not answer.
+# Needs no venv and no network: a machine with a GPU is asked with the Python that it has. All
+# resume: a second call asks only what the first did not answer.
 check-gpu:
 	$(ON_GPU) -m tests.gpu --only check --json $(RESULTS)/gpu-$(TODAY).json
 
@@ -64,7 +64,7 @@ bench: $(VENV) $(RIVALS)
 	$(BIN)/python -m tests.benchmarks --json $(RESULTS)/shm-$(TODAY).json
 
 bench-gpu:
-	@echo 'bench-gpu was not run: its benchmarks do not exist yet; probe-gpu measures costs and rates'
+	$(ON_GPU) -m tests.gpu --only bench --json $(RESULTS)/gpu-$(TODAY).json
 
 fix: $(VENV)
 	$(BIN)/ruff format .

@@ -12,8 +12,12 @@ from dataclasses import dataclass
 from tests.gpu.probe.names import KINDS
 from tests.gpu.probe.steps import STEPS
 
-CHECK, PROBE = "check", "probe"
-MODULES = {CHECK: "tests.gpu.checking", PROBE: "tests.gpu.probe.stepping"}
+CHECK, PROBE, BENCH = "check", "probe", "bench"
+MODULES = {
+    CHECK: "tests.gpu.checking",
+    PROBE: "tests.gpu.probe.stepping",
+    BENCH: "tests.gpu.benching",
+}
 LONGEST_SECONDS = 300.0
 # The probe's questions that the design hangs on; the others come when the checks are through.
 _FIRST_QUESTIONS = (
@@ -109,6 +113,21 @@ CHECKS = (
 )
 
 
+BENCHMARKS = tuple(
+    Task(
+        name=f"{name}-{kind}",
+        kind=BENCH,
+        question=f"{question} ({kind})?",
+        seconds=LONGEST_SECONDS,
+    )
+    for name, question in (
+        ("paging", "what does parking a tensor cost beside plain copies, by size"),
+        ("blocks", "what do scattered blocks cost beside a copy each"),
+    )
+    for kind in KINDS
+)
+
+
 def _tasks() -> Iterator[Task]:
     checks = {
         check.name: Task(
@@ -133,6 +152,7 @@ def _tasks() -> Iterator[Task]:
         yield checks.pop(name)
     for name in _FIRST_QUESTIONS:
         yield questions.pop(name)
+    yield from BENCHMARKS
     for kind in KINDS:
         for name in ("owner", "leftovers"):
             yield checks.pop(f"{name}-{kind}")

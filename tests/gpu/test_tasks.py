@@ -18,9 +18,18 @@ from tests.gpu import __main__ as program
 from tests.gpu import checking, readiness
 from tests.gpu.probe.findings import Findings
 from tests.gpu.probe.results import Results
-from tests.gpu.probe.running import ANSWERED, CRASHED, TIMED_OUT
+from tests.gpu.probe.running import ANSWERED, CRASHED, TIMED_OUT, run_step
 from tests.gpu.probe.steps import STEPS
-from tests.gpu.tasks import CHECK, CHECKS, LONGEST_SECONDS, MODULES, TASKS, Task
+from tests.gpu.tasks import (
+    BENCH,
+    BENCHMARKS,
+    CHECK,
+    CHECKS,
+    LONGEST_SECONDS,
+    MODULES,
+    TASKS,
+    Task,
+)
 from tests.nodes import REPOSITORY, environment
 
 FAULTY = "tests.gpu.faulty_step"
@@ -37,9 +46,9 @@ def faulty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_check_and_every_question_is_a_task() -> None:
-    """Once, and none may take more than five minutes."""
-    names = [one.name for one in TASKS]
-    assert sorted(names) == sorted([*(c.name for c in CHECKS), *(s.name for s in STEPS)])
+    """Once, as every benchmark is, and none may take more than five minutes."""
+    wanted = [one.name for part in (CHECKS, STEPS, BENCHMARKS) for one in part]
+    assert sorted(one.name for one in TASKS) == sorted(wanted)
     assert all(one.seconds <= LONGEST_SECONDS for one in TASKS)
 
 
@@ -101,6 +110,20 @@ def test_a_check_names_what_failed_and_what_did_not_run(tmp_path: Path) -> None:
     assert rows["passed"] == "1 of 3"
     assert rows["test_wrong"].startswith("failure: assert 2 == 3")
     assert rows["test_skipped"].startswith("skipped: no device")
+
+
+@pytest.mark.limit(120)
+@pytest.mark.parametrize("name", ["paging-legacy", "blocks-vmm"])
+def test_a_benchmark_is_rehearsed_on_stand_in_gpus(name: str) -> None:
+    """Every size has its row, and ours stands beside the copies that it competes with."""
+    record = run_step(name, seconds=100.0, quick=True, module=MODULES[BENCH])
+    assert (record.outcome, record.last_words) == (ANSWERED, "")
+    assert len(record.rows) == 2
+    rivals = ("offload", "fetch", "copy on the device", "to pageable")
+    pooled = ("store", "load", "a copy each", "in one piece")
+    for row in record.rows:
+        for word in rivals if name.startswith("paging") else pooled:
+            assert f"{word} " in row["answer"]
 
 
 def test_without_a_gpu_it_says_why_it_was_not_run() -> None:
