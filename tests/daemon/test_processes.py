@@ -72,6 +72,29 @@ CGROUPS = {
         f"9:name=systemd:/\n4:memory:/docker/{CONTAINER}\n0::/\n",
         f"container-{CONTAINER[:12]}",
     ),
+    "v2 nspawn": (
+        "0::/machine.slice/systemd-nspawn@web.service/payload\n",
+        "systemd-nspawn@web.service",
+    ),
+    "v2 cri-o": (
+        f"0::/kubepods.slice/kubepods-burstable.slice/crio-{CONTAINER}.scope\n",
+        f"container-{CONTAINER[:12]}",
+    ),
+    "v2 kubernetes without systemd": (
+        f"0::/kubepods/besteffort/pod7f1c/{CONTAINER}\n",
+        f"container-{CONTAINER[:12]}",
+    ),
+    "v1 kubernetes": (
+        f"4:memory:/kubepods/burstable/pod7f1c/{CONTAINER}\n1:name=systemd:/kubepods/x/{CONTAINER}\n",
+        f"container-{CONTAINER[:12]}",
+    ),
+    "v2 podman of a user": (
+        f"0::/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-{CONTAINER}.scope\n",
+        "",
+    ),
+    "v2 a slice alone": ("0::/system.slice\n", ""),
+    "v2 a scope that is no container": ("0::/system.slice/run-r7.scope\n", ""),
+    "v2 a digit short of a container": (f"0::/docker/{CONTAINER[:-1]}\n", ""),
     "the root": ("0::/\n", ""),
     "none": ("", ""),
     "outside a namespace": ("0::/../../other.service/x\n", "other.service"),
