@@ -177,7 +177,7 @@ def _obey(members: Sequence[Member], words: Sequence[str]) -> dict[str, object]:
                 taken += [member.borrow_and_return() for member in members]
             return {"seconds": taken, "span": [start, time.monotonic()]}
         case ["arrivals"]:
-            return {"at": [at for member in members for at in member.revoked_at]}
+            return {"at": [at for member in members for at in member.revoked_at[:1]]}  # not repeats
         case _:
             msg = f"no such command: {words}"
             raise ValueError(msg)

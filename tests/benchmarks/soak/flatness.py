@@ -61,7 +61,11 @@ class Watch:
 
     def see(self, pid: int, *, at: float) -> None:
         """Take a sample."""
-        self._samples.append((at, Cost.of(pid)))
+        self.add(Cost.of(pid), at=at)
+
+    def add(self, cost: Cost, *, at: float) -> None:
+        """Another sample."""
+        self._samples.append((at, cost))
 
     def judged(self, *, warm_at: float) -> Flatness:
         """Over what was seen after *warm_at*."""
