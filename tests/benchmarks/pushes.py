@@ -17,7 +17,7 @@ from tests.benchmarks.figure import Figure, percentile
 from tests.nodes import MIB, PROGRAM, Node, environment, read_line, running_node, wait_until
 
 SUBJECT = "revokes"
-SESSIONS, PROCESSES = 200, 4
+SESSIONS, PROCESSES = 200, 8
 GPU_BYTES = 1024 * MIB
 SLAB_BYTES = 4 * MIB  # the smallest
 P99_MS = 50.0
