@@ -220,7 +220,7 @@ class Story:
 
 @pytest.mark.limit(120)
 @pytest.mark.filterwarnings("ignore::aqua_client.AquaWarning")
-@pytest.mark.parametrize("every", [11, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.parametrize("every", [15, pytest.param(1, marks=pytest.mark.long)])
 def test_a_child_forked_anywhere_is_told_and_free(
     monkeypatch: pytest.MonkeyPatch, every: int
 ) -> None:
