@@ -77,6 +77,19 @@ class Link:
             raise _translated(error, self._path) from None
         return reply
 
+    def knows(self, feature: str) -> bool:
+        """Whether the daemon has named *feature* in its welcome."""
+        return feature in self._welcome.features
+
+    def require(self, feature: str, what: str) -> None:
+        """Go on only with a daemon that knows *feature*: an older one would leave it out silently.
+
+        Raises:
+            Refused: it does not; *what* it does not know is for people.
+        """
+        if not self.knows(feature):
+            raise Refused(self._too_old(what))
+
     def _too_old(self, what: str) -> str:
         return (
             f"the daemon at {self._path} (version {self._welcome.daemon_version}) does not know "

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 from aqua_protos import broker_pb2
+from aqua_protos.agreement import QUOTA_COUNTS
 
 from aqua_daemon.ctl.link import opened
 from aqua_daemon.ctl.options import (
@@ -45,14 +46,16 @@ def get_command(path: Path, seconds: float, tenant: str | None, *, as_json: bool
     """The quota of TENANT, or of all that you may see."""
     with opened(path, seconds=seconds) as link:
         reply = fetch_quotas(link)
+        has_counts = link.knows(QUOTA_COUNTS)
     found = [one for one in reply.quotas if tenant in {None, one.tenant}]
     if as_json:
         quotas = [quota_document(one) for one in found]
         callers = callers_document(reply.caller_limits)
         print_document({"schema": SCHEMA, "quotas": quotas, "callers": callers})
     elif found:
-        console().print(quotas_table(found))
-        click.echo(callers_line(reply.caller_limits))
+        console().print(quotas_table(found, has_counts=has_counts))
+        if has_counts:
+            click.echo(callers_line(reply.caller_limits))
     if tenant is not None and not found:
         click.echo(f"aquactl: {tenant} has no session, no lease and no quota set", err=True)
         return FAILED
@@ -103,6 +106,8 @@ def set_command(
         if is_dry_run:
             quotas = fetch_quotas(link).quotas
             return _say_only([one for one in quotas if one.tenant == tenant], tenant, wish)
+        if wish.has_counts:
+            link.require(QUOTA_COUNTS, "quotas of leases and sessions")
         setting = set_quota(link, request)
     _print_setting(setting, as_json=as_json)
     return 0 if setting.is_in_force else FAILED

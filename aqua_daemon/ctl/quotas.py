@@ -37,6 +37,11 @@ class Wish:
         named = ((self.nbytes, ""), (self.leases, " leases"), (self.sessions, " sessions"))
         return ", ".join(f"{word}{what}" for word, what in named if word is not None)
 
+    @property
+    def has_counts(self) -> bool:
+        """Whether it names what daemons of 0.1.0 do not know."""
+        return self.leases is not None or self.sessions is not None
+
     def request(self, tenant: str, revision: int | None) -> broker_pb2.SetQuotaRequest:
         """The call that sets it.
 
@@ -93,8 +98,8 @@ def set_quota(link: Link, request: broker_pb2.SetQuotaRequest) -> Setting:
     return Setting(outcome=_WORDS[reply.outcome], quota=reply.quota)
 
 
-def quotas_table(quotas: Iterable[broker_pb2.Quota]) -> Table:
-    """A line per tenant, those who hold most first."""
+def quotas_table(quotas: Iterable[broker_pb2.Quota], *, has_counts: bool = True) -> Table:
+    """A line per tenant, those who hold most first; not *has_counts*: the daemon is of 0.1.0."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("TENANT", overflow="fold")
     for column in ("QUOTA MIB", "HELD MIB", "LEASES", "SESSIONS", "REVISION"):
@@ -105,8 +110,8 @@ def quotas_table(quotas: Iterable[broker_pb2.Quota]) -> Table:
             quota.tenant,
             f"{quota.nbytes / MIB:g}",
             f"{quota.held_bytes / MIB:g}",
-            f"{quota.held_leases}/{quota.leases}",
-            f"{quota.held_sessions}/{quota.sessions}",
+            f"{quota.held_leases}/{quota.leases}" if has_counts else "-",
+            f"{quota.held_sessions}/{quota.sessions}" if has_counts else "-",
             str(quota.revision),
             remark(quota),
         )

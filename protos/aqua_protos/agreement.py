@@ -19,7 +19,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 OBSERVER = "observer"  # of a client that comes to look or to set something, and borrows nothing
-DAEMON_FEATURES = (OBSERVER,)  # the client library has none yet
+QUOTA_COUNTS = "quota-counts"  # of a daemon whose quotas are of leases and sessions, too
+DAEMON_FEATURES = (OBSERVER, QUOTA_COUNTS)  # the client library has none yet
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,7 +65,7 @@ def check_nothing_was_taken(node: Node, *programs: Program) -> None:
         assert [counted[name] for name in names] == [0, 0, 0, 1]
 
 
-@pytest.mark.limit(120)
+@pytest.mark.limit(180)
 @pytest.mark.parametrize(("before", "after"), [("old", "new"), ("new", "old")])
 def test_a_change_of_release_under_load_takes_nothing(
     request: pytest.FixtureRequest, old: Release, new: Release, before: str, after: str
@@ -84,6 +84,7 @@ def test_a_change_of_release_under_load_takes_nothing(
         assert version_served(node) == first.version
         keeper = node.keeper_pid()
         check_nothing_was_taken(node, one, other)
+        aquactl(node, first, "quota", "set", "uid-4242", "48MiB")
         steps_before = steps(one), steps(other)
 
         started_at = time.monotonic()
@@ -98,6 +99,7 @@ def test_a_change_of_release_under_load_takes_nothing(
         for program in (one, other):
             wait_until(called(gets_a_lease, program), seconds=20, what="grants resume")
         assert node.keeper_pid() == keeper
+        assert quota_of(node, second, "uid-4242") == 48 * MIB
         check_shown(node, old, daemon=second, keeper=first)
         check_shown(node, new, daemon=second, keeper=first)
         check_nothing_was_taken(node, one, other)
@@ -105,24 +107,36 @@ def test_a_change_of_release_under_load_takes_nothing(
         assert steps(other) > steps_before[1]
 
 
-def check_shown(node: Node, aquactl: Release, *, daemon: Release, keeper: Release) -> None:
-    """Either release's aquactl shows leases and status; this one's also which releases run."""
-    shown = {what: document(node, aquactl, what) for what in ("status", "leases")}
-    assert shown["leases"]["leases"]
-    assert shown["status"]["version"] == daemon.version
-    if not aquactl.version == daemon.version == __version__:
+def check_shown(node: Node, release: Release, *, daemon: Release, keeper: Release) -> None:
+    """Either release's aquactl shows what is there; this one's also which releases run."""
+    status = document(node, release, "status")
+    assert status["version"] == daemon.version
+    if release.version == OLD_VERSION:
+        assert document(node, release, "leases")["leases"]
+    if not release.version == daemon.version == __version__:
         return
-    versions = {one["version"] for one in rows(shown["status"], "clients")}
+    versions = {one["version"] for one in rows(status, "clients")}
     assert versions == {OLD_VERSION, __version__}
     warned = f"its keeper is of release {keeper.version}, this daemon of {daemon.version}"
-    assert all(warned in str(gpu["warnings"]) for gpu in rows(shown["status"], "gpus"))
+    assert all(warned in str(gpu["warnings"]) for gpu in rows(status, "gpus"))
 
 
-def document(node: Node, aquactl: Release, what: str) -> dict[str, object]:
-    run = aquactl.run("-m", "aqua_daemon.ctl", what, "--json", "--socket", node.socket)
-    assert run.returncode == 0, run.stderr
-    found: dict[str, object] = json.loads(run.stdout)
+def document(node: Node, release: Release, what: str) -> dict[str, object]:
+    found: dict[str, object] = json.loads(aquactl(node, release, what, "--json"))
     return found
+
+
+def quota_of(node: Node, release: Release, tenant: str) -> object:
+    printed = aquactl(node, release, "quota", "get", tenant, "--json")
+    (quota,) = rows(json.loads(printed), "quotas")
+    return quota["nbytes"]
+
+
+def aquactl(node: Node, release: Release, *words: str) -> str:
+    """What that release's aquactl prints; it must succeed."""
+    run = release.run("-m", "aqua_daemon.ctl", *words, "--socket", node.socket)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
 
 
 def rows(found: dict[str, object], name: str) -> list[dict[str, object]]:
