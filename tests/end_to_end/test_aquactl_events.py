@@ -137,7 +137,7 @@ def test_looking_leaves_no_trace_among_the_events(node: Node) -> None:
     """However often aquactl is asked, the last events are the node's; so it is with the log."""
     park_once(node)
     before = texts(node)
-    for words in (("status",), ("leases",), ("quota", "get"), ("doctor",)):
+    for words in (("status",), ("quota", "get")):
         command = [sys.executable, "-m", "aqua_daemon.ctl", *words, "--socket", node.socket]
         subprocess.run(command, env=environment(), capture_output=True, check=False)
     assert texts(node) == before
