@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,9 +46,10 @@ class TenantFailed(AssertionError):
 class Tenant:
     """A client's process that obeys, line by line."""
 
-    def __init__(self, variables: Mapping[str, str]) -> None:
+    def __init__(self, variables: Mapping[str, str], within: Sequence[str] = ()) -> None:
+        """*within* is a command that runs another, such as `unshare --pid --fork`."""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.contract.tenant"],
+            [*within, sys.executable, "-m", "tests.contract.tenant"],
             cwd=REPOSITORY,
             env=dict(variables),
             stdin=subprocess.PIPE,
@@ -114,8 +115,8 @@ class Place:
     torch_device: str  # where tenants' own tensors are
 
     @contextmanager
-    def tenant(self, **more: str) -> Iterator[Tenant]:
-        """A tenant's process; killed at the end of the block."""
+    def tenant(self, within: Sequence[str] = (), **more: str) -> Iterator[Tenant]:
+        """A tenant's process, run by the command *within*; killed at the end of the block."""
         tenant = Tenant(
             {
                 **environment(**self.variables),
@@ -124,7 +125,8 @@ class Place:
                 "AQUA_CONNECT_SECONDS": "20",
                 "AQUA_TEST_DEVICE": self.torch_device,
                 **more,
-            }
+            },
+            within,
         )
         try:
             tenant.answer()  # it has imported what it needs

@@ -95,7 +95,7 @@ def test_what_the_budget_ended_is_run_again(
 
 @pytest.mark.limit(120)
 def test_a_check_names_what_failed_and_what_did_not_run(tmp_path: Path) -> None:
-    """What did not run has shown nothing, so that is a failure here."""
+    """A failure fails it; both are told."""
     made = tmp_path / "test_made.py"
     made.write_text(
         "import pytest\n"
