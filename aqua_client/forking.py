@@ -1,9 +1,11 @@
-"""Keeps forks and gRPC calls apart: each waits a moment for the other.
+"""Keeps forks and gRPC calls apart, and forks and the mapping of slabs: each waits for the other.
 
 When a process forks, gRPC stops its threads and starts them again; a call that is just then on its
 way can lose its reply (seen: one in some 200 forks), and costs its deadline. So a fork waits for
 the calls that are out, and calls that come meanwhile wait for the fork. Neither waits longer than
 `PATIENCE_SECONDS`: a stuck daemon must not hold up forks, and nothing here can deadlock.
+A slab is mapped before its pages are left out of children, and its descriptor is open so long: what
+a child got of it would outlive its lease.
 
 Does not cover what a child may do: that is `session` and `calls`.
 """
@@ -30,7 +32,7 @@ class ForkGate:
 
     @contextmanager
     def call_out(self) -> Iterator[None]:
-        """While a call is out."""
+        """While a call is out, or a slab is being mapped."""
         with self._change:
             if self._forking:
                 self._change.wait_for(lambda: not self._forking, self._patience_seconds)

@@ -16,6 +16,7 @@ from aqua_client import cuda_mapping, own_device
 from aqua_client.cuda_driver import CudaError, CudaUnavailable
 from aqua_client.cuda_mapping import CudaMapping
 from aqua_client.errors import AquaError
+from aqua_client.forking import GATE
 from aqua_client.mapping import Mapping
 from aqua_client.own_device import NoOwnDevice
 from aqua_client.records import DescriptorKind, Grant
@@ -58,14 +59,15 @@ def open_slab(grant: Grant, *, home_gpu: str | None) -> Mapped:
     Raises:
         UnusableSlab: it can't be mapped here, or is not the slab that it is said to be.
     """
-    try:
-        if grant.keeper_pid == os.getpid():
-            message = "the keeper is in another PID namespace: share the host's (hostPID)"
-            raise UnusableSlab(message, reason="pid_namespace")
-        mapped = _mapped(grant, home_gpu)
-    finally:
-        if grant.descriptor is not None:
-            os.close(grant.descriptor)
+    with GATE.call_out():  # a child forked just then would have the descriptor, or the mapping
+        try:
+            if grant.keeper_pid == os.getpid():
+                message = "the keeper is in another PID namespace: share the host's (hostPID)"
+                raise UnusableSlab(message, reason="pid_namespace")
+            mapped = _mapped(grant, home_gpu)
+        finally:
+            if grant.descriptor is not None:
+                os.close(grant.descriptor)
     try:
         _check_canary(mapped, grant)
     except BaseException:

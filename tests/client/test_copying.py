@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
 import torch
 
-from aqua_client import copying
+from aqua_client import copying, forking, mapping
 from aqua_client.copying import CHUNK_BYTES, Memory, UnusableSlab
 from aqua_client.layouts import layout_of
 from aqua_client.mapping import Mapping
 from aqua_client.records import Grant, SafetyClass
 from tests.client.pagers import random_bytes
 from tests.fakes.session import MIB, is_mapped, slab_descriptor
+from tests.nodes import wait_until
 
 CANARY = bytes(range(64))
 
@@ -69,6 +73,32 @@ def test_a_slab_is_not_mapped_in_a_forked_child() -> None:
         os._exit(int(is_mapped(granted.lease_id)))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     memory.close()
+
+
+def test_a_fork_waits_for_a_slab_that_is_being_mapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between mapping it and leaving it out of children nobody forks."""
+    granted, libc = grant(), mapping._libc
+    is_mapping, memories = threading.Event(), list[Memory]()
+
+    def madvise(*words: int) -> int:
+        is_mapping.set()
+        wait_until(lambda: forking.GATE._forking, what="the process forks")
+        with suppress(AssertionError):  # a fork that does not wait is over by then
+            wait_until(lambda: not forking.GATE._forking, seconds=0.3)
+        return int(libc.madvise(*words))
+
+    slow = SimpleNamespace(mmap=libc.mmap, madvise=madvise, munmap=libc.munmap)
+    monkeypatch.setattr(mapping, "_libc", slow)
+    monkeypatch.setattr(forking.GATE, "_patience_seconds", 10.0)
+    opening = threading.Thread(target=lambda: memories.append(Memory.of_grant(granted)))
+    opening.start()
+    assert is_mapping.wait(10.0)
+    child = os.fork()
+    if child == 0:
+        os._exit(int(is_mapped(granted.lease_id) or is_open(granted.descriptor)))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    opening.join()
+    memories[0].close()
 
 
 def test_a_slab_with_a_living_view_is_not_unmapped() -> None:
