@@ -1,4 +1,4 @@
-"""Asks the daemon: for slabs, for host room, and to take slabs back. Never under the lock.
+"""Asks the daemon for slabs, and to take slabs back. Never under the lock.
 
 Story of a borrowed slab: nothing held has room; one thread at a time asks (others wait, then look
 again); the daemon's answer is mapped; and only under the lock, where a revoke that overtook the
@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from aqua_client.copying import Memory, UnusableSlab
-from aqua_client.errors import BrokerUnreachable, InsufficientMemory, Refused
+from aqua_client.errors import BrokerUnreachable, Refused
 from aqua_client.fallback import BACK_OFF_SECONDS, UNUSABLE_SECONDS, BackOff, Shortage
 from aqua_client.lender import Lender
 from aqua_client.records import Grant, SafetyClass
@@ -109,32 +109,6 @@ class Borrowing:
             with self._tiers.lock:
                 self._asking.discard(safety)
                 self._answered.notify_all()
-
-    def reserve_host(self, nbytes: int) -> None:
-        """Claim host memory; the caller gives it up.
-
-        Raises:
-            InsufficientMemory: the daemon's ledger, or this process's own limit, has no room.
-        """
-        host = self._tiers.host
-        claimed_bytes = asked_bytes = 0  # to be undone, also when an interrupt comes in between
-        try:
-            with self._tiers.lock:
-                host.claim(nbytes)
-                claimed_bytes = nbytes
-                if not self._lender.reason and host.is_reserved:
-                    return
-                host.asked_bytes += nbytes
-                asked_bytes = nbytes
-            self._reserve_claimed(nbytes)
-            with self._tiers.lock:
-                host.asked_bytes -= nbytes
-                asked_bytes = 0
-        except BaseException:
-            with self._tiers.lock:
-                host.used_bytes -= claimed_bytes
-                host.asked_bytes -= asked_bytes
-            raise
 
     def close(self) -> None:
         """Under the lock: what is granted from now on is not mapped, or unmapped again."""
@@ -367,40 +341,3 @@ class Borrowing:
             self._lender.release([lease_id], room)
         except (BrokerUnreachable, Refused) as error:
             logger.info("lease %s is left to lapse: %s", lease_id, error)
-
-    def _reserve_claimed(self, nbytes: int) -> None:
-        host = self._tiers.host
-        reason = self._lender.reason
-        for rounded in (True, False):
-            if reason:
-                break
-            with self._tiers.lock:
-                wish = host.wish(rounded=rounded)
-            try:
-                granted = self._lender.reserve_host(wish)
-            except Refused as error:
-                if rounded:
-                    continue  # perhaps there is room for what is needed, not for a whole step
-                raise self._no_room(nbytes, error.reason, has_daemon=True) from error
-            except BrokerUnreachable as error:
-                reason = error.reason
-            else:
-                with self._tiers.lock:
-                    host.granted(granted)
-                    if host.is_reserved or not rounded:
-                        return  # else a statement has overtaken it: say it again
-        with self._tiers.lock:
-            is_allowed = host.free_bytes(has_daemon=False) >= 0
-        if not is_allowed:
-            raise self._no_room(nbytes, reason, has_daemon=False)
-
-    def _no_room(self, nbytes: int, reason: str, *, has_daemon: bool) -> InsufficientMemory:
-        """What to raise while *nbytes* that there is no room for are claimed."""
-        with self._tiers.lock:
-            free = self._tiers.host.free_bytes(has_daemon=has_daemon) + nbytes
-            return InsufficientMemory(
-                asked_bytes=nbytes,
-                peer_free_bytes=self._tiers.free_slab_bytes,
-                host_free_bytes=max(0, free),
-                reason=reason,
-            )

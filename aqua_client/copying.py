@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from aqua_client.layouts import Layout
@@ -66,6 +68,12 @@ class Memory:
                 return cls(torch.empty(nbytes, dtype=torch.uint8, device="cpu"))
         except RuntimeError as error:
             raise MemoryError(f"{nbytes} bytes of host memory can't be had: {error}") from error
+
+    @classmethod
+    def of_pages(cls, pages: npt.NDArray[np.uint8]) -> Memory:
+        """A buffer of memory that is there already, and goes with the last view of it."""
+        with torch.inference_mode(mode=False):
+            return cls(torch.from_numpy(pages))
 
     def view(self, dtype: torch.dtype) -> torch.Tensor:
         """All of it as *dtype*; kept, because making one costs as much as a small copy."""

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 from aqua_client import copying
 from aqua_client.borrowing import Borrowing
-from aqua_client.copying import Memory
+from aqua_client.evacuation_buffer import EvacuationBuffer
 from aqua_client.fallback import Shortage
 from aqua_client.records import SafetyClass
 from aqua_client.slabs import Place, Slab
@@ -33,10 +33,17 @@ logger = logging.getLogger("aqua")
 class Evacuation:
     """Used by the worker's thread only."""
 
-    def __init__(self, tiers: Tiers, borrowing: Borrowing, streams: Streams | None) -> None:
+    def __init__(
+        self,
+        tiers: Tiers,
+        borrowing: Borrowing,
+        streams: Streams | None,
+        buffer: EvacuationBuffer,
+    ) -> None:
         self._tiers = tiers
         self._streams = streams
         self._borrowing = borrowing
+        self._buffer = buffer
 
     def empty(self, slab: Slab) -> None:
         """Move or drop all that can be now. What is being written or read keeps the slab in use.
@@ -81,7 +88,7 @@ class Evacuation:
                     return found
                 with self._tiers.lock:  # a smaller slab came: pieces are moved whole
                     self._tiers.discard([found])
-        memory = Memory.of_host(place.nbytes)
+        memory = self._buffer.memory(place.nbytes)
         with self._tiers.lock:
             self._tiers.host.claim(place.nbytes)
             self._tiers.host.cover(slab.lease_id, place.nbytes)

@@ -2,13 +2,14 @@
 
 With a daemon every byte is reserved there before it is used, in steps, so that an offload seldom
 has to ask. What a revoke moves here is covered by its slab's own reservation until the slab is
-acknowledged. Without a daemon this process's own limit holds. Numbers only, under the pager's
+acknowledged. Without a daemon this process's own limit holds. All of it under the pager's
 lock; `cache` data that went to the host counts like `store` data.
 """
 
 from __future__ import annotations
 
 from aqua_client.records import HostRoom
+from aqua_client.touched import TouchedPages
 
 STEP_BYTES = 16 * 2**20
 
@@ -21,13 +22,17 @@ class HostTier:
         self.used_bytes = 0
         self.reserved_bytes = 0  # what the daemon was told last
         self.asked_bytes = 0  # of those used: no daemon or limit has agreed to them yet
+        # Touched ahead for evacuations, within what is reserved with the slabs: never free.
+        self.buffer = TouchedPages()
         self._covered_bytes: dict[str, int] = {}  # by leases that are not acknowledged yet
         self._revision = 0
 
     def free_bytes(self, *, has_daemon: bool) -> int:
         """What may still be used without asking the daemon for more; negative: too much is."""
-        limit = self.reserved_bytes if has_daemon else max(self.limit_bytes, self.reserved_bytes)
-        return limit - self.used_bytes
+        if has_daemon:
+            return self.reserved_bytes - self.used_bytes
+        limit = max(self.limit_bytes, self.reserved_bytes)
+        return limit - self.used_bytes - self.buffer.nbytes
 
     def claim(self, nbytes: int) -> None:
         """Use so many bytes more."""
@@ -60,6 +65,10 @@ class HostTier:
     def cover(self, lease_id: str, nbytes: int) -> None:
         """So many of the bytes claimed come from this slab, whose reservation still holds."""
         self._covered_bytes[lease_id] = self._covered_bytes.get(lease_id, 0) + nbytes
+
+    def covered_bytes(self, lease_id: str) -> int:
+        """What came from this slab so far."""
+        return self._covered_bytes.get(lease_id, 0)
 
     def uncover(self, lease_id: str) -> None:
         """That slab's reservation ends with the next statement."""

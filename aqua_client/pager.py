@@ -17,6 +17,7 @@ from aqua_client.copying import Memory
 from aqua_client.counters import Counters
 from aqua_client.errors import AquaError, ForkedChild, HandleReleased
 from aqua_client.fallback import FallbackRule, Shortage
+from aqua_client.host_reserving import HostReserving
 from aqua_client.lender import LenderMaker
 from aqua_client.news import News
 from aqua_client.records import SafetyClass
@@ -50,6 +51,7 @@ class Pager:
         self._is_closed = False
         self._lender = make_lender(settings, self._news, self._counters)
         self._borrowing = Borrowing(self._tiers, self._lender, home_gpu=settings.home_gpu)
+        self._host_reserving = HostReserving(self._tiers, self._lender)
         self._worker = Worker(
             self._tiers,
             self._borrowing,
@@ -232,6 +234,7 @@ class Pager:
                 "peer_bytes": sum(place.nbytes for slab in slabs for place in slab.places),
                 "host_bytes": self._tiers.host.used_bytes,
                 "host_reserved_bytes": self._tiers.host.reserved_bytes,
+                "evacuation_buffer_bytes": self._tiers.host.buffer.nbytes,
                 "prefetched_bytes": self._tiers.prefetched_bytes,
                 "leases": leases,
                 **self._counters.snapshot(),
@@ -258,6 +261,7 @@ class Pager:
         self._await_idle(seconds)
         with self._tiers.lock:
             slabs = [slab for slab in self._tiers.slabs.values() if not _is_pinned(slab)]
+            self._tiers.host.buffer.keep(0)
         if self._unmap(slabs):
             self._lender.close(seconds=seconds)  # with goodbye, which says that all is unmapped
 
@@ -289,7 +293,7 @@ class Pager:
         with self._tiers.lock:
             free = self._tiers.free_slab_bytes
         self._rule.enter(reason, nbytes=nbytes, peer_free_bytes=free)
-        self._borrowing.reserve_host(nbytes)
+        self._host_reserving.reserve(nbytes)
         try:
             memory = Memory.of_host(nbytes)
             with self._tiers.lock:

@@ -13,7 +13,7 @@ import torch
 
 from aqua_client.copying import Memory
 from aqua_client.extents import ExtentMap
-from aqua_client.records import Grant, SafetyClass
+from aqua_client.records import Grant, LeaseUse, SafetyClass
 from aqua_client.streams import Event
 
 
@@ -196,6 +196,16 @@ class Slab:
         self.extents.give_back(place.offset)
         if not self.places:
             self.idle_since = now
+
+    def use(self, *, now: float) -> LeaseUse:
+        """What the daemon is told of it."""
+        used_bytes = self.extents.used_bytes
+        return LeaseUse(
+            lease_id=self.lease_id,
+            used_bytes=used_bytes,
+            copy_bytes=used_bytes if self.safety is SafetyClass.STORE else 0,
+            idle_seconds=max(0.0, now - self.used_at),
+        )
 
     def mend(self, *, now: float) -> None:
         """Drop what is wanted by nobody, and work out again which ranges are free."""

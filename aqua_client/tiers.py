@@ -269,15 +269,7 @@ class Tiers:
     def uses(self) -> list[LeaseUse]:
         """What the daemon is told of each lease."""
         now = time.monotonic()
-        return [
-            LeaseUse(
-                lease_id=slab.lease_id,
-                used_bytes=slab.extents.used_bytes,
-                copy_bytes=slab.extents.used_bytes if slab.safety is SafetyClass.STORE else 0,
-                idle_seconds=max(0.0, now - slab.used_at),
-            )
-            for slab in self.slabs.values()
-        ]
+        return [slab.use(now=now) for slab in self.slabs.values()]
 
     def _watch(self, flight: Flight, of: Reservation | Pins | None = None) -> None:
         if not self.flights:

@@ -17,6 +17,7 @@ from aqua_client import in_flight, streams
 from aqua_client.borrowing import Borrowing
 from aqua_client.cuda_driver import CudaError
 from aqua_client.evacuation import Evacuation
+from aqua_client.evacuation_buffer import EvacuationBuffer
 from aqua_client.looking_ahead import LookingAhead
 from aqua_client.slabs import Slab
 from aqua_client.streams import Streams
@@ -55,7 +56,8 @@ class Worker:
     ) -> None:
         self._tiers = tiers
         self._borrowing = borrowing
-        self._evacuation = Evacuation(tiers, borrowing, of_caller)
+        self._buffer = EvacuationBuffer(tiers)
+        self._evacuation = Evacuation(tiers, borrowing, of_caller, self._buffer)
         self._ahead = LookingAhead(tiers, borrowing, acquire_seconds=acquire_seconds)
         self._is_settled = False
         self._stuck_since: dict[str, float] = {}
@@ -91,6 +93,7 @@ class Worker:
             try:
                 self._settle(slabs)
                 self._serve(unknown, fenced)
+                self._buffer.tend()
             except Exception:
                 # Leases would be quarantined one by one if this thread ended.
                 logger.exception("the pager's thread failed; it goes on")
@@ -172,6 +175,7 @@ class Worker:
         with self._tiers.lock:
             # A revoke that arrives from here on finds the id unknown, and the slab unmapped.
             self._tiers.forget_slab(slab)
+            self._buffer.fit()
             self._tiers.counters.revokes_served += slab.is_revoked
             if slab.is_ended:
                 self._tiers.host.uncover(slab.lease_id)

@@ -1,0 +1,84 @@
+"""Asks the daemon for host room, so that its ledger knows of every byte. Never under the lock.
+
+Without a daemon this process's own limit holds. The figures are `host_tier`'s.
+"""
+
+from __future__ import annotations
+
+from aqua_client.errors import BrokerUnreachable, InsufficientMemory, Refused
+from aqua_client.lender import Lender
+from aqua_client.tiers import Tiers
+
+
+class HostReserving:
+    """One a client."""
+
+    def __init__(self, tiers: Tiers, lender: Lender) -> None:
+        self._tiers = tiers
+        self._lender = lender
+
+    def reserve(self, nbytes: int) -> None:
+        """Claim host memory; the caller gives it up.
+
+        Raises:
+            InsufficientMemory: the daemon's ledger, or this process's own limit, has no room.
+        """
+        host = self._tiers.host
+        claimed_bytes = asked_bytes = 0  # to be undone, also when an interrupt comes in between
+        try:
+            with self._tiers.lock:
+                host.claim(nbytes)
+                claimed_bytes = nbytes
+                if not self._lender.reason and host.is_reserved:
+                    return
+                host.asked_bytes += nbytes
+                asked_bytes = nbytes
+            self._reserve_claimed(nbytes)
+            with self._tiers.lock:
+                host.asked_bytes -= nbytes
+                asked_bytes = 0
+        except BaseException:
+            with self._tiers.lock:
+                host.used_bytes -= claimed_bytes
+                host.asked_bytes -= asked_bytes
+            raise
+
+    def _reserve_claimed(self, nbytes: int) -> None:
+        host = self._tiers.host
+        reason = self._lender.reason
+        for rounded in (True, False):
+            if reason:
+                break
+            with self._tiers.lock:
+                wish = host.wish(rounded=rounded)
+            try:
+                granted = self._lender.reserve_host(wish)
+            except Refused as error:
+                if rounded:
+                    continue  # perhaps there is room for what is needed, not for a whole step
+                raise self._no_room(nbytes, error.reason, has_daemon=True) from error
+            except BrokerUnreachable as error:
+                reason = error.reason
+            else:
+                with self._tiers.lock:
+                    host.granted(granted)
+                    if host.is_reserved or not rounded:
+                        return  # else a statement has overtaken it: say it again
+        with self._tiers.lock:
+            free = host.free_bytes(has_daemon=False)
+            if free < 0:  # what was kept for evacuations goes before an offload fails
+                host.buffer.keep(max(0, host.buffer.nbytes + free))
+            is_allowed = host.free_bytes(has_daemon=False) >= 0
+        if not is_allowed:
+            raise self._no_room(nbytes, reason, has_daemon=False)
+
+    def _no_room(self, nbytes: int, reason: str, *, has_daemon: bool) -> InsufficientMemory:
+        """What to raise while *nbytes* that there is no room for are claimed."""
+        with self._tiers.lock:
+            free = self._tiers.host.free_bytes(has_daemon=has_daemon) + nbytes
+            return InsufficientMemory(
+                asked_bytes=nbytes,
+                peer_free_bytes=self._tiers.free_slab_bytes,
+                host_free_bytes=max(0, free),
+                reason=reason,
+            )

@@ -1,0 +1,128 @@
+"""Host memory whose pages are already there, to be handed out piece by piece.
+
+Memory that is new costs a page fault for each page at its first write, several times what copying
+into it costs. Here that is paid ahead, in steps and by whoever has time; a piece that is handed out
+is its holder's alone, and goes back to the kernel by itself when it is dropped. Needs
+MADV_POPULATE_WRITE (Linux 5.14): without it nothing is kept. Not thread-safe, but for `touch`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import weakref
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+# One step takes about a millisecond; whoever touches looks around in between.
+STEP_BYTES = 4 * 2**20
+
+_POPULATE_WRITE = 23
+_MAP_FAILED = ctypes.c_void_p(-1).value
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_long,
+]
+_libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+
+
+@dataclass(slots=True)
+class Step:
+    """A range that is to be touched next. An address, because pieces are cut from its front."""
+
+    address: int
+    nbytes: int
+
+    def touch(self) -> bool:
+        """Let the kernel make the pages; whether it did. Needs no lock: it changes no byte."""
+        failed: int = _libc.madvise(self.address, self.nbytes, _POPULATE_WRITE)
+        return not failed
+
+
+@dataclass(slots=True)
+class _Region:
+    """From *begin* to *ready* it is touched, to *end* mapped."""
+
+    begin: int
+    ready: int
+    end: int
+
+
+class TouchedPages:
+    """What is kept. `nbytes` counts what is touched, which is what it costs."""
+
+    def __init__(self) -> None:
+        self._regions: list[_Region] = []
+
+    @property
+    def nbytes(self) -> int:
+        """Touched, and not handed out."""
+        return sum(region.ready - region.begin for region in self._regions)
+
+    def next_step(self, missing_bytes: int) -> Step | None:
+        """What to touch next so that there are so many bytes more; then comes `touched`.
+
+        None: no memory can be had.
+        """
+        last = self._regions[-1] if self._regions else None
+        if last is None or last.ready == last.end:
+            length = _pages(missing_bytes)
+            flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+            address = _libc.mmap(None, length, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0)
+            if address is None or address == _MAP_FAILED:
+                return None
+            last = _Region(address, address, address + length)
+            self._regions.append(last)
+        return Step(last.ready, min(STEP_BYTES, last.end - last.ready))
+
+    def touched(self, step: Step) -> None:
+        """It has been; no matter if it was given back meanwhile."""
+        for region in self._regions:
+            if region.ready == step.address and step.nbytes <= region.end - region.ready:
+                region.ready += step.nbytes
+
+    def take(self, nbytes: int) -> npt.NDArray[np.uint8] | None:
+        """A piece of so many bytes, unmapped when the last view of it goes; None: too few."""
+        length = _pages(nbytes)
+        for region in self._regions:
+            if region.ready - region.begin >= length:
+                address, region.begin = region.begin, region.begin + length
+                return _array(address, nbytes, length)
+        return None
+
+    def keep(self, most_bytes: int) -> None:
+        """Give back to the kernel what is more than so many bytes; 0: everything."""
+        surplus = self.nbytes - most_bytes
+        for region in tuple(self._regions):
+            if surplus <= 0 and most_bytes:
+                return
+            kept = max(0, region.ready - region.begin - _pages(max(0, surplus)))
+            surplus -= region.ready - region.begin - kept
+            end = region.begin + kept
+            if region.end > end:
+                _libc.munmap(end, region.end - end)
+            region.ready = region.end = end
+            if not kept:
+                self._regions.remove(region)
+
+
+def _array(address: int, nbytes: int, length: int) -> npt.NDArray[np.uint8]:
+    memory = memoryview((ctypes.c_ubyte * nbytes).from_address(address))
+    array = np.frombuffer(memory, dtype=np.uint8)
+    # A tensor made of it, and each of its views, keeps the array.
+    weakref.finalize(array, _libc.munmap, address, length).atexit = False
+    return array
+
+
+def _pages(nbytes: int) -> int:
+    return -(-nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
