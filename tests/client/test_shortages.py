@@ -138,9 +138,10 @@ def test_a_tensor_of_many_slabs_waits_once_for_all_of_them() -> None:
     """Slab after slab comes late, none too late: what is not there in time goes to the host."""
     node = two_gpus(256 * MIB)
     node.late_seconds = 0.3
+    tensor = random_bytes(200 * MIB)
     with paging(node) as pager:
         pager._settings = type(pager._settings)(host_limit_bytes=512 * MIB, acquire_seconds=0.7)
         started = time.monotonic()
-        handle = park(pager, random_bytes(200 * MIB))
+        handle = park(pager, tensor)
         assert time.monotonic() - started < 7.0
         assert (handle.tier, handle.reason) == ("mixed", "timeout")
