@@ -11,6 +11,7 @@ from enum import Enum
 from typing import NewType
 
 from aqua_daemon.core.sizes import (
+    HOST_BYTES_PER_SECOND,
     MOST_TENANT_LEASES,
     MOST_TENANT_SESSIONS,
     RESTART_GRACE_SECONDS,
@@ -136,6 +137,7 @@ class Quota:
     leases: int | None = None
     sessions: int | None = None
     weight: float | None = None  # of its fair share; above 0, and 1 where it is not set
+    priority: int | None = None  # who has less gives back first; 0 where it is not set
 
     def over(self, default: Limits) -> Limits:
         """What may be held where *default* holds for what is not set."""
@@ -328,6 +330,7 @@ class BrokerSettings:
     admin_group: str = ""  # whose members are admins, to be named to those who are not
     lend_to_own_gpu: bool = False  # what one-GPU tests do
     rebalance_seconds: float = 0.0  # how often; 0: never, first come is first served
+    host_bytes_per_second: float = HOST_BYTES_PER_SECOND  # of all evacuations together
     lend_over_pcie: bool = False  # though it is rarely faster than host memory
     lending: LendingPolicy = LendingPolicy.AUTO  # of GPUs that `lending_of` does not name
     lending_of: Mapping[GpuUuid, LendingPolicy] = field(default_factory=dict)

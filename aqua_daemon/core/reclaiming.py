@@ -64,7 +64,7 @@ def start_reclaim(turn: Turn, event: ReclaimRequested) -> None:
     staying_bytes = account.held_bytes - account.coming_bytes
     limit = account.limits.get(event.session_id, staying_bytes)
     account.limits[event.session_id] = min(limit, staying_bytes)
-    wait_seconds = STANDARD_REVOKE_SECONDS if seconds is None else seconds
+    ends_at = turn.now + seconds if seconds is not None else _latest_deadline(turn, coming)
     reclaim = Reclaim(
         session_id=event.session_id,
         request_id=event.request_id,
@@ -74,7 +74,7 @@ def start_reclaim(turn: Turn, event: ReclaimRequested) -> None:
         freed_bytes=0,
         outstanding=frozenset(lease.lease_id for lease in coming),
         started_at=turn.now,
-        ends_at=turn.now + wait_seconds + REVOKE_GRACE_SECONDS,
+        ends_at=ends_at + REVOKE_GRACE_SECONDS,
     )
     turn.await_answer(event.session_id, event.request_id)
     turn.books.reclaims.append(reclaim)
@@ -142,6 +142,12 @@ def _producer(turn: Turn, event: OfferMade | ReclaimRequested) -> tuple[Session,
         )
         raise NotPermitted(msg)
     return session, account
+
+
+def _latest_deadline(turn: Turn, leases: list[Lease]) -> float:
+    revocations = [turn.ledger.leases[lease.lease_id].revocation for lease in leases]
+    deadlines = [found.deadline for found in revocations if found is not None]
+    return max(deadlines, default=turn.now + STANDARD_REVOKE_SECONDS)
 
 
 def _already_coming(turn: Turn, account: GpuAccount, nbytes: int) -> list[Lease]:

@@ -22,11 +22,14 @@ from aqua_daemon.core.model import (
     Session,
     SessionId,
     SessionState,
+    TenantName,
+    owner_of,
 )
 from aqua_daemon.core.returning import take_back
 from aqua_daemon.core.sizes import (
     CACHE_REVOKE_SECONDS,
     DEAD_REVOKE_SECONDS,
+    LONGEST_REVOKE_SECONDS,
     STANDARD_REVOKE_SECONDS,
 )
 from aqua_daemon.core.turn import Turn
@@ -63,7 +66,7 @@ def revoke_bytes(
         nbytes -= lease.nbytes
     unmade = [lease for lease in chosen if lease.state is LeaseState.ALLOCATING]
     for lease in unmade:
-        turn.revise(lease, _revocation(turn, lease, reason, seconds))
+        turn.revise(lease, _revocation(turn, lease, reason, seconds, 0.0))
     made = [lease for lease in chosen if lease.state is LeaseState.LEASED]
     revoke(turn, made, reason=reason, seconds=seconds)
     return chosen
@@ -72,9 +75,11 @@ def revoke_bytes(
 def in_order(turn: Turn, leases: Iterable[Lease]) -> list[Lease]:
     """Those that can be asked back, the cheapest first.
 
-    Not made yet, unused, cache, coldest store. What a client has said nothing of is in use.
+    Not made yet, unused, cache, coldest store. What a client has said nothing of is in use. Among
+    those: of tenants that hold more than their part, of lower priority, used longest ago.
     """
-    found: list[tuple[int, float, LeaseId]] = []
+    found: list[tuple[int, bool, int, float, LeaseId]] = []
+    above = _above_their_part(turn)
     for lease in leases:
         if lease.state is LeaseState.ALLOCATING and lease.revocation is None:
             rank = 0
@@ -87,9 +92,11 @@ def in_order(turn: Turn, leases: Iterable[Lease]) -> list[Lease]:
         else:
             rank = 3
         idle_seconds = lease.use.idle_seconds if lease.use is not None else 0.0
-        found.append((rank, lease.named_at - idle_seconds, lease.lease_id))  # used longest ago
+        used_at = lease.named_at - idle_seconds
+        priority = turn.books.priority_of(lease.tenant)
+        found.append((rank, lease.tenant not in above, priority, used_at, lease.lease_id))
     found.sort()
-    return [turn.ledger.leases[lease_id] for _, _, lease_id in found]
+    return [turn.ledger.leases[lease_id] for *_, lease_id in found]
 
 
 def revoke(
@@ -99,10 +106,16 @@ def revoke(
     reason: RevokeReason,
     seconds: float | None = None,
 ) -> None:
-    """Ask for leases back. *seconds* None: the standard deadline of each one's class."""
+    """Ask for leases back. *seconds* None: the standard deadline of each one's class.
+
+    It is later where more is being evacuated than the way to host memory, which all of them share,
+    can carry by then.
+    """
+    leases = tuple(leases)
     revoked: list[Lease] = []
+    carried_seconds = _carried_seconds(turn, leases)
     for lease in leases:
-        revocation = _revocation(turn, lease, reason, seconds)
+        revocation = _revocation(turn, lease, reason, seconds, carried_seconds)
         revoked.append(turn.move(lease, Move.REVOKED, revocation=revocation))
         turn.books.lease_timers.push(revocation.deadline, lease.lease_id)
     send_revokes(turn, revoked)
@@ -175,9 +188,32 @@ def quarantine_if_overdue(turn: Turn, lease: Lease) -> None:
 
 
 def _revocation(
-    turn: Turn, lease: Lease, reason: RevokeReason, seconds: float | None
+    turn: Turn,
+    lease: Lease,
+    reason: RevokeReason,
+    seconds: float | None,
+    carried_seconds: float,
 ) -> Revocation:
-    if seconds is None:
-        is_cache = lease.safety_class is SafetyClass.CACHE
-        seconds = CACHE_REVOKE_SECONDS if is_cache else STANDARD_REVOKE_SECONDS
+    if seconds is None and lease.safety_class is SafetyClass.CACHE:
+        seconds = CACHE_REVOKE_SECONDS
+    elif seconds is None:
+        seconds = min(max(STANDARD_REVOKE_SECONDS, carried_seconds), LONGEST_REVOKE_SECONDS)
     return Revocation(reason=reason, started_at=turn.now, deadline=turn.now + seconds)
+
+
+def _carried_seconds(turn: Turn, leases: Iterable[Lease]) -> float:
+    """How long all that is to be evacuated on the node takes, with *leases*, if it goes to the host."""
+    under_way = sum(account.bytes_in[LeaseState.REVOKING] for account in turn.ledger.gpus.values())
+    more = sum(lease.nbytes for lease in leases if lease.safety_class is SafetyClass.STORE)
+    return (under_way + more) / turn.books.settings.host_bytes_per_second
+
+
+def _above_their_part(turn: Turn) -> set[TenantName]:
+    """The tenants that hold more than their weight's part of what is held."""
+    held = {name: account.held_bytes for name, account in turn.ledger.owners.items()}
+    weights = {name: turn.books.weight_of(name) for name, nbytes in held.items() if nbytes}
+    if not weights:
+        return set()
+    each = sum(held.values()) / sum(weights.values())
+    above = {owner for owner, weight in weights.items() if held[owner] > each * weight}
+    return {tenant for tenant in turn.ledger.tenants if owner_of(tenant) in above}

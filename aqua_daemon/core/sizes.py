@@ -20,6 +20,8 @@ TERM_SECONDS = 10.0
 RESTART_GRACE_SECONDS = 15.0  # a term, and half of one for holders that were busy
 STANDARD_REVOKE_SECONDS = 2.0
 CACHE_REVOKE_SECONDS = 0.25  # nothing has to be copied out
+# What evacuations get of the way to host memory together: half of a PCIe 4 link that all share.
+HOST_BYTES_PER_SECOND = 8.0 * GIB
 DEAD_REVOKE_SECONDS = 0.5  # how long the sentinel may outlast the process before it is a heir's
 LONGEST_REVOKE_SECONDS = 60.0  # what a producer may allow a borrower at most
 SUSPECT_TERM_FRACTION = 2 / 3  # of a term unheard: one keepalive of three may be lost unnoticed

@@ -117,6 +117,14 @@ class Books:
         quota = self.quotas.get(tenant)
         return 1.0 if quota is None or quota.weight is None else quota.weight
 
+    def priority_of(self, tenant: TenantName) -> int:
+        """Its own, or its tenant's; who has less is asked first."""
+        for name in (tenant, owner_of(tenant)):
+            quota = self.quotas.get(name)
+            if quota is not None and quota.priority is not None:
+                return quota.priority
+        return 0
+
     def excuse(self, tenant: TenantName) -> None:
         """What *tenant* holds now may stay, whatever the quotas over it are."""
         for name, _limits in self.limits_over(tenant):

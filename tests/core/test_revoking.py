@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from aqua_daemon.core.events import SlabAllocated
-from aqua_daemon.core.instructions import AnswerDenied, FreeSlab, SendRevoke
-from aqua_daemon.core.model import LeaseId, LeaseState, RevokeReason
-from aqua_daemon.core.sizes import MIB
-from tests.core.bench import BOB, CACHE, NEAR, SLAB, STORE, Bench, use
+from aqua_daemon.core.instructions import AnswerDenied, AnswerReclaim, FreeSlab, SendRevoke
+from aqua_daemon.core.model import LeaseId, LeaseState, Quota, RevokeReason
+from aqua_daemon.core.sizes import CACHE_REVOKE_SECONDS, MIB, STANDARD_REVOKE_SECONDS
+from tests.core.bench import BOB, CACHE, GPU_BYTES, NEAR, SLAB, STORE, Bench, use
 
 
 def revoking(bench: Bench) -> set[LeaseId]:
@@ -214,3 +214,70 @@ def test_the_next_deadline_is_the_nearest_thing_to_look_at() -> None:
     bench.now = deadline
     bench.tick()
     assert bench.state(lease_id) is LeaseState.QUARANTINED
+
+
+def test_a_storm_gets_the_time_that_the_way_to_host_memory_takes() -> None:
+    """All evacuations share one link: more than it carries in two seconds gets later deadlines."""
+    bench = Bench(host_bytes_per_second=float(16 * MIB))
+    session = bench.open()
+    for _ in range(4):
+        bench.grant(session)
+    cached = bench.grant(session, safety_class=CACHE)
+    bench.report(NEAR, {50: GPU_BYTES})  # everything is wanted back
+    deadlines = {
+        lease.lease_id: lease.revocation.deadline - bench.now
+        for lease in bench.snapshot.leases
+        if lease.revocation is not None
+    }
+    assert deadlines.pop(cached) == pytest.approx(CACHE_REVOKE_SECONDS)
+    assert set(deadlines.values()) == {8.0}
+
+
+def test_what_fits_into_two_seconds_has_two_seconds() -> None:
+    """The standard deadline is the shortest for what has to be copied."""
+    bench = Bench(host_bytes_per_second=float(64 * MIB))
+    session = bench.open()
+    lease_id = bench.grant(session)
+    bench.report(NEAR, {50: GPU_BYTES})
+    revocation = bench.lease(lease_id).revocation
+    assert revocation is not None
+    assert revocation.deadline - bench.now == pytest.approx(STANDARD_REVOKE_SECONDS)
+
+
+def test_a_reclaim_in_a_storm_is_answered_after_the_later_deadline() -> None:
+    """A producer that names no deadline waits for what the link can carry, and no longer."""
+    bench = Bench(host_bytes_per_second=float(16 * MIB))
+    owner = bench.open("owner", pid=50, home=NEAR)
+    bench.report(NEAR, {50: MIB})
+    session = bench.open()
+    for _ in range(4):
+        bench.grant(session)
+    bench.reclaim(owner, 4 * SLAB)
+    for _ in range(9):
+        bench.keepalive(session)
+        bench.keepalive(owner)
+        bench.tick(1.0)
+    assert bench.the(AnswerReclaim) == []
+    bench.tick(1.1)
+    assert bench.the(AnswerReclaim)[0].quarantined_bytes == 4 * SLAB
+
+
+def test_who_holds_more_than_its_part_is_asked_first_then_who_has_less_priority() -> None:
+    """Bob's one slab stays while Alice has three, though hers are warmer; priority breaks a tie."""
+    bench = Bench()
+    alice, bob = bench.open("alice"), bench.open("bob", tenant=BOB, pid=12)
+    his = bench.grant(bob)
+    hers = [bench.grant(alice) for _ in range(3)]
+    bench.keepalive(bob, use(his, idle_seconds=50.0))
+    bench.keepalive(alice, *[use(one, idle_seconds=1.0) for one in hers])
+    bench.report(NEAR, {50: GPU_BYTES - 4 * SLAB - 8 * MIB})  # 17.6 MiB short of the reserve
+    [order] = bench.the(SendRevoke)
+    assert order.session_id == alice
+    bench = Bench()
+    bench.broker._books.quotas[BOB] = Quota(revision=1, nbytes=None, priority=-1)
+    alice, bob = bench.open("alice"), bench.open("bob", tenant=BOB, pid=12)
+    bench.grant(alice)
+    bench.grant(bob)
+    bench.report(NEAR, {50: GPU_BYTES - 2 * SLAB - 8 * MIB})
+    [order] = bench.the(SendRevoke)
+    assert order.session_id == bob

@@ -337,7 +337,10 @@ class Oracle:
         if revocation is None:
             return
         self._stage.count(f"revokes: {revocation.reason.value}")
-        standard = self._stage.now + STANDARD_REVOKE_SECONDS + 1e-6
+        # Never longer than what the link takes for all that is lent.
+        all_bytes = sum(found.nbytes for found in self.books.leases.values())
+        seconds = max(STANDARD_REVOKE_SECONDS, all_bytes / self.settings.host_bytes_per_second)
+        standard = self._stage.now + seconds + 1e-6
         by_owner = revocation.reason is RevokeReason.RECLAIM
         require(by_owner or revocation.deadline <= standard, "{}: deadline is too late", lease)
 

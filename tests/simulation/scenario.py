@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from aqua_daemon.core.model import BrokerSettings, GpuUuid, LendingPolicy, TenantName
-from aqua_daemon.core.sizes import MIB
+from aqua_daemon.core.sizes import GIB, MIB
 from tests.simulation.chance import Chance
 
 _POLICIES = (*[LendingPolicy.AUTO] * 8, LendingPolicy.OFFERED, LendingPolicy.NEVER)
@@ -44,6 +44,7 @@ def scenario_for(chance: Chance) -> Scenario:
         settle_seconds=chance.pick((0.0, 0.0, 1.0, 5.0)),
         newcomer_seconds=chance.pick((0.0, 0.0, 0.5, 2.0)),
         rebalance_seconds=chance.pick((0.0, 0.5, 2.0)),
+        host_bytes_per_second=chance.pick((8.0 * GIB, 20.0 * MIB)),
     )
     return Scenario(
         settings=settings,
