@@ -56,10 +56,10 @@ SPARE_ADMIN_SESSIONS = 8
 MOST_QUOTAS = 10_000
 
 # The invariants that an event touches are checked after it. All of them are checked a few looks
-# after each event, which costs less than the event, and a millisecond of looks at each tick, a
-# hundredth of its period; a strict broker checks all of them after every so many events.
+# after each event, which costs less than the event, and half a millisecond of looks at each tick, a
+# two-hundredth of its period; a strict broker checks all of them after every so many events.
 LOOKS_PER_EVENT = 4
-LOOKS_PER_TICK = 256
+LOOKS_PER_TICK = 128
 EVENTS_BETWEEN_FULL_CHECKS = 50
 
 
