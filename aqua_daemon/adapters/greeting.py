@@ -41,12 +41,14 @@ class Roll:
         self._version_of: dict[SessionId, str] = {}
         self._sessions: Counter[ProcessIdentity] = Counter()
 
-    def check_room(self, process: ProcessIdentity) -> None:
-        """Refuse another session of a process that has too many.
+    def check_room(self, process: ProcessIdentity, session_id: SessionId) -> None:
+        """Refuse another session of a process that has too many; those that it has may come back.
 
         Raises:
             TooMany: says how many.
         """
+        if self._process_of.get(session_id) == process:
+            return
         has = self._sessions[process]
         if has >= self._most_sessions:
             msg = (

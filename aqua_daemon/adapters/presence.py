@@ -225,8 +225,7 @@ class PresenceServer:
         with contextlib.ExitStack() as undo:
             peer = identified(link.connection, self._identify)
             undo.callback(os.close, peer.pidfd)
-            if hello.session_id is None:
-                self.roll.check_room(peer.process)
+            self.roll.check_room(peer.process, session_id)
             if not self._holders.are_of(session_id, peer.pidfd):
                 raise NotPermitted(f"session {session_id} is another process's: open your own")
             sentinel = None if self._holders.knows(session_id) else new_sentinel()

@@ -41,7 +41,11 @@ from aqua_daemon.core.model import (
 )
 from aqua_daemon.core.returning import RETURNABLE, forget_if_over, take_back
 from aqua_daemon.core.revoking import return_from_proved_gone, revoke_from_dead, send_again
-from aqua_daemon.core.sizes import SPARE_ADMIN_SESSIONS, SUSPECT_TERM_FRACTION
+from aqua_daemon.core.sizes import (
+    MOST_RETURNING_SESSIONS,
+    SPARE_ADMIN_SESSIONS,
+    SUSPECT_TERM_FRACTION,
+)
 from aqua_daemon.core.turn import Turn
 
 
@@ -61,6 +65,7 @@ def reattach(turn: Turn, event: SessionReattached) -> None:
     host_room.check_statement(event.host_room)
     if event.session_id not in turn.ledger.sessions:
         _check_may_come_unknown(turn, event)
+        _check_quota(turn, event)
         session = _enter(turn, event)
         turn.books.excuse(session.tenant)  # another daemon let it in
         is_rebuilding = True
@@ -183,8 +188,12 @@ def schedule(turn: Turn, session: Session) -> None:
     turn.books.session_timers.push(at, session.session_id)
 
 
-def _check_quota(turn: Turn, event: SessionOpened) -> None:
+def _check_quota(turn: Turn, event: SessionOpened | SessionReattached) -> None:
     spare = SPARE_ADMIN_SESSIONS if event.is_admin else 0
+    if isinstance(event, SessionReattached):
+        # Another daemon let it in, so it says: though the quota is lower now, though this one has
+        # let others in meanwhile. But not without end, for anybody can say so.
+        spare += MOST_RETURNING_SESSIONS
     for name, limits in turn.books.limits_over(event.tenant):
         has = turn.ledger.quota_account(name).sessions
         if has >= limits.sessions + spare:

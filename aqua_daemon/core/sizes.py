@@ -49,6 +49,8 @@ REMEMBERED_ENDED = 8192
 MOST_TENANT_LEASES = 16_384
 # A process needs one, and each costs the daemon three descriptors until its process is gone.
 MOST_TENANT_SESSIONS = 1024
+# After a restart so many of a tenant are believed to be old ones, beside those that are let in.
+MOST_RETURNING_SESSIONS = 4096
 # An admin can look and set although its own tenant has all the sessions that it may have.
 SPARE_ADMIN_SESSIONS = 8
 

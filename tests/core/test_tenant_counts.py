@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from aqua_daemon.core import sessions
 from aqua_daemon.core.broker import Broker
 from aqua_daemon.core.errors import InvalidRequest, QuotaExceeded
 from aqua_daemon.core.events import (
@@ -192,6 +193,22 @@ def test_a_new_daemon_lets_everybody_back_in() -> None:
         bench.ask(session, nbytes=SMALL, safety_class=CACHE)
     with pytest.raises(QuotaExceeded):
         bench.open("s3", pid=13)
+
+
+def test_coming_back_to_a_new_daemon_is_no_way_around_the_quota(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Anybody can say that another daemon knew it: many are believed, but not any number."""
+    monkeypatch.setattr(sessions, "MOST_RETURNING_SESSIONS", 2)
+    bench = Bench(tenant_quota_sessions=2, attach=False)
+    for number in range(4):
+        bench.reattach(SessionId(f"made-up-{number}"), pid=20 + number)
+    with pytest.raises(QuotaExceeded, match="alice has 4 of its 2 sessions"):
+        bench.reattach(SessionId("one-more"), pid=30)
+    with pytest.raises(QuotaExceeded):
+        bench.open("new", pid=31)
+    bench.reattach(SessionId("bobs"), pid=32, tenant=BOB)
+    assert bench.snapshot.invariant_violations == 0
 
 
 def test_an_admin_gets_in_to_mend_the_quota() -> None:

@@ -19,6 +19,7 @@ from aqua_daemon.core.events import (
     SentinelEnded,
     SessionClosed,
     SessionOpened,
+    SessionReattached,
 )
 from aqua_daemon.core.instructions import SendRevoke, TellLost
 from aqua_daemon.core.model import (
@@ -416,6 +417,27 @@ def test_sessions_are_limited_per_process() -> None:
                 await node.wait_for(lambda: node.events(SessionClosed), "no SessionClosed")
             assert open_descriptors() <= before
             async with greeted(node):
+                pass
+
+    asyncio.run(story())
+
+
+def test_a_process_has_no_more_sessions_by_making_up_old_ones() -> None:
+    """While a daemon waits for those whom the last one knew, an id is soon invented."""
+
+    async def story() -> None:
+        limits = PresenceLimits(sessions_per_process=2)
+        async with running(limits, has_heard_keepers=False) as node:
+            for _ in range(2):
+                async with greeted(node, session_id=new_id()):
+                    pass
+            async with Client(node) as third:
+                frame = await third.hello(session_id=new_id())
+                assert frame.refusal.code == "RESOURCE_EXHAUSTED"
+                assert f"process {os.getpid()} has 2 sessions" in frame.refusal.message
+            known = node.events(SessionReattached)[0]
+            assert isinstance(known, SessionReattached)
+            async with greeted(node, session_id=known.session_id):
                 pass
 
     asyncio.run(story())

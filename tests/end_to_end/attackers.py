@@ -13,7 +13,7 @@ from collections import Counter, deque
 from collections.abc import Mapping
 
 from aqua_protos import presence_pb2
-from aqua_protos.framing import Disconnected, FrameTooLarge, send_frame
+from aqua_protos.framing import Disconnected, FrameTooLarge, encode_frame, send_frame
 
 from tests.end_to_end.bare_client import BareClient, Refused
 from tests.end_to_end.other_users import Asked, Role, run
@@ -35,9 +35,8 @@ def flood_connections(asked: Asked, until: float) -> Counts:
             connection.connect(f"{asked.socket}.presence")
             hello = presence_pb2.Hello(protocol=1, sub_tenant=f"name-{number}")
             frame = presence_pb2.ClientFrame(hello=hello).SerializeToString()
-            payloads = (b"", frame, b"\xff" * 64)
-            payload = payloads[number % len(payloads)]
-            connection.sendall(len(payload).to_bytes(4, "little") + payload if payload else b"")
+            sent = (b"", encode_frame(frame), encode_frame(b"\xff" * 64), b"\xff" * 64)
+            connection.sendall(sent[number % len(sent)])
             counts["connected"] += 1
         except OSError as error:
             counts[type(error).__name__] += 1

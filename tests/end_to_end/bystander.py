@@ -34,7 +34,11 @@ def knock(asked: Asked, until: float) -> Mapping[str, object]:
 
 def look(asked: Asked, until: float) -> Mapping[str, object]:
     """Hold a lease, and tell what of the node can be seen."""
-    with BareClient(asked.socket) as client:
+    try:
+        client = BareClient(asked.socket)
+    except Refused as error:
+        return {"refused": str(error)}
+    with client:
         client.state()
         if not until:
             client.say_goodbye()

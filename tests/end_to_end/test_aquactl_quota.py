@@ -96,8 +96,6 @@ def test_leases_and_sessions_hold_at_once_and_after_a_crash(node: Node) -> None:
     assert tier_of_next_offload(node)[0] == "peer"
     run = aquactl(node, "quota", "set", mine, "64MiB", "--sessions", "0")
     assert f"{mine} has 64 MiB, 0 sessions, revision 3" in run.stdout
-    if os.getuid():  # root has a few to spare, which are what it mends this with
-        assert tier_of_next_offload(node) == ("host", "refused")
     assert aquactl(node, "quota", "set", mine, "--sessions", "default").returncode == 0
     shown = aquactl(node, "quota", "get").stdout
     assert "LEASES" in shown

@@ -26,7 +26,9 @@ pytestmark = needs_root
 
 ATTACKERS, HONEST = "tests.end_to_end.attackers", "tests.end_to_end.honest_user"
 SECONDS = 3.0
-FLOODS = ("flood_connections", "flood_frames", "flood_calls", "flood_leases")
+FLOODS = ("flood_calls", "flood_frames", "flood_leases", "flood_connections")
+# It waits rather than going to host memory: that it is served at all is what is to be seen.
+PATIENCE = {"AQUA_CONNECT_SECONDS": "10", "AQUA_CALL_SECONDS": "10", "AQUA_ACQUIRE_SECONDS": "10"}
 LEASES, SESSIONS, CONNECTIONS, CALLS_A_SECOND = 5, 24, 32, 15
 QUOTA_BYTES = 32 * MIB
 MOST_DESCRIPTORS = 4 * (SESSIONS + CONNECTIONS)  # of all its sessions, connections and slabs
@@ -59,16 +61,24 @@ def test_a_flood_from_one_user_leaves_the_others_their_node(node: Node) -> None:
             stack.enter_context(running_as(MALLORY, ATTACKERS, role, node, groups=groups))
             for role in FLOODS
         ]
-        honest = stack.enter_context(running_as(ALICE, HONEST, "go_on", node, groups=groups))
+        honest = stack.enter_context(
+            running_as(ALICE, HONEST, "go_on", node, groups=groups, variables=PATIENCE)
+        )
         admin = stack.enter_context(opened(Path(node.socket), seconds=30.0))
         before_bytes, before_descriptors = resident_bytes(node.pid), descriptors(node.pid)
-        for program in (*attackers, honest):
-            program.tell(SECONDS)
+        honest.tell(SECONDS)
+        began = time.monotonic()
+        attackers[0].tell(SECONDS)
+        # Before it is crowded out by the other floods of the same user.
+        wait_until(lambda: quota_of(admin, MALLORY).held_sessions >= 4, what="calls are made")
+        for attacker in attackers[1:]:
+            attacker.tell(SECONDS)
         held = watched(node, admin, before_descriptors)
         counts = {role: one.hear() for role, one in zip(FLOODS, attackers, strict=True)}
+        seconds = time.monotonic() - began
         went_on = honest.hear()
         print(f"held at most {held}; {counts}; meanwhile {went_on}")
-        check_attackers(counts)
+        check_attackers(counts, seconds=seconds)
         check_honest(went_on)
         assert resident_bytes(node.pid) - before_bytes < MOST_GROWTH_BYTES
         assert node.scrape()["aqua_invariant_violations_total"] == 0
@@ -112,17 +122,18 @@ def watched(node: Node, admin: Link, before_descriptors: int) -> dict[str, int]:
     return most
 
 
-def check_attackers(counts: dict[str, dict[str, object]]) -> None:
+def check_attackers(counts: dict[str, dict[str, object]], *, seconds: float) -> None:
     """Each was at it, and was refused what was too much."""
     calls = counts["flood_calls"]
-    assert as_int(calls, "too_many") > 0
-    # A second's worth at once, and what comes each second after it, a little longer than asked.
-    assert as_int(calls, "ok") <= CALLS_A_SECOND * (SECONDS + 3.0)
+    # A second's worth at once, and what comes each second after it.
+    assert as_int(calls, "ok") <= CALLS_A_SECOND * (seconds + 1.0)
     assert as_int(counts["flood_connections"], "connected") > CONNECTIONS
-    assert as_int(counts["flood_frames"], "frames") > 0
     assert as_int(counts["flood_leases"], "leases") <= LEASES
     refusals = ("RESOURCE_EXHAUSTED", "quota", "too_many", "thrown out")
-    assert sum(as_int(counts["flood_leases"], name) for name in refusals) > 0
+    assert all(
+        sum(as_int(counts[flood], name) for name in refusals) > 0
+        for flood in ("flood_calls", "flood_frames", "flood_leases")
+    )
 
 
 def check_honest(went_on: dict[str, object]) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from aqua_protos import broker_pb2
 
 from tests.conftest import NOT_RUN_HERE
 from tests.end_to_end.bare_client import BareClient
@@ -64,6 +66,26 @@ def test_each_sees_its_own(node: Node) -> None:
             assert found["events"] == [found["tenant"]]
         everything = {one.lease_id for one in admin.state().leases}
         assert everything >= {mine, seen[ALICE]["lease"], seen[MALLORY]["lease"]}
+
+
+def test_a_quota_of_sessions_keeps_a_user_out(node: Node) -> None:
+    """Its hello is refused with the figures, and answered again when an admin has raised it."""
+    with (
+        BareClient(node.socket) as admin,
+        running_as(ALICE, BYSTANDER, "look", node, groups=MEMBERS) as alice,
+    ):
+        tenant = str(alice.ask(1.0)["tenant"])
+        for sessions in (1, 2):
+            request = broker_pb2.SetQuotaRequest(
+                request_id=secrets.token_hex(16), tenant=tenant, sessions=sessions
+            )
+            admin.call("SetQuota", request, broker_pb2.SetQuotaReply.FromString)
+            met = alice.ask(1.0)
+            if sessions == 1:  # the one that it left without a goodbye
+                assert str(met["refused"]).startswith(
+                    f"RESOURCE_EXHAUSTED: {tenant} has 1 of its 1 sessions"
+                )
+        assert met["tenant"] == tenant
 
 
 def test_the_admin_group_rules_and_others_are_told_of_it(node: Node) -> None:
