@@ -64,7 +64,10 @@ class ClientTally:
         before = self._heard.get(session_id)
         if before is None or figures is None:
             return
-        most = _combined(before, _folded(figures), max)
+        folded = _folded(figures)
+        if folded == before:  # as most are on an idle node, which is to cost nothing
+            return
+        most = _combined(before, folded, max)
         self._heard[session_id] = most
         self._total = _combined(self._total, _combined(most, before, sub), add)
 
