@@ -12,8 +12,9 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from queue import SimpleQueue
 from typing import TypeVar
 
 import torch
@@ -21,6 +22,8 @@ import torch
 # Two saturate a link or the memory's bandwidth; the others are for calls that wait for the daemon.
 THREADS = 4
 THREAD_NAME = "aqua-copy"
+BACKGROUND_THREADS = 2
+BACKGROUND_NAME = "aqua-background"
 
 T = TypeVar("T")
 
@@ -32,7 +35,14 @@ async def in_thread(
     undo: Callable[[T], object] = lambda _: None,
 ) -> T:
     """What *call* returns, which copies a tensor of *device*; cancelled too late, it is undone."""
-    future = in_background(call, device=device)
+    stream = _streams_here(device)
+    is_inference = torch.is_inference_mode_enabled()
+
+    def run() -> T:
+        with torch.inference_mode(mode=is_inference), stream:
+            return call()
+
+    future = _threads.executor().submit(run)
     result = asyncio.wrap_future(future)
     try:
         return await asyncio.shield(result)
@@ -44,20 +54,21 @@ async def in_thread(
         raise
 
 
-def in_background(call: Callable[[], T], *, device: torch.device) -> Future[T]:
-    """Let a thread of the library's own make *call*, when one is free.
+def in_background(call: Callable[[], None], *, device: torch.device) -> None:
+    """Let a thread of the library's own make *call*, which never raises, when one is free.
+
+    Not one of those that are awaited: the interpreter would wait for it at its end.
 
     Raises:
-        RuntimeError: the interpreter ends.
+        RuntimeError: the process may have no more threads.
     """
     stream = _streams_here(device)
-    is_inference = torch.is_inference_mode_enabled()
 
-    def run() -> T:
-        with torch.inference_mode(mode=is_inference), stream:
-            return call()
+    def run() -> None:
+        with stream:
+            call()
 
-    return _threads.executor().submit(run)
+    _background.put(run)
 
 
 async def _over(result: asyncio.Future[T]) -> None:
@@ -96,5 +107,36 @@ class _Threads:
         self._executor = None
 
 
+class _Background:
+    """Daemon threads that make calls in their turn; none in a forked child before it asks."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def put(self, call: Callable[[], None]) -> None:
+        """The next one."""
+        with self._lock:
+            if self._started < BACKGROUND_THREADS:
+                thread = threading.Thread(
+                    target=_serve, args=[self._calls], name=BACKGROUND_NAME, daemon=True
+                )
+                thread.start()
+                self._started += 1
+        self._calls.put(call)
+
+    def forget(self) -> None:
+        """In a forked child: whoever ran, or held the lock, is not here."""
+        self._lock = threading.Lock()
+        self._calls: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._started = 0
+
+
+def _serve(calls: SimpleQueue[Callable[[], None]]) -> None:
+    while True:
+        calls.get()()
+
+
 _threads = _Threads()
+_background = _Background()
 os.register_at_fork(after_in_child=_threads.forget)
+os.register_at_fork(after_in_child=_background.forget)

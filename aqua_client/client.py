@@ -138,7 +138,24 @@ class Client:
         return BlockPool(self._pager, block_shape, dtype, tensors.safety_class(keep))
 
     def stats(self) -> dict[str, object]:
-        """What went where and why: the link's state, bytes by tier, leases by GPU, counters."""
+        """What went where and why, by name.
+
+        Now: `attached` to the daemon or not, and the `reason`; the `tenant`; `peer_bytes` and
+        `host_bytes` that are parked; `host_reserved_bytes` at the daemon; `evacuation_buffer_bytes`
+        of host memory kept touched; `prefetched_bytes` not fetched yet; `leases` by lender's GPU:
+        `slabs`, their `bytes` and `used_bytes`.
+
+        Since it was made: `offloads`, `fetches`, `prefetches`, `releases`; `peer_out_bytes` and
+        `host_out_bytes` offloaded, `peer_in_bytes` and `host_in_bytes` fetched or prefetched;
+        `revokes_served` (leases), `evacuated_bytes`, `leases_granted`, `leases_lost`;
+        `session_opens`, `session_reattaches`, `session_detaches`; `breaker_openings`; `fallbacks`
+        to host memory and `call_failures`, each by reason.
+
+            print(aqua_client.stats()["fallbacks"])  # {} or {"no_daemon": 3}
+
+        Raises:
+            ForkedChild: connect anew in this process.
+        """
         return self._pager.stats()
 
     @property

@@ -14,7 +14,6 @@ that came before. Does not cover the threads (`awaiting`).
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 
@@ -63,7 +62,7 @@ def begin(pager: Pager, stored: Stored, layout: Layout) -> None:
         return
     try:
         awaiting.in_background(run, device=layout.device)
-    except RuntimeError:  # the interpreter ends: no thread begins anything
+    except RuntimeError:  # the process may have no more threads
         prefetched.done.cancel()
 
 
@@ -100,8 +99,8 @@ def _read(pager: Pager, stored: Stored, layout: Layout, target: torch.Tensor) ->
     streams = pager.streams
 
     def check_wanted() -> None:
-        # At its end the interpreter waits for this thread, and must not for long.
-        if stored.is_released or pager.is_closed or not threading.main_thread().is_alive():
+        # A client that closes, as all do at the end of a process, waits for pins, but not long.
+        if stored.is_released or pager.is_closed:
             raise _NotWanted
 
     check_wanted()

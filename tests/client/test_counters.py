@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import fields
 
+from aqua_client.client import Client
 from aqua_client.counters import (
     FETCH_BOUNDS_NANOSECONDS,
     TIERS,
     Counters,
     Durations,
 )
+from tests.client.pagers import paging, park, random_bytes, two_gpus
 
 
 def test_everything_begins_at_nothing() -> None:
@@ -67,3 +69,14 @@ def test_figures_are_a_copy_of_what_the_daemon_is_told() -> None:
     assert figures.fallbacks == {"no_room": 1}
     assert set(figures.fetch_durations) == set(TIERS)
     assert figures.fetch_durations["mixed"].sum_nanoseconds == 7
+
+
+def test_every_name_in_stats_is_documented() -> None:
+    """Where who calls it looks."""
+    with paging(two_gpus()) as pager:
+        handle = park(pager, random_bytes(1000))
+        stats = pager.stats()
+        assert handle.tier == "peer"
+    (lease,) = dict(stats["leases"]).values()  # type: ignore[call-overload]
+    text = str(Client.stats.__doc__)
+    assert [name for name in (*stats, *lease) if f"`{name}`" not in text] == []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
@@ -16,7 +18,7 @@ from aqua_client.tensors import OffloadedTensor
 from tests.client.pagers import paging, park, random_bytes, two_gpus, wait_acknowledged
 from tests.fakes.session import MIB, FakeNode
 from tests.fakes.streams import FakeStreams
-from tests.nodes import wait_until
+from tests.nodes import environment, wait_until
 
 NBYTES = 100_000
 
@@ -332,3 +334,38 @@ def test_a_stream_that_is_captured_refuses_a_prefetch() -> None:
             with pytest.raises(InvalidRequest):
                 call()
         streams.is_capturing = False
+
+
+ENDING = """
+import atexit, threading, time, warnings
+atexit.register(lambda: print(time.monotonic() - ended_at, flush=True))  # the last of all
+import torch, aqua_client
+from aqua_client import copying
+warnings.simplefilter("ignore", aqua_client.AquaWarning)
+handles = [aqua_client.offload(torch.zeros(32 * 2**20, dtype=torch.uint8)) for _ in range(6)]
+copying.CHUNK_BYTES = 2**20
+chunks = copying._chunks
+def slowly(spans):
+    for chunk in chunks(spans):
+        threading.Event().wait(0.1)
+        yield chunk
+copying._chunks = slowly
+for handle in handles:
+    handle.prefetch()
+ended_at = time.monotonic()
+"""
+
+
+def test_a_process_ends_without_waiting_for_its_prefetches() -> None:
+    """All of them would take 6 s; the promise is 0.2 s."""
+    program = [sys.executable, "-c", ENDING]
+    chosen = {"AQUA_SOCKET": "/nonexistent/aqua.sock", "AQUA_HOST_LIMIT": "1GiB"}
+    done = subprocess.run(
+        program,
+        env=environment() | chosen,
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=50,
+    )
+    assert float(done.stdout) < 10 * 0.2
