@@ -26,10 +26,13 @@ Link = Callable[..., Linked]
 
 
 @pytest.fixture
-def process(settings: ClientSettings) -> Iterator[subprocess.Popen[str]]:
-    """A fake daemon that is a process of its own, to be stopped and killed."""
+def process(
+    settings: ClientSettings, request: pytest.FixtureRequest
+) -> Iterator[subprocess.Popen[str]]:
+    """A fake daemon that is a process of its own, to be stopped and killed; its term may be given."""
+    term = [str(request.param)] if hasattr(request, "param") else []
     started = subprocess.Popen(
-        [sys.executable, "-m", "tests.fakes.broker_server", settings.socket_path],
+        [sys.executable, "-m", "tests.fakes.broker_server", settings.socket_path, *term],
         cwd=REPOSITORY,
         env=environment(),
         stdin=subprocess.PIPE,

@@ -5,7 +5,7 @@
 
 It grants whatever is asked and keeps what it heard. A script tells it to refuse, hang, fall
 silent, push, or die; a new one over the same `Books` is the next daemon. Run as a program
-(`python -m tests.fakes.broker_server PATH`) it is a process to stop and kill.
+(`python -m tests.fakes.broker_server PATH [TERM]`) it is a process to stop and kill.
 """
 
 from __future__ import annotations
@@ -286,7 +286,8 @@ class FakeDaemon:
 
 def main() -> None:
     """Serve until killed; a line on standard output when ready."""
-    with FakeDaemon(sys.argv[1]) as daemon:
+    term_seconds = float(sys.argv[2]) if len(sys.argv) > 2 else TERM_SECONDS
+    with FakeDaemon(sys.argv[1], term_seconds=term_seconds) as daemon:
         print("ready", flush=True)
         sys.stdin.read()
         daemon.die()
