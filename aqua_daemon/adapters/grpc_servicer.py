@@ -42,15 +42,8 @@ from aqua_daemon.core.instructions import (
     AnswerReclaim,
     AnswerReturned,
 )
-from aqua_daemon.core.model import (
-    BrokerSettings,
-    Lease,
-    LeaseId,
-    NodeSnapshot,
-    QuotaOutcome,
-    Session,
-    SessionId,
-)
+from aqua_daemon.core.limits import QuotaOutcome
+from aqua_daemon.core.model import BrokerSettings, Lease, LeaseId, NodeSnapshot, Session, SessionId
 from aqua_daemon.core.sizes import LONGEST_REVOKE_SECONDS, REVOKE_GRACE_SECONDS
 from aqua_daemon.ports import Clock, Keepers, SlabHandle
 from aqua_daemon.service import BrokerService

@@ -27,7 +27,8 @@ from aqua_daemon.core import events, instructions
 from aqua_daemon.core.errors import BrokerError
 from aqua_daemon.core.events import Event
 from aqua_daemon.core.instructions import Instruction
-from aqua_daemon.core.model import Lease, LeaseState, Quota, SessionId
+from aqua_daemon.core.limits import Quota
+from aqua_daemon.core.model import Lease, LeaseState, SessionId
 from aqua_daemon.core.sizes import MIB
 from aqua_daemon.ports import Clock, Journal
 

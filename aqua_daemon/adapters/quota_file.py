@@ -17,7 +17,8 @@ from pathlib import Path
 from aqua_daemon.adapters.statuses import NotKept
 from aqua_daemon.adapters.wire import checks
 from aqua_daemon.core.errors import InvalidRequest
-from aqua_daemon.core.model import Quota, QuotaSnapshot, TenantName
+from aqua_daemon.core.limits import Quota
+from aqua_daemon.core.model import QuotaSnapshot, TenantName
 
 SCHEMA = 1
 NAME = "quotas.json"

@@ -55,7 +55,8 @@ from aqua_daemon.core.events import (
 )
 from aqua_daemon.core.instructions import Instruction
 from aqua_daemon.core.ledger import Ledger
-from aqua_daemon.core.model import BrokerSettings, NodeSnapshot, Quota, TenantName
+from aqua_daemon.core.limits import Quota
+from aqua_daemon.core.model import BrokerSettings, NodeSnapshot, TenantName
 from aqua_daemon.core.sizes import EVENTS_BETWEEN_FULL_CHECKS
 from aqua_daemon.core.turn import Books, Turn
 

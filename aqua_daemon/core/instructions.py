@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from aqua_daemon.core.errors import BrokerError
+from aqua_daemon.core.limits import Quota, QuotaOutcome
 from aqua_daemon.core.model import (
     GpuUuid,
     HostRoom,
@@ -16,8 +17,6 @@ from aqua_daemon.core.model import (
     LeaseId,
     LeaseState,
     ProcessIdentity,
-    Quota,
-    QuotaOutcome,
     RebalanceBlock,
     RequestId,
     RevokeReason,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from aqua_daemon.core.errors import InvalidRequest, NotPermitted
 from aqua_daemon.core.events import QuotaSet, Unchanged
 from aqua_daemon.core.instructions import AnswerQuota
-from aqua_daemon.core.model import UNSET, Quota, QuotaOutcome
+from aqua_daemon.core.limits import UNSET, Quota, QuotaOutcome
 from aqua_daemon.core.sizes import MOST_QUOTAS
 from aqua_daemon.core.turn import Books, Turn
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from aqua_daemon.core.accounts import GpuAccount
 from aqua_daemon.core.lending import outgrown
+from aqua_daemon.core.limits import UNSET
 from aqua_daemon.core.model import (
-    UNSET,
     GpuSnapshot,
     LeaseState,
     NodeSnapshot,

@@ -16,6 +16,7 @@ from aqua_daemon.core.errors import InvalidRequest, StaleRequest
 from aqua_daemon.core.instructions import Answer, Instruction, NoteMove
 from aqua_daemon.core.ledger import Ledger
 from aqua_daemon.core.lifecycle import Move, next_state
+from aqua_daemon.core.limits import Limits, Quota
 from aqua_daemon.core.model import (
     BrokerSettings,
     GpuUuid,
@@ -23,9 +24,7 @@ from aqua_daemon.core.model import (
     LeaseId,
     LeaseState,
     LeaseUse,
-    Limits,
     ProcessIdentity,
-    Quota,
     RequestId,
     Revocation,
     Session,

@@ -7,14 +7,8 @@ import pytest
 from aqua_daemon.core.errors import InsufficientMemory
 from aqua_daemon.core.events import ProcessEnded
 from aqua_daemon.core.instructions import NoteRebalance, SendRevoke
-from aqua_daemon.core.model import (
-    LeaseId,
-    Quota,
-    RebalanceBlock,
-    RevokeReason,
-    SessionId,
-    TenantName,
-)
+from aqua_daemon.core.limits import Quota
+from aqua_daemon.core.model import LeaseId, RebalanceBlock, RevokeReason, SessionId, TenantName
 from aqua_daemon.core.sizes import MIB, REST_SECONDS, WANT_SECONDS
 from tests.core.bench import ALICE, BOB, GPU_BYTES, HOME, NEAR, SLAB, Bench, use
 

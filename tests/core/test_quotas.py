@@ -8,15 +8,8 @@ from aqua_daemon.core.broker import Broker
 from aqua_daemon.core.errors import InvalidRequest, NotPermitted, QuotaExceeded, UnknownSession
 from aqua_daemon.core.events import QuotaSet, SessionOpened
 from aqua_daemon.core.instructions import AnswerQuota, SendRevoke
-from aqua_daemon.core.model import (
-    UNSET,
-    Quota,
-    QuotaOutcome,
-    QuotaSnapshot,
-    RequestId,
-    SessionId,
-    TenantName,
-)
+from aqua_daemon.core.limits import UNSET, Quota, QuotaOutcome
+from aqua_daemon.core.model import QuotaSnapshot, RequestId, SessionId, TenantName
 from aqua_daemon.core.sizes import MOST_QUOTAS
 from tests.core.bench import ALICE, BOB, CACHE, NEAR, SLAB, Bench, process
 

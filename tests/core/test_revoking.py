@@ -6,7 +6,8 @@ import pytest
 
 from aqua_daemon.core.events import SlabAllocated
 from aqua_daemon.core.instructions import AnswerDenied, AnswerReclaim, FreeSlab, SendRevoke
-from aqua_daemon.core.model import LeaseId, LeaseState, Quota, RevokeReason
+from aqua_daemon.core.limits import Quota
+from aqua_daemon.core.model import LeaseId, LeaseState, RevokeReason
 from aqua_daemon.core.sizes import CACHE_REVOKE_SECONDS, MIB, STANDARD_REVOKE_SECONDS
 from tests.core.bench import BOB, CACHE, GPU_BYTES, NEAR, SLAB, STORE, Bench, use
 

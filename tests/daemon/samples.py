@@ -8,6 +8,7 @@ from aqua_daemon.core import events, instructions
 from aqua_daemon.core.errors import InsufficientMemory
 from aqua_daemon.core.events import Event
 from aqua_daemon.core.instructions import Instruction
+from aqua_daemon.core.limits import Quota, QuotaOutcome
 from aqua_daemon.core.model import (
     GpuReport,
     GpuSnapshot,
@@ -19,8 +20,6 @@ from aqua_daemon.core.model import (
     LeaseUse,
     NodeSnapshot,
     ProcessIdentity,
-    Quota,
-    QuotaOutcome,
     RebalanceBlock,
     RequestId,
     Revocation,

@@ -18,7 +18,8 @@ from aqua_daemon.adapters.quota_file import (
     replace_file,
 )
 from aqua_daemon.adapters.statuses import NotKept
-from aqua_daemon.core.model import Quota, QuotaSnapshot, TenantName
+from aqua_daemon.core.limits import Quota
+from aqua_daemon.core.model import QuotaSnapshot, TenantName
 
 MIB = 2**20
 

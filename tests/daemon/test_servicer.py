@@ -18,7 +18,8 @@ from aqua_daemon.adapters.grpc_servicer import REASON_KEY, SERVICE, TOKEN_KEY
 from aqua_daemon.adapters.happenings import REMEMBERED_LINES
 from aqua_daemon.adapters.presence_link import PresenceLimits
 from aqua_daemon.core.events import PresenceEnded, SessionOpened
-from aqua_daemon.core.model import LeaseState, Quota
+from aqua_daemon.core.limits import Quota
+from aqua_daemon.core.model import LeaseState
 from tests.daemon.in_process import (
     GPUS,
     MIB,

@@ -16,12 +16,12 @@ from aqua_daemon.core.instructions import (
     AnswerReclaim,
     AnswerReturned,
 )
+from aqua_daemon.core.limits import QuotaOutcome
 from aqua_daemon.core.model import (
     GpuSnapshot,
     Lease,
     LeaseState,
     NodeSnapshot,
-    QuotaOutcome,
     QuotaSnapshot,
     SafetyClass,
     TenantSnapshot,
