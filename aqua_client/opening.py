@@ -59,19 +59,21 @@ def open_slab(grant: Grant, *, home_gpu: str | None) -> Mapped:
     Raises:
         UnusableSlab: it can't be mapped here, or is not the slab that it is said to be.
     """
-    with GATE.call_out():  # a child forked just then would have the descriptor, or the mapping
-        try:
-            if grant.keeper_pid == os.getpid():
-                message = "the keeper is in another PID namespace: share the host's (hostPID)"
-                raise UnusableSlab(message, reason="pid_namespace")
-            mapped = _mapped(grant, home_gpu)
-        finally:
-            if grant.descriptor is not None:
-                os.close(grant.descriptor)
+    mapped = None
     try:
+        with GATE.call_out():  # a child forked just then would have the descriptor, or the mapping
+            try:
+                if grant.keeper_pid == os.getpid():
+                    message = "the keeper is in another PID namespace: share the host's (hostPID)"
+                    raise UnusableSlab(message, reason="pid_namespace")
+                mapped = _mapped(grant, home_gpu)
+            finally:
+                if grant.descriptor is not None:
+                    os.close(grant.descriptor)
         _check_canary(mapped, grant)
     except BaseException:
-        _close(mapped, grant)
+        if mapped is not None:
+            _close(mapped, grant)
         raise
     return mapped
 
