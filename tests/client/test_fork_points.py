@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 LIBRARY = str(Path(aqua_client.__file__).parent)
 CHILD_SECONDS = 10  # then the kernel ends it: a child that hangs
 ON_OTHERS_SECONDS = 50.0
+MOST_CHILDREN = 8
 SETTINGS = ClientSettings(host_limit_bytes=256 * MIB, acquire_seconds=30.0, close_seconds=5.0)
 BLOCKS = torch.arange(40, dtype=torch.float32).view(10, 4)
 
@@ -102,6 +103,7 @@ def fork_while(
     The library is used in other threads only: this one could wait for one that waits for a fork.
     """
     children: dict[int, str] = {}
+    ends: dict[str, int] = {}
     threading.settrace(stops.trace)  # of those that the library makes
     thread = threading.Thread(target=stops.run, args=(use,))
     thread.start()
@@ -112,10 +114,13 @@ def fork_while(
             _be_child(child_is_free)
         gone_on.set()
         children[pid] = where
+        if len(children) > MOST_CHILDREN:
+            oldest = next(iter(children))
+            ends[children.pop(oldest)] = status_of(oldest)
     threading.settrace(None)
     stops.let_go()
     thread.join()
-    ends = {where: status_of(pid) for pid, where in children.items()}
+    ends |= {where: status_of(pid) for pid, where in children.items()}
     return {where: status for where, status in ends.items() if status != CLEAN}
 
 
@@ -217,7 +222,7 @@ class Story:
         self._node.gpu_bytes[gpu] = 64 * MIB
 
 
-@pytest.mark.limit(120)
+@pytest.mark.limit(400)
 @pytest.mark.filterwarnings("ignore::aqua_client.AquaWarning")
 @pytest.mark.parametrize("every", [15, pytest.param(1, marks=pytest.mark.long)])
 def test_a_child_forked_anywhere_is_told_and_free(
