@@ -12,7 +12,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from aqua_daemon.core.accounts import GpuAccount, Newcomer
-from aqua_daemon.core.model import GpuReport, LeaseState, LendingPolicy, RevokeReason
+from aqua_daemon.core.model import (
+    BrokerSettings,
+    GpuReport,
+    LeaseState,
+    LendingPolicy,
+    RevokeReason,
+)
 from aqua_daemon.core.quiescing import resume
 from aqua_daemon.core.revoking import revoke_bytes
 from aqua_daemon.core.sizes import LONGEST_QUIESCE_SECONDS, MIB, SAME_USE_BYTES
@@ -32,7 +38,7 @@ def learn(turn: Turn, account: GpuAccount, said: GpuReport) -> None:
         return  # who was there before this daemon is no newcomer, and what it let go is unknown
     _note_past_use(account, used_bytes, turn.now)
     _note_growth(account, owners)
-    if settings.newcomer_seconds and account.owner_bytes.keys() - owners.keys():
+    if _sees_newcomers(settings) and account.owner_bytes.keys() - owners.keys():
         account.newcomer = Newcomer(since=turn.now, changed_at=turn.now)
         revoke_bytes(turn, account, account.held_bytes, reason=RevokeReason.OWNER, seconds=None)
     elif account.newcomer is not None and abs(account.others_bytes - used_bytes) >= SAME_USE_BYTES:
@@ -58,6 +64,11 @@ def outgrown(account: GpuAccount) -> tuple[str, ...]:
         f"reserve of {account.reserve_bytes / MIB:.0f} MiB: lending `offered` suits them better"
     )
     return (warning,)
+
+
+def _sees_newcomers(settings: BrokerSettings) -> bool:
+    # Where a GPU lends to its own processes, each borrower's context would be a newcomer.
+    return settings.newcomer_seconds > 0 and not settings.lend_to_own_gpu
 
 
 def _note_growth(account: GpuAccount, before: Mapping[int, int]) -> None:

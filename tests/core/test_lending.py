@@ -199,3 +199,11 @@ def test_a_context_that_comes_with_its_process_is_no_growth() -> None:
     bench.report(NEAR, {OWNER: 10 * MIB})
     bench.report(NEAR, {OWNER: 10 * MIB, NEW: 110 * MIB})
     assert bench.gpu(NEAR).warnings == ()
+
+
+def test_a_gpu_that_lends_to_itself_knows_no_newcomers() -> None:
+    """There each borrower's own context would take back what it has just borrowed."""
+    bench = Bench(newcomer_seconds=10.0, lend_to_own_gpu=True)
+    bench.report(NEAR, {OWNER: MIB})
+    bench.report(NEAR, {OWNER: MIB, NEW: MIB})
+    assert bench.gpu(NEAR).waits_for == ""

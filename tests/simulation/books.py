@@ -225,7 +225,8 @@ class Books:
             return
         uses = self._uses.setdefault(report.gpu, [])
         uses.append((self._stage.now, sum(before.owner_bytes.values())))
-        if self._settings.newcomer_seconds and report.owner_bytes.keys() - before.owner_bytes:
+        sees = self._settings.newcomer_seconds and not self._settings.lend_to_own_gpu
+        if sees and report.owner_bytes.keys() - before.owner_bytes:
             self.newcomer_at[report.gpu] = self._stage.now
 
     def _drop_slabs(self, gpu: GpuUuid, *, but: dict[LeaseId, None]) -> None:
