@@ -96,6 +96,7 @@ def broker_settings(config: DaemonConfig, gpus: tuple[GpuUuid, ...]) -> BrokerSe
         newcomer_seconds=config.lending.newcomer_seconds,
         rebalance_seconds=config.lending.rebalance_seconds,
         lend_over_pcie=config.lending.lend_over_pcie,
+        host_bytes_per_second=config.lending.host_bytes_per_second,
         term_seconds=config.term_seconds,
         restart_grace_seconds=config.term_seconds * RESTART_GRACE_SECONDS / TERM_SECONDS,
     )

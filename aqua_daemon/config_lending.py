@@ -9,8 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from aqua_daemon.config_words import ConfigError, one_of, parse_seconds, parse_truth
+from aqua_daemon.config_words import (
+    ConfigError,
+    format_bytes,
+    one_of,
+    parse_bytes,
+    parse_seconds,
+    parse_truth,
+)
 from aqua_daemon.core.model import GpuUuid, LendingPolicy
+from aqua_daemon.core.sizes import GIB, HOST_BYTES_PER_SECOND, MIB
 
 LENDING_DEFAULTS: Mapping[str, str] = {
     "lending": LendingPolicy.AUTO.value,
@@ -19,7 +27,10 @@ LENDING_DEFAULTS: Mapping[str, str] = {
     "newcomer_seconds": "10",
     "rebalance_seconds": "5",
     "lend_over_pcie": "false",
+    "host_bytes_per_second": format_bytes(int(HOST_BYTES_PER_SECOND)),
 }
+# Below, a slab of 256 MiB takes minutes; above, no way to host memory is.
+SLOWEST_HOST_BYTES, FASTEST_HOST_BYTES = MIB, 1024 * GIB
 POLICIES = tuple(policy.value for policy in LendingPolicy)
 
 
@@ -33,6 +44,7 @@ class LendingConfig:
     newcomer_seconds: float
     rebalance_seconds: float
     lend_over_pcie: bool
+    host_bytes_per_second: int  # what all evacuations together get of the way to host memory
 
 
 def read_lending(words: Mapping[str, str]) -> LendingConfig:
@@ -48,6 +60,12 @@ def read_lending(words: Mapping[str, str]) -> LendingConfig:
         newcomer_seconds=parse_seconds("newcomer_seconds", words["newcomer_seconds"]),
         rebalance_seconds=parse_seconds("rebalance_seconds", words["rebalance_seconds"]),
         lend_over_pcie=parse_truth("lend_over_pcie", words),
+        host_bytes_per_second=parse_bytes(
+            "host_bytes_per_second",
+            words["host_bytes_per_second"],
+            SLOWEST_HOST_BYTES,
+            FASTEST_HOST_BYTES,
+        ),
     )
 
 

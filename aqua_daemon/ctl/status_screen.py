@@ -109,7 +109,9 @@ def _name(gpu: broker_pb2.GpuState, columns: int) -> Text:
     name = gpu.gpu if columns >= WHOLE_UUID_COLUMNS else short_gpus(gpu.gpu)
     if gpu.trouble:
         return Text(f"{name} !", style="red")
-    return Text(f"{name} z" if gpu.quiet_seconds else name)
+    if gpu.quiet_seconds:
+        return Text(f"{name} z")
+    return Text(f"{name} -" if gpu.waits_for else name)
 
 
 def _models(gpus: Iterable[broker_pb2.GpuState]) -> list[Text]:

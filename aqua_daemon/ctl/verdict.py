@@ -28,7 +28,9 @@ def verdict(state: broker_pb2.GetStateReply) -> Verdict:
 
 def findings(state: broker_pb2.GetStateReply) -> tuple[Verdict, ...]:
     """All that is to be said, worst first; what is `ok` behind the first is only to be known."""
-    return (*(tuple(_troubles(state)) or (_fine(state),)), *_notes(state))
+    troubles = tuple(_troubles(state))
+    told = "" if troubles else _shared_wait(state)
+    return (*(troubles or (_fine(state),)), *_notes(state, told=told))
 
 
 def _troubles(state: broker_pb2.GetStateReply) -> Iterator[Verdict]:
@@ -92,6 +94,13 @@ def _shortages(state: broker_pb2.GetStateReply) -> Iterator[Verdict]:
 
 def _fine(state: broker_pb2.GetStateReply) -> Verdict:
     lendable = sum(gpu.lendable_bytes for gpu in state.gpus)
+    shared = _shared_wait(state)
+    if shared:
+        return Verdict(
+            level="warn",
+            sentence=f"no GPU lends: {shared}; new data goes to host memory",
+            next_command=_command_about([*state.gpus]),
+        )
     if not lendable:
         return Verdict(
             level="warn",
@@ -105,8 +114,14 @@ def _fine(state: broker_pb2.GetStateReply) -> Verdict:
     )
 
 
-def _notes(state: broker_pb2.GetStateReply) -> Iterator[Verdict]:
-    """Somebody wanted it so: nothing is wrong, but it explains what is seen."""
+def _shared_wait(state: broker_pb2.GetStateReply) -> str:
+    """What every GPU of the node waits for; empty if one lends, or waits for something else."""
+    words = {gpu.waits_for for gpu in state.gpus}
+    return words.pop() if len(words) == 1 else ""
+
+
+def _notes(state: broker_pb2.GetStateReply, *, told: str) -> Iterator[Verdict]:
+    """Somebody wanted it so: nothing is wrong, but it explains what is seen and not *told* yet."""
     for gpu in state.gpus:
         if gpu.quiet_seconds:
             yield Verdict(
@@ -115,6 +130,20 @@ def _notes(state: broker_pb2.GetStateReply) -> Iterator[Verdict]:
                 "nothing is lent there, or taken back for its reserve",
                 next_command="aquactl events",
             )
+    waiting = [gpu for gpu in state.gpus if not gpu.quiet_seconds]
+    for why, gpus in _by_word((gpu, (gpu.waits_for,)) for gpu in waiting):
+        if why != told:
+            yield Verdict(
+                level="ok",
+                sentence=f"{_named(gpus, 'lends', 'lend')} nothing: {why}",
+                next_command=_command_about(gpus),
+            )
+
+
+def _command_about(gpus: list[broker_pb2.GpuState]) -> str:
+    """What says more of why these lend nothing although nothing is wrong."""
+    has_policy = any(gpu.lending in {"never", "offered"} for gpu in gpus)
+    return "aqua-daemon --check-config  # lending" if has_policy else "aquactl events"
 
 
 def _by_word(

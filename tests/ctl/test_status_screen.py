@@ -139,6 +139,20 @@ def test_the_headlines_figures_are_never_cut() -> None:
     assert "  8 GPUs  " in drawn(full, columns=100)[0]
 
 
+def test_a_gpu_that_lends_nothing_for_now_is_marked() -> None:
+    """`!` in trouble, `z` left alone, `-` lends nothing although nothing is wrong."""
+    state = node(
+        gpu("SHM-0", trouble="its keeper ended", waits_for="it is quiesced"),
+        gpu("SHM-1", quiet_seconds=5.0, waits_for="it is quiesced"),
+        gpu("SHM-2", waits_for="a new process settles there"),
+        gpu("SHM-3"),
+    )
+    lines = drawn(state)
+    marks = [line_of(lines, f"SHM-{n} ").split()[1][0] for n in range(4)]
+    assert marks[:3] == ["!", "z", "-"]
+    assert marks[3] == "░"
+
+
 def test_what_is_left_out_is_counted_with_the_command_that_shows_it() -> None:
     """Whoever holds most is shown, and nothing disappears silently."""
     lines = drawn(crowded(restarting=True), columns=80)
@@ -171,6 +185,11 @@ def test_more_gpus_than_rows_are_counted_too() -> None:
             node(gpu("SHM-1", quiet_seconds=540.0)),
             "SHM-1 is left alone for 540 s",
             "aquactl events",
+        ),
+        (
+            node(gpu("SHM-1", waits_for="its lending policy is `never`", lending="never")),
+            "policy is `never`",
+            "--check-config",
         ),
         (node(restarting=True), "RESTARTING", "aquactl status"),
         (node(invariant_violations=1), "broke an invariant 1 times", "-g invariant"),

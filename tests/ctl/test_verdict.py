@@ -43,6 +43,37 @@ def test_what_is_true_of_several_gpus_is_said_once() -> None:
     assert quarantined.sentence.startswith("3 MiB of SHM-0 and 2 more did not come back")
 
 
+NEVER = {"lending": "never", "lendable_bytes": 0, "waits_for": "its lending policy is `never`"}
+
+
+def test_a_gpu_that_waits_says_for_what() -> None:
+    """Nothing is wrong, but it explains what is seen; of several that wait alike it is said once."""
+    state = node(gpu("SHM-0"), gpu("SHM-1", **NEVER), gpu("SHM-2", **NEVER))
+    judged, note = findings(state)
+    assert (judged.level, note.level) == ("ok", "ok")
+    assert note.sentence == "SHM-1 and 1 more lend nothing: its lending policy is `never`"
+    assert note.next_command == "aqua-daemon --check-config  # lending"
+
+
+def test_a_node_on_which_nothing_is_ever_lent_is_told_as_one() -> None:
+    """All GPUs wait for the same: the verdict names it, instead of memory that is short."""
+    judged, *others = findings(node(gpu("SHM-0", **NEVER), gpu("SHM-1", **NEVER)))
+    assert judged.level == "warn"
+    assert judged.sentence.startswith("no GPU lends: its lending policy is `never`; new data")
+    assert judged.next_command == "aqua-daemon --check-config  # lending"
+    assert others == []
+    never = gpu("SHM-0", **NEVER, quarantined_bytes=MIB)
+    assert "lends nothing: its lending policy" in findings(node(never))[-1].sentence
+
+
+def test_a_gpu_where_a_new_process_settles_is_told_with_the_events() -> None:
+    """It passes by itself; the events say who came."""
+    settling = gpu("SHM-1", lending="auto", waits_for="a new process settles there")
+    note = findings(node(gpu("SHM-0"), settling))[-1]
+    assert note.sentence == "SHM-1 lends nothing: a new process settles there"
+    assert note.next_command == "aquactl events"
+
+
 def test_host_room_that_is_nearly_used_up_is_told_before_it_is() -> None:
     """As the alert tells it: what a tenant parks next may be refused."""
     judged = verdict(node(host_pool_bytes=100 * MIB, host_reserved_bytes=96 * MIB))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from aqua_daemon.assembly import broker_settings
 from aqua_daemon.config import read_config
 from aqua_daemon.config_lending import LendingConfig
 from aqua_daemon.config_words import ConfigError
@@ -23,6 +24,7 @@ def test_the_defaults_are_those_of_the_rules() -> None:
         newcomer_seconds=10.0,
         rebalance_seconds=5.0,
         lend_over_pcie=False,
+        host_bytes_per_second=8 * 2**30,
     )
 
 
@@ -34,6 +36,12 @@ def test_single_gpus_may_have_a_policy_of_their_own() -> None:
         GpuUuid("SHM-0"): LendingPolicy.NEVER,
         GpuUuid("SHM-1"): LendingPolicy.AUTO,
     }
+
+
+def test_the_broker_is_told_the_rate_of_evacuations() -> None:
+    """In bytes a second, from words such as those of every size."""
+    config = read_config({"shm_gpus": "2", "host_bytes_per_second": "512MiB"}, environment={})
+    assert broker_settings(config, ()).host_bytes_per_second == 512 * 2**20
 
 
 @pytest.mark.parametrize(
@@ -48,6 +56,8 @@ def test_single_gpus_may_have_a_policy_of_their_own() -> None:
         ("newcomer_seconds", "soon", "0 to 600 seconds"),
         ("rebalance_seconds", "601", "0 to 600 seconds"),
         ("lend_over_pcie", "yes", "true, false"),
+        ("host_bytes_per_second", "0", "1MiB to 1TiB"),
+        ("host_bytes_per_second", "fast", "1MiB to 1TiB"),
     ],
 )
 def test_what_is_no_such_setting_is_refused_with_what_is(key: str, word: str, allowed: str) -> None:

@@ -134,3 +134,13 @@ def test_status_works_through_a_full_event_list(node: Node) -> None:
     ages = [float(str(event["seconds_ago"])) for event in events]
     assert ages == sorted(ages, reverse=True)
     assert any("leased" in str(event["text"]) for event in events)
+
+
+def test_a_gpu_that_is_never_lent_is_shown_with_its_policy() -> None:
+    """Its neighbour lends; status says which one does not, and why."""
+    with running_node(gpus=2, lending_of="SHM-1=never") as node:
+        status = json.loads(aquactl(node, "status", "--json"))
+        policies = {gpu["gpu"]: (gpu["lending"], gpu["waits_for"]) for gpu in status["gpus"]}
+        assert policies["SHM-0"] == ("auto", "")
+        assert policies["SHM-1"] == ("never", "its lending policy is `never`")
+        assert "SHM-1 lends nothing: its lending policy is `never`" in aquactl(node, "status")

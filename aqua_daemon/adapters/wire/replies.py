@@ -245,6 +245,8 @@ def _gpu(gpu: GpuSnapshot) -> broker_pb2.GpuState:
         warnings=gpu.warnings,
         model=gpu.model,
         quiet_seconds=gpu.quiet_seconds,
+        lending=gpu.lending.value,
+        waits_for=gpu.waits_for,
     )
 
 
