@@ -37,6 +37,7 @@ from aqua_daemon.core.model import (
     SlabTag,
     TenantName,
 )
+from aqua_daemon.core.sizes import STANDARD_REVOKE_SECONDS
 from tests.simulation.stage import Stage
 
 _LENT = (LeaseState.ALLOCATING, LeaseState.LEASED, LeaseState.REVOKING)
@@ -177,6 +178,16 @@ class Books:
         recent = [nbytes for until, nbytes in self._uses.get(gpu, ()) if until > since]
         now = sum(self.reports[gpu].owner_bytes.values())
         return max(0, max(recent, default=now) - now)
+
+    def standard_revoke_seconds(self) -> float:
+        """The longest that a revoke may have: what the link takes for all that is lent."""
+        all_bytes = sum(lease.nbytes for lease in self.leases.values())
+        return max(STANDARD_REVOKE_SECONDS, all_bytes / self._settings.host_bytes_per_second)
+
+    def latest_revoke_deadline(self, gpu: GpuUuid) -> float:
+        """When the last of the revokes under way there ends."""
+        there = [lease.lease_id for lease in self.leases.values() if lease.lender == gpu]
+        return max((self.revoke_deadlines.get(one, 0.0) for one in there), default=0.0)
 
     def tenant_bytes(self, tenant: TenantName) -> int:
         """Every slab of a tenant that a keeper holds or was ordered to make."""

@@ -44,7 +44,6 @@ from aqua_daemon.core.model import (
 from aqua_daemon.core.sizes import (
     GRANT_RESERVE_FACTOR,
     REVOKE_GRACE_SECONDS,
-    STANDARD_REVOKE_SECONDS,
     reserve_bytes,
 )
 from tests.simulation.books import Books
@@ -337,10 +336,7 @@ class Oracle:
         if revocation is None:
             return
         self._stage.count(f"revokes: {revocation.reason.value}")
-        # Never longer than what the link takes for all that is lent.
-        all_bytes = sum(found.nbytes for found in self.books.leases.values())
-        seconds = max(STANDARD_REVOKE_SECONDS, all_bytes / self.settings.host_bytes_per_second)
-        standard = self._stage.now + seconds + 1e-6
+        standard = self._stage.now + self.books.standard_revoke_seconds() + 1e-6
         by_owner = revocation.reason is RevokeReason.RECLAIM
         require(by_owner or revocation.deadline <= standard, "{}: deadline is too late", lease)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from aqua_daemon.core.events import ReclaimRequested
 from aqua_daemon.core.instructions import AnswerReclaim
 from aqua_daemon.core.model import GpuUuid, RequestId, SessionId
-from aqua_daemon.core.sizes import REVOKE_GRACE_SECONDS, STANDARD_REVOKE_SECONDS
+from aqua_daemon.core.sizes import REVOKE_GRACE_SECONDS
 from tests.simulation.books import Books
 from tests.simulation.judge import require
 from tests.simulation.stage import Stage
@@ -37,10 +37,12 @@ class Reclaims:
     def asked(self, event: ReclaimRequested, books: Books) -> None:
         """A daemon hears of a reclaim, perhaps again."""
         self._stage.count("reclaims")
-        seconds = event.deadline_seconds or STANDARD_REVOKE_SECONDS
+        ends_at = self._stage.now + (event.deadline_seconds or books.standard_revoke_seconds())
+        if event.deadline_seconds is None:  # what is on its way already is waited for
+            ends_at = max(ends_at, books.latest_revoke_deadline(event.gpu))
         reclaim = _Reclaim(
             gpu=event.gpu,
-            by=self._stage.now + seconds + REVOKE_GRACE_SECONDS + _SLACK,
+            by=ends_at + REVOKE_GRACE_SECONDS + _SLACK,
             freed_before_bytes=books.freed_bytes.get(event.gpu, 0),
             is_permitted=self._is_owner(event.session_id, event.gpu, books),
         )
