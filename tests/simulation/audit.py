@@ -123,7 +123,7 @@ class Audit:
                 require(room <= most, "{} has too much host room", tenant)
         if any(gpu not in oracle.books.reports for gpu in self._gpus):
             return  # room may stand behind slabs of a keeper that has not been heard yet
-        if snapshot.now < oracle.slabs_lost_at + oracle.settings.term_seconds:
+        if snapshot.now < oracle.moves.lost_at + oracle.settings.term_seconds:
             return  # what was evacuated from a slab before it was lost is stated with a keepalive
         stated = {session.session_id: session.host_room for session in snapshot.sessions}
         used = 0

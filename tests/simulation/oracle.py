@@ -1,8 +1,8 @@
 """The oracle: what was promised, checked against the truth and against its own sums.
 
 It hears every event before the broker does and every instruction that comes out, and it sees what
-processes map and keepers hold. It never asks the broker for a sum to judge by. Promises about
-single moves are here; `books` keeps the oracle's own books, `audit` compares whole states.
+processes map and keepers hold. It never asks the broker for a sum to judge by. `books` keeps the
+oracle's own books, `moves` judges the moves of slabs, `audit` compares whole states.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ from aqua_daemon.core.model import (
     LeaseId,
     LeaseState,
     RequestId,
-    RevokeReason,
     SafetyClass,
     SessionId,
 )
@@ -48,6 +47,7 @@ from aqua_daemon.core.sizes import (
 )
 from tests.simulation.books import Books
 from tests.simulation.judge import require
+from tests.simulation.moves import Moves
 from tests.simulation.reclaims import Reclaims
 from tests.simulation.stage import Stage
 from tests.simulation.truth import Process, Slab
@@ -69,16 +69,14 @@ class Oracle:
     ) -> None:
         self.settings = settings
         self.books = Books(settings, stage)
-        self.slabs_lost_at = -1e9
         # After a restart holders state what another daemon gave them, and all of it counts.
         self.has_restarted = False
         self.reserved_bytes: Callable[[], int] = lambda: 0  # of the host, as the daemon says
         self.claimed_leases: dict[LeaseId, None] = {}  # what holders have unmapped and said so
         self.left_sessions: dict[SessionId, None] = {}  # whose process said goodbye
-        self.granted: dict[LeaseId, SessionId] = {}  # whose handle has left a daemon
         self._stage = stage
-        self._find_slab = find_slab
         self._find_process = find_process
+        self.moves = Moves(stage, find_slab)
         self.reclaims = Reclaims(stage, find_process)
         self._requests: dict[tuple[SessionId, RequestId], LeaseId] = {}
 
@@ -132,13 +130,13 @@ class Oracle:
                 self._stage.tell(
                     "   {}: {} -> {}, {}", lease.lease_id, before, after, instruction.why
                 )
-                self._moved(before, after, lease)
+                self.moves.moved(before, after, lease, self.books)
                 return
             case AllocateSlab():
                 self._allocating(instruction)
             case FreeSlab(lease_id=lease_id):
                 self._stage.count("frees ordered")
-                self._must_be_returned(lease_id, "ordered to be freed")
+                self.moves.must_be_returned(lease_id, self.books, "ordered to be freed")
             case AnswerGranted(session_id=session_id, lease=lease):
                 self._granted(session_id, instruction.request_id, lease)
             case SendRevoke():
@@ -276,7 +274,7 @@ class Oracle:
     def _granted(self, session_id: SessionId, request_id: RequestId, lease: Lease) -> None:
         self._stage.count("grants")
         lease_id = lease.lease_id
-        owner = self.granted.setdefault(lease_id, session_id)
+        owner = self.moves.granted.setdefault(lease_id, session_id)
         require(owner == session_id == lease.session_id, "{} granted twice", lease_id)
         require(lease.request_id == request_id, "{} for request {}", lease, request_id)
         tag = self.books.held.get(lease_id)
@@ -293,59 +291,3 @@ class Oracle:
             if lease is not None and lease.state is LeaseState.REVOKING:
                 require(not bought, "the deadline of {} moved to {}", lease_id, order.deadline)
                 self.books.revoke_deadlines[lease_id] = order.deadline
-
-    def _moved(self, before: LeaseState | None, after: LeaseState | None, lease: Lease) -> None:
-        known = self.books.leases.get(lease.lease_id)
-        was = known.state if known is not None else None
-        require(was is before, "{} moved from {}, it was {}", lease.lease_id, before, was)
-        if after is LeaseState.RETURNED:
-            self._must_be_returned(lease.lease_id, "counted as returned")
-        elif after is LeaseState.LEASED and before is not None:
-            dead = self.books.has_process_ended(lease.session_id)
-            require(not dead, "{} leased to a dead process", lease.lease_id)
-        elif after is LeaseState.REVOKING:
-            self._check_deadline(lease)
-        elif after is LeaseState.QUARANTINED:
-            self._stage.count("quarantines")
-            self._check_quarantine(lease)
-        elif after is LeaseState.LOST:
-            slab = self._find_slab(lease.lease_id)
-            require(slab is None or slab.is_gone, "{} is not lost", lease.lease_id)
-            self._stage.count("leases lost")
-            self.slabs_lost_at = self._stage.now
-        if before is LeaseState.QUARANTINED and after is LeaseState.RETURNED:
-            self._stage.count("quarantines healed")
-        self.books.move(lease, after)
-
-    def _must_be_returned(self, lease_id: LeaseId, what: str) -> None:
-        """Only a claim of the holder, or proof that it is gone, makes a slab returned."""
-        if lease_id not in self.granted:
-            return  # its handle never left a daemon: nobody can have it
-        tag = self.books.held.get(lease_id)
-        require(
-            lease_id in self.books.claims
-            or (tag is None or self.books.is_proved_gone(tag.session_id)),
-            "{} {} without a claim or proof",
-            lease_id,
-            what,
-        )
-
-    def _check_deadline(self, lease: Lease) -> None:
-        revocation = lease.revocation
-        require(revocation is not None, "{} is revoking without a revocation", lease)
-        if revocation is None:
-            return
-        self._stage.count(f"revokes: {revocation.reason.value}")
-        standard = self._stage.now + self.books.standard_revoke_seconds() + 1e-6
-        by_owner = revocation.reason is RevokeReason.RECLAIM
-        require(by_owner or revocation.deadline <= standard, "{}: deadline is too late", lease)
-
-    def _check_quarantine(self, lease: Lease) -> None:
-        deadline = self.books.revoke_deadlines.get(lease.lease_id)
-        dead = self.books.has_process_ended(lease.session_id)
-        require(
-            dead or (deadline is not None and self._stage.now >= deadline - 1e-6),
-            "{} quarantined before its deadline {}",
-            lease.lease_id,
-            deadline,
-        )
