@@ -203,14 +203,26 @@ def _load(words: Sequence[str]) -> int:
     parser.add_argument(
         "--deadline", metavar="S", default="30", help="until it has it all (default: %(default)s)"
     )
+    parser.add_argument(
+        "--follow",
+        action="store_true",
+        help="use what each line of its input says next; not as COMMAND",
+    )
     own, command = _split_at_command(list(words))
     found = parser.parse_args(own)
-    nbytes = parse_bytes("bytes", found.bytes, 1, config.LARGEST_GPU_BYTES)
+    if found.follow and command:
+        parser.error("either --follow or COMMAND")
+    nbytes = _load_bytes(found.bytes)
+    sizes = (_load_bytes(line.strip()) for line in sys.stdin) if found.follow else None
     deadline = parse_seconds("deadline", found.deadline)
     path = config.checked_socket(found.keeper_socket, key="keeper_socket", suffix="")
     from aqua_daemon.keeper import owner
 
-    return owner.run(found.gpu, nbytes, path, command, deadline_seconds=deadline)
+    return owner.run(found.gpu, nbytes, path, command, deadline_seconds=deadline, sizes=sizes)
+
+
+def _load_bytes(text: str) -> int:
+    return parse_bytes("bytes", text, 1, config.LARGEST_GPU_BYTES)
 
 
 def _split_at_command(words: list[str]) -> tuple[list[str], list[str]]:

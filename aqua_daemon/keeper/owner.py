@@ -2,12 +2,14 @@
 
 It registers its own pid with the keeper, and the registration lives as long as the process does.
 What does not fit at once is taken step by step: what fits now uses up the GPU's reserve, the broker
-takes lent memory back to make it whole again, and the next step fits.
+takes lent memory back to make it whole again, and the next step fits. One that follows its input
+uses what each line there says next, as an engine does whose load rises and falls.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import select
@@ -15,7 +17,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from aqua_protos.framing import FrameReader, FrameTooLarge, send_frame
@@ -34,10 +36,12 @@ def run(
     command: Sequence[str] = (),
     *,
     deadline_seconds: float = DEADLINE_SECONDS,
+    sizes: Iterable[int] | None = None,
 ) -> int:
     """Use *nbytes* of *gpu*, then become *command*, or wait to be ended; the exit status.
 
-    Says `{"event": "loaded", ...}` on stdout once it has all of them.
+    Says `{"event": "loaded", ...}` on stdout once it has all of them, and again for each of
+    *sizes*, if those are given; it ends with them.
 
     Returns:
         1 when it did not get them in time, was refused, or the keeper ended (stderr says which);
@@ -45,14 +49,17 @@ def run(
     """
     try:
         with contextlib.closing(_KeeperCall(Path(keeper_socket))) as keeper:
-            has_bytes = _grow(keeper, gpu, nbytes, time.monotonic() + deadline_seconds)
-            if has_bytes < nbytes:
-                message = (
-                    f"{has_bytes} of {nbytes} bytes on {gpu} after {deadline_seconds:g} s: end "
-                    "something there, or ask for less"
-                )
-                return _failed(message)
-            _say_loaded(gpu, nbytes)
+            for size in itertools.chain((nbytes,), sizes or ()):
+                has_bytes = _grow(keeper, gpu, size, time.monotonic() + deadline_seconds)
+                if has_bytes < size:
+                    message = (
+                        f"{has_bytes} of {size} bytes on {gpu} after {deadline_seconds:g} s: end "
+                        "something there, or ask for less"
+                    )
+                    return _failed(message)
+                _say_loaded(gpu, size)
+            if sizes is not None:
+                return 0
             if command:
                 return _become(command)
             keeper.wait_for_end()

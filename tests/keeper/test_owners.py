@@ -16,6 +16,7 @@ def load(keeper: Keeper, nbytes: int, *words: str, gpu: str = "SHM-1") -> subpro
     command = [sys.executable, "-m", "aqua_daemon", "load", "--gpu", gpu, "--bytes", str(nbytes)]
     return subprocess.Popen(
         [*command, "--keeper-socket", str(keeper.socket), *words],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -158,3 +159,28 @@ def test_reports_come_each_second_and_after_each_change() -> None:
         assert daemon.report_when("SHM-1", "some").owners[0].nbytes == MIB
         for _ in range(4):
             assert daemon.next_report("SHM-0").total_bytes == GPU_BYTES
+
+
+def test_an_owner_that_follows_its_input_grows_and_shrinks() -> None:
+    """Each line is what it uses from then on, under one pid; it ends with its input."""
+    with running_keeper() as keeper, keeper.daemon() as daemon:
+        owner = load(keeper, 8 * MIB, "--follow")
+        assert wait_until_loaded(owner)["bytes"] == 8 * MIB
+        assert owner.stdin is not None
+        for size in (24, 4):
+            owner.stdin.write(f"{size}MiB\n")
+            owner.stdin.flush()
+            assert wait_until_loaded(owner)["bytes"] == size * MIB
+            assert owners(daemon) == {owner.pid: size * MIB}
+        owner.communicate(timeout=20)
+        assert owner.returncode == 0
+
+
+def test_an_owner_that_is_told_nonsense_ends() -> None:
+    """It says what a size is."""
+    with running_keeper() as keeper:
+        owner = load(keeper, 8 * MIB, "--follow")
+        wait_until_loaded(owner)
+        _, told = owner.communicate("much\n", timeout=20)
+        assert owner.returncode == 1
+        assert "bytes = 'much'" in told
