@@ -48,6 +48,7 @@ class Figures:
     peer_fetch_bytes: int
     host_fetch_bytes: int
     evacuated_bytes: int
+    promoted_bytes: int
     fallbacks: Mapping[str, int]
     fetch_durations: Mapping[str, Durations]  # by tier
 
@@ -66,6 +67,7 @@ class Counters:
     host_in_bytes: int = 0  # fetched from host memory
     revokes_served: int = 0  # leases acknowledged because they were asked for
     evacuated_bytes: int = 0  # copied out of revoked leases
+    promoted_bytes: int = 0  # brought back from host memory to leases
     leases_granted: int = 0
     leases_lost: int = 0
     session_opens: int = 0
@@ -104,6 +106,7 @@ class Counters:
             peer_fetch_bytes=self.peer_in_bytes,
             host_fetch_bytes=self.host_in_bytes,
             evacuated_bytes=self.evacuated_bytes,
+            promoted_bytes=self.promoted_bytes,
             fallbacks=dict(self.fallbacks),
             fetch_durations={tier: one.copy() for tier, one in self.fetch_durations.items()},
         )

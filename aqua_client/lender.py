@@ -41,7 +41,9 @@ class Lender(Protocol):
     def start(self) -> None:
         """Attach, or go on trying in the background."""
 
-    def acquire(self, nbytes: int, safety_class: SafetyClass, *, seconds: float) -> Grant:
+    def acquire(
+        self, nbytes: int, safety_class: SafetyClass, *, wanted_bytes: int, seconds: float
+    ) -> Grant:
         """Borrow one slab."""
 
     def release(

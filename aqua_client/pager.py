@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Sequence
 
 from aqua_client import in_flight
+from aqua_client.arriving import Arriving
 from aqua_client.borrowing import Borrowing
 from aqua_client.copying import Memory
 from aqua_client.counters import Counters
@@ -50,11 +51,13 @@ class Pager:
         self._is_forked = False
         self._is_closed = False
         self._lender = make_lender(settings, self._news, self._counters)
-        self._borrowing = Borrowing(self._tiers, self._lender, home_gpu=settings.home_gpu)
+        self._arriving = Arriving(self._tiers, self._lender, home_gpu=settings.home_gpu)
+        self._borrowing = Borrowing(self._tiers, self._lender, self._arriving)
         self._host_reserving = HostReserving(self._tiers, self._lender)
         self._worker = Worker(
             self._tiers,
             self._borrowing,
+            self._arriving,
             self.streams,
             acquire_seconds=settings.acquire_seconds,
         )
@@ -250,7 +253,7 @@ class Pager:
             if self._is_closed:
                 return
             self._is_closed = True
-            self._borrowing.close()
+            self._arriving.close()
             for stored in tuple(self._tiers.prefetched):
                 self._tiers.take_prefetched(stored)
         seconds = self._settings.close_seconds
@@ -326,7 +329,7 @@ class Pager:
                     return
 
     def _is_idle(self) -> bool:
-        return not self._borrowing.is_opening and not any(
+        return not self._arriving.is_opening and not any(
             _is_pinned(slab) for slab in self._tiers.slabs.values()
         )
 
@@ -341,7 +344,7 @@ class Pager:
                 with self._tiers.lock:
                     self._tiers.forget_slab(slab)
         with self._tiers.lock:
-            return not (self._tiers.slabs or self._borrowing.is_opening)
+            return not (self._tiers.slabs or self._arriving.is_opening)
 
 
 def _is_pinned(slab: Slab) -> bool:

@@ -37,8 +37,8 @@ from aqua_client.records import (
 )
 from aqua_client.sentinels import Sentinels
 from aqua_client.settings import ClientSettings
-from aqua_client.wire import (
-    Malformed,
+from aqua_client.wire import Malformed
+from aqua_client.wire_frames import (
     goodbye_frame,
     hello_frame,
     keepalive_frame,

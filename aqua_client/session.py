@@ -113,8 +113,12 @@ class Session:
         welcome = self._presence.standing.welcome
         return welcome.largest_slab_bytes if welcome else 0
 
-    def acquire(self, nbytes: int, safety_class: SafetyClass, *, seconds: float) -> Grant:
+    def acquire(
+        self, nbytes: int, safety_class: SafetyClass, *, wanted_bytes: int = 0, seconds: float
+    ) -> Grant:
         """Borrow one slab. The caller owns the grant's descriptor.
+
+        *wanted_bytes*: all that would be put into leases if it could, this slab among it.
 
         Raises:
             Refused: the daemon said no; `reason` says why (no_room, no_host_room, quota, ...).
@@ -125,7 +129,7 @@ class Session:
         deadline = time.monotonic() + seconds
         check_spare(SLAB_DESCRIPTORS)
         with self._descriptors.expected() as link:
-            granted = self._ask_for_slab(nbytes, safety_class, seconds)
+            granted = self._ask_for_slab(nbytes, safety_class, wanted_bytes, seconds)
             if not granted.by_descriptor:
                 return granted.grant
             lease_id = granted.grant.lease_id
@@ -193,7 +197,9 @@ class Session:
         self._presence.abandon_in_child()
         self._descriptors.abandon_in_child()
 
-    def _ask_for_slab(self, nbytes: int, safety: SafetyClass, seconds: float) -> Granted:
+    def _ask_for_slab(
+        self, nbytes: int, safety: SafetyClass, wanted_bytes: int, seconds: float
+    ) -> Granted:
         """What was asked and not answered in time is asked again, instead of anything new.
 
         So a keeper that is stuck does not find one slab to make for each time that it was asked.
@@ -201,7 +207,8 @@ class Session:
         asked_before = self._unanswered.pop((nbytes, safety), None)
         request_id = asked_before or uuid4().hex
         try:
-            return self._calls.make(acquire_call(request_id, nbytes, safety), seconds=seconds)
+            call = acquire_call(request_id, nbytes, safety, wanted_bytes=wanted_bytes)
+            return self._calls.make(call, seconds=seconds)
         except BrokerUnreachable as error:
             if error.reason in {"timeout", BREAKER}:
                 self._unanswered[nbytes, safety] = request_id
@@ -210,7 +217,8 @@ class Session:
             if asked_before is None or error.reason != "stale_request":
                 raise
         # It was granted and has gone back by itself, so long ago was it asked for.
-        return self._calls.make(acquire_call(uuid4().hex, nbytes, safety), seconds=seconds)
+        call = acquire_call(uuid4().hex, nbytes, safety, wanted_bytes=wanted_bytes)
+        return self._calls.make(call, seconds=seconds)
 
     def _give_back(self, call: Call[AnswerT], seconds: float | None) -> AnswerT:
         # A keeper that makes no slabs must not hold up what needs none: revokes have deadlines.

@@ -1,61 +1,43 @@
-"""The messages that the client and the daemon exchange, as protobuf; nothing else here sees it.
+"""The unary calls to the daemon and their answers, as protobuf.
 
-Does not cover sockets and channels: `link` carries the frames, `calls` makes the calls.
+Does not cover the frames of the presence link (`wire_frames`) nor channels: `calls` makes the calls.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from aqua_protos import broker_pb2, presence_pb2
-from aqua_protos.agreement import SPOKEN
+from aqua_protos import broker_pb2
 from google.protobuf.message import DecodeError, Message
 
-from aqua_client.counters import Figures
 from aqua_client.records import (
-    OTHER_PROTOCOL,
-    DaemonFrame,
-    DescriptorArrived,
     DescriptorKind,
     Grant,
     Granted,
     HostRoom,
-    LeasesEnded,
-    LeasesLost,
-    LeaseUse,
     OfferResult,
     ReclaimResult,
-    Refusal,
-    Restarting,
-    RevokeNotice,
     SafetyClass,
-    Unheard,
-    Welcome,
 )
 
 __all__ = [
     "Call",
     "Grant",
     "HostRoom",
-    "LeaseUse",
     "Malformed",
     "OfferResult",
     "ReclaimResult",
-    "RevokeNotice",
     "SafetyClass",
     "acknowledge_call",
     "acquire_call",
-    "goodbye_frame",
-    "hello_frame",
-    "keepalive_frame",
     "offer_call",
-    "parse_daemon_frame",
+    "parse",
     "reclaim_call",
     "release_call",
     "reserve_host_call",
+    "room_message",
 ]
 
 _SERVICE = "/aqua.broker.v1.Broker/"
@@ -88,10 +70,15 @@ class Call(Generic[AnswerT]):
     decode: Callable[[bytes], AnswerT]  # raises Malformed
 
 
-def acquire_call(request_id: str, nbytes: int, safety_class: SafetyClass) -> Call[Granted]:
+def acquire_call(
+    request_id: str, nbytes: int, safety_class: SafetyClass, *, wanted_bytes: int = 0
+) -> Call[Granted]:
     """Borrow one slab."""
     request = broker_pb2.AcquireRequest(
-        request_id=request_id, nbytes=nbytes, safety_class=_CLASS_NUMBERS[safety_class]
+        request_id=request_id,
+        nbytes=nbytes,
+        safety_class=_CLASS_NUMBERS[safety_class],
+        wanted_bytes=wanted_bytes,
     )
     return Call(_SERVICE + "Acquire", request.SerializeToString(), _granted)
 
@@ -108,7 +95,7 @@ def acknowledge_call(request_id: str, lease_ids: Sequence[str], room: HostRoom) 
 
 def reserve_host_call(request_id: str, room: HostRoom) -> Call[HostRoom]:
     """Set the host room; answers what is in force."""
-    request = broker_pb2.ReserveHostRequest(request_id=request_id, host_room=_room(room))
+    request = broker_pb2.ReserveHostRequest(request_id=request_id, host_room=room_message(room))
     return Call(_SERVICE + "ReserveHost", request.SerializeToString(), _room_in_force)
 
 
@@ -128,126 +115,9 @@ def reclaim_call(
     return Call(_SERVICE + "Reclaim", request.SerializeToString(), _reclaimed)
 
 
-def hello_frame(
-    *,
-    home_gpu: str | None,
-    sub_tenant: str,
-    program: str,
-    version: str,
-    session_id: str | None,
-    uses: Sequence[LeaseUse],
-    room: HostRoom,
-    figures: Figures | None = None,
-) -> bytes:
-    """The first frame; with a *session_id* of before, to re-attach; *figures* were heard before."""
-    hello = presence_pb2.Hello(
-        protocol=SPOKEN.oldest,
-        newest_protocol=SPOKEN.newest,
-        home_gpu=home_gpu or "",
-        sub_tenant=sub_tenant,
-        program=program,
-        version=version,
-        session_id=session_id or "",
-        leases=_uses(uses),
-        host_room=_room(room),
-        figures=None if figures is None else _figures(figures),
-    )
-    return presence_pb2.ClientFrame(hello=hello).SerializeToString()
-
-
-def keepalive_frame(
-    sequence: int, uses: Sequence[LeaseUse], room: HostRoom, figures: Figures | None = None
-) -> bytes:
-    """Once each third of a term."""
-    keepalive = presence_pb2.Keepalive(
-        sequence=sequence,
-        leases=_uses(uses),
-        host_room=_room(room),
-        figures=None if figures is None else _figures(figures),
-    )
-    return presence_pb2.ClientFrame(keepalive=keepalive).SerializeToString()
-
-
-def goodbye_frame(figures: Figures | None = None) -> bytes:
-    """The last frame."""
-    goodbye = presence_pb2.Goodbye(figures=None if figures is None else _figures(figures))
-    return presence_pb2.ClientFrame(goodbye=goodbye).SerializeToString()
-
-
-def parse_daemon_frame(payload: bytes, *, now: float) -> DaemonFrame:
-    """What a frame of the daemon says.
-
-    Raises:
-        Malformed: it is none, or can't be meant.
-    """
-    frame = presence_pb2.DaemonFrame()
-    _parse(frame, payload)
-    match frame.WhichOneof("kind"):
-        case "welcome":
-            return _welcome(frame.welcome)
-        case "refusal":
-            refusal = frame.refusal
-            reason = OTHER_PROTOCOL if refusal.reason == OTHER_PROTOCOL else "refused"
-            return Refusal(code=refusal.code, message=refusal.message, reason=reason)
-        case "keepalive_reply":
-            return LeasesEnded(lease_ids=tuple(frame.keepalive_reply.ended_lease_ids))
-        case "revoke":
-            return _notice(frame.revoke, now=now)
-        case "slab_descriptor":
-            return DescriptorArrived(lease_id=frame.slab_descriptor.lease_id)
-        case "leases_lost":
-            lost = frame.leases_lost
-            return LeasesLost(lease_ids=tuple(lost.lease_ids), reason=lost.reason)
-        case "restarting":
-            return Restarting()
-        case _:
-            return Unheard()  # a newer daemon's kind, or none at all
-
-
-def _welcome(welcome: presence_pb2.Welcome) -> Welcome | Refusal:
-    if not SPOKEN.oldest <= welcome.protocol <= SPOKEN.newest:
-        msg = (
-            f"the daemon (version {welcome.daemon_version}) speaks protocol {welcome.protocol}, "
-            f"this client {SPOKEN}: bring both to releases that are at most one apart"
-        )
-        return Refusal(code="", message=msg, reason=OTHER_PROTOCOL)
-    seconds = welcome.term_seconds
-    sizes = (welcome.smallest_slab_bytes, welcome.largest_slab_bytes)
-    if not welcome.session_id or not welcome.token:
-        msg = "a welcome without a session id or a token"
-        raise Malformed(msg)
-    if not math.isfinite(seconds) or seconds <= 0 or not 0 < sizes[0] <= sizes[1]:
-        msg = f"a welcome with a term of {seconds} s and slabs of {sizes[0]} to {sizes[1]} bytes"
-        raise Malformed(msg)
-    return Welcome(
-        session_id=welcome.session_id,
-        token=welcome.token,
-        tenant=welcome.tenant,
-        term_seconds=seconds,
-        smallest_slab_bytes=sizes[0],
-        largest_slab_bytes=sizes[1],
-        daemon_version=welcome.daemon_version,
-        ended_lease_ids=tuple(welcome.ended_lease_ids),
-        has_sentinel=welcome.has_sentinel,
-    )
-
-
-def _notice(revoke: presence_pb2.Revoke, *, now: float) -> RevokeNotice:
-    if not math.isfinite(revoke.deadline_seconds):
-        msg = f"a revoke with a deadline of {revoke.deadline_seconds} s"
-        raise Malformed(msg)
-    return RevokeNotice(
-        lender_gpu=revoke.lender_gpu,
-        nbytes=revoke.nbytes,
-        reason=revoke.reason,
-        deadline=now + max(0.0, revoke.deadline_seconds),
-        lease_ids=tuple(revoke.lease_ids),
-    )
-
-
 def _granted(payload: bytes) -> Granted:
     reply = broker_pb2.AcquireReply()
-    _parse(reply, payload)
+    parse(reply, payload)
     kind = reply.handle.WhichOneof("kind")
     lease = reply.lease
     if kind is None or not lease.lease_id or lease.nbytes <= 0:
@@ -275,25 +145,25 @@ def _granted(payload: bytes) -> Granted:
 
 def _returned(payload: bytes) -> set[str]:
     reply = broker_pb2.ReturnReply()
-    _parse(reply, payload)
+    parse(reply, payload)
     return set(reply.returned_lease_ids)
 
 
 def _room_in_force(payload: bytes) -> HostRoom:
     reply = broker_pb2.ReserveHostReply()
-    _parse(reply, payload)
+    parse(reply, payload)
     return HostRoom(revision=reply.host_room.revision, nbytes=reply.host_room.nbytes)
 
 
 def _offered(payload: bytes) -> OfferResult:
     reply = broker_pb2.OfferReply()
-    _parse(reply, payload)
+    parse(reply, payload)
     return OfferResult(offered_bytes=reply.offered_bytes, lent_bytes=reply.lent_bytes)
 
 
 def _reclaimed(payload: bytes) -> ReclaimResult:
     reply = broker_pb2.ReclaimReply()
-    _parse(reply, payload)
+    parse(reply, payload)
     return ReclaimResult(
         asked_bytes=reply.asked_bytes,
         revoked_bytes=reply.revoked_bytes,
@@ -305,43 +175,22 @@ def _reclaimed(payload: bytes) -> ReclaimResult:
 
 def _return_payload(request_id: str, lease_ids: Sequence[str], room: HostRoom) -> bytes:
     request = broker_pb2.ReturnRequest(
-        request_id=request_id, lease_ids=list(lease_ids), host_room=_room(room)
+        request_id=request_id, lease_ids=list(lease_ids), host_room=room_message(room)
     )
     return request.SerializeToString()
 
 
-def _uses(uses: Sequence[LeaseUse]) -> list[presence_pb2.LeaseUse]:
-    return [
-        presence_pb2.LeaseUse(
-            lease_id=use.lease_id,
-            used_bytes=use.used_bytes,
-            copy_bytes=use.copy_bytes,
-            idle_seconds=use.idle_seconds,
-        )
-        for use in uses
-    ]
-
-
-def _room(room: HostRoom) -> broker_pb2.HostRoom:
+def room_message(room: HostRoom) -> broker_pb2.HostRoom:
+    """How host room is said, in calls and in frames."""
     return broker_pb2.HostRoom(revision=room.revision, nbytes=room.nbytes)
 
 
-def _figures(figures: Figures) -> presence_pb2.ClientFigures:
-    message = presence_pb2.ClientFigures(
-        peer_offload_bytes=figures.peer_offload_bytes,
-        host_offload_bytes=figures.host_offload_bytes,
-        peer_fetch_bytes=figures.peer_fetch_bytes,
-        host_fetch_bytes=figures.host_fetch_bytes,
-        evacuated_bytes=figures.evacuated_bytes,
-        fallbacks=figures.fallbacks,
-    )
-    for tier, durations in figures.fetch_durations.items():
-        message.fetch_durations[tier].counts.extend(durations.counts)
-        message.fetch_durations[tier].sum_nanoseconds = durations.sum_nanoseconds
-    return message
+def parse(message: Message, payload: bytes) -> None:
+    """Fill *message*.
 
-
-def _parse(message: Message, payload: bytes) -> None:
+    Raises:
+        Malformed: the bytes are none.
+    """
     try:
         message.ParseFromString(payload)
     except DecodeError as error:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 
 from aqua_client import in_flight, streams
+from aqua_client.arriving import Arriving
 from aqua_client.borrowing import Borrowing
 from aqua_client.cuda_driver import CudaError
 from aqua_client.evacuation import Evacuation
@@ -50,12 +51,14 @@ class Worker:
         self,
         tiers: Tiers,
         borrowing: Borrowing,
+        arriving: Arriving,
         of_caller: Streams | None,
         *,
         acquire_seconds: float,
     ) -> None:
         self._tiers = tiers
         self._borrowing = borrowing
+        self._arriving = arriving
         self._buffer = EvacuationBuffer(tiers)
         self._evacuation = Evacuation(tiers, borrowing, of_caller, self._buffer)
         self._ahead = LookingAhead(tiers, borrowing, acquire_seconds=acquire_seconds)
@@ -128,7 +131,7 @@ class Worker:
 
     def _serve(self, unknown: Sequence[str], fenced: Sequence[Slab]) -> None:
         if unknown:
-            self._borrowing.disown(unknown)
+            self._arriving.disown(unknown)
         self._borrowing.probe()
         for slab in fenced:
             if time.monotonic() < self._retry_at.get(slab.lease_id, 0.0):
@@ -180,4 +183,4 @@ class Worker:
             if slab.is_ended:
                 self._tiers.host.uncover(slab.lease_id)
         if not slab.is_ended:
-            self._borrowing.give_back([slab])
+            self._arriving.give_back([slab])

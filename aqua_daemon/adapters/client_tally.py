@@ -102,6 +102,7 @@ def _combined(
         offload_bytes=mapped(one.offload_bytes, other.offload_bytes),
         fetch_bytes=mapped(one.fetch_bytes, other.fetch_bytes),
         evacuated_bytes=how(one.evacuated_bytes, other.evacuated_bytes),
+        promoted_bytes=how(one.promoted_bytes, other.promoted_bytes),
         fallbacks=mapped(one.fallbacks, other.fallbacks),
         fetch_durations={tier: of_tier(tier) for tier in FETCH_TIERS},
     )

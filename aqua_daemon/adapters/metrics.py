@@ -226,7 +226,9 @@ def _client_counters(figures: ClientFigures) -> Iterator[Metric]:
         fallbacks.add_metric([reason], count)
     evacuated = _counter("evacuated_bytes", f"Bytes moved out of revoked leases, {_CLIENTS}.")
     evacuated.add_metric([], figures.evacuated_bytes)
-    yield from (parked, fetched, took, fallbacks, evacuated)
+    promoted = _counter("promoted_bytes", f"Bytes moved from host memory to leases, {_CLIENTS}.")
+    promoted.add_metric([], figures.promoted_bytes)
+    yield from (parked, fetched, took, fallbacks, evacuated, promoted)
 
 
 def _fault_counters(reading: Reading) -> Iterator[Metric]:

@@ -73,7 +73,7 @@ class Goodbye(_message.Message):
     def __init__(self, figures: _Optional[_Union[ClientFigures, _Mapping]] = ...) -> None: ...
 
 class ClientFigures(_message.Message):
-    __slots__ = ("peer_offload_bytes", "host_offload_bytes", "peer_fetch_bytes", "host_fetch_bytes", "evacuated_bytes", "fallbacks", "fetch_durations")
+    __slots__ = ("peer_offload_bytes", "host_offload_bytes", "peer_fetch_bytes", "host_fetch_bytes", "evacuated_bytes", "fallbacks", "fetch_durations", "promoted_bytes")
     class FallbacksEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -95,6 +95,7 @@ class ClientFigures(_message.Message):
     EVACUATED_BYTES_FIELD_NUMBER: _ClassVar[int]
     FALLBACKS_FIELD_NUMBER: _ClassVar[int]
     FETCH_DURATIONS_FIELD_NUMBER: _ClassVar[int]
+    PROMOTED_BYTES_FIELD_NUMBER: _ClassVar[int]
     peer_offload_bytes: int
     host_offload_bytes: int
     peer_fetch_bytes: int
@@ -102,7 +103,8 @@ class ClientFigures(_message.Message):
     evacuated_bytes: int
     fallbacks: _containers.ScalarMap[str, int]
     fetch_durations: _containers.MessageMap[str, FetchDurations]
-    def __init__(self, peer_offload_bytes: _Optional[int] = ..., host_offload_bytes: _Optional[int] = ..., peer_fetch_bytes: _Optional[int] = ..., host_fetch_bytes: _Optional[int] = ..., evacuated_bytes: _Optional[int] = ..., fallbacks: _Optional[_Mapping[str, int]] = ..., fetch_durations: _Optional[_Mapping[str, FetchDurations]] = ...) -> None: ...
+    promoted_bytes: int
+    def __init__(self, peer_offload_bytes: _Optional[int] = ..., host_offload_bytes: _Optional[int] = ..., peer_fetch_bytes: _Optional[int] = ..., host_fetch_bytes: _Optional[int] = ..., evacuated_bytes: _Optional[int] = ..., fallbacks: _Optional[_Mapping[str, int]] = ..., fetch_durations: _Optional[_Mapping[str, FetchDurations]] = ..., promoted_bytes: _Optional[int] = ...) -> None: ...
 
 class FetchDurations(_message.Message):
     __slots__ = ("counts", "sum_nanoseconds")

@@ -58,6 +58,7 @@ def test_figures_are_a_copy_of_what_the_daemon_is_told() -> None:
     counters.peer_out_bytes, counters.host_out_bytes = 1, 2
     counters.peer_in_bytes, counters.host_in_bytes = 3, 4
     counters.evacuated_bytes = 5
+    counters.promoted_bytes = 6
     counters.count_fallback("no_room")
     counters.fetch_durations["mixed"].count(7)
     figures = counters.figures()
@@ -66,6 +67,7 @@ def test_figures_are_a_copy_of_what_the_daemon_is_told() -> None:
     assert (figures.peer_offload_bytes, figures.host_offload_bytes) == (1, 2)
     assert (figures.peer_fetch_bytes, figures.host_fetch_bytes) == (3, 4)
     assert figures.evacuated_bytes == 5
+    assert figures.promoted_bytes == 6
     assert figures.fallbacks == {"no_room": 1}
     assert set(figures.fetch_durations) == set(TIERS)
     assert figures.fetch_durations["mixed"].sum_nanoseconds == 7

@@ -71,7 +71,7 @@ def assert_nothing_taken(pager: Pager) -> None:
             assert slab.extents.largest_free_bytes == slab.nbytes
         assert (tiers.host.used_bytes, tiers.host.asked_bytes) == (0, 0)
         assert not pager._borrowing._asking
-        assert not pager._borrowing._opening
+        assert not pager._arriving._opening
 
 
 NODES = {"peer": two_gpus, "host": no_daemon}

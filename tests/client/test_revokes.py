@@ -145,7 +145,7 @@ def test_a_slab_that_is_just_being_mapped_is_acknowledged_once_it_is_not(
     def mapped_and_revoked(grant: Grant, *, home_gpu: str | None = None) -> Memory:
         memory = open_slab(grant, home_gpu=home_gpu)
         node.revoke("SHM-1")
-        wait_until(lambda: grant.lease_id in pager._borrowing._disowned, what="the worker knows")
+        wait_until(lambda: grant.lease_id in pager._arriving._disowned, what="the worker knows")
         acknowledged_while_mapped.extend(node.acknowledged)
         return memory
 

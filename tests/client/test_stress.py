@@ -274,7 +274,7 @@ def test_a_lease_that_became_a_slab_since_it_was_asked_back_is_emptied_first() -
         asked = node.ids_on("SHM-1")
         places = pager.pin(handle._stored)
         node.gpu_bytes["SHM-1"] = 0
-        pager._borrowing.disown(asked)
+        pager._arriving.disown(asked)
         assert node.acknowledged == []
         pager.unpin(places, is_read=True)
         wait_acknowledged(node, asked)

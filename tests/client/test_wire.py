@@ -28,14 +28,16 @@ from aqua_client.wire import (
     Malformed,
     acknowledge_call,
     acquire_call,
-    goodbye_frame,
-    hello_frame,
-    keepalive_frame,
     offer_call,
-    parse_daemon_frame,
     reclaim_call,
     release_call,
     reserve_host_call,
+)
+from aqua_client.wire_frames import (
+    goodbye_frame,
+    hello_frame,
+    keepalive_frame,
+    parse_daemon_frame,
 )
 
 MIB = 2**20
@@ -108,6 +110,7 @@ def test_figures_go_with_every_frame_of_a_client() -> None:
     """What was counted, whole; in a greeting what was heard of it before."""
     counters = Counters()
     counters.peer_out_bytes, counters.host_in_bytes, counters.evacuated_bytes = 1, 2, 3
+    counters.promoted_bytes = 4
     counters.count_fallback("no_room")
     counters.fetch_durations["peer"].count(150_000)
     figures = counters.figures()
@@ -127,6 +130,7 @@ def test_figures_go_with_every_frame_of_a_client() -> None:
     assert said[0] == said[1] == said[2]
     assert (said[0].peer_offload_bytes, said[0].host_fetch_bytes) == (1, 2)
     assert said[0].evacuated_bytes == 3
+    assert said[0].promoted_bytes == 4
     assert dict(said[0].fallbacks) == {"no_room": 1}
     assert list(said[0].fetch_durations["peer"].counts) == [0, 1, 0, 0, 0, 0, 0, 0, 0, 0]
     assert said[0].fetch_durations["peer"].sum_nanoseconds == 150_000
@@ -242,9 +246,9 @@ def test_noise_is_no_frame(payload: bytes) -> None:
 
 def test_an_acquire_says_size_and_class() -> None:
     """And its answer becomes a grant that still lacks its descriptor."""
-    call = acquire_call("r", 4 * MIB, SafetyClass.CACHE)
+    call = acquire_call("r", 4 * MIB, SafetyClass.CACHE, wanted_bytes=9 * MIB)
     request = broker_pb2.AcquireRequest.FromString(call.payload)
-    assert (request.request_id, request.nbytes) == ("r", 4 * MIB)
+    assert (request.request_id, request.nbytes, request.wanted_bytes) == ("r", 4 * MIB, 9 * MIB)
     assert request.safety_class == broker_pb2.SAFETY_CLASS_CACHE
     granted = call.decode(grant_reply().SerializeToString())
     assert granted.by_descriptor

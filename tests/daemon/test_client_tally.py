@@ -11,7 +11,7 @@ from aqua_protos import presence_pb2
 
 from aqua_client.counters import FETCH_BOUNDS_NANOSECONDS, Counters
 from aqua_client.counters import TIERS as CLIENT_TIERS
-from aqua_client.wire import keepalive_frame
+from aqua_client.wire_frames import keepalive_frame
 from aqua_daemon.adapters.client_tally import OTHER_REASON, ClientTally
 from aqua_daemon.adapters.wire import frames
 from aqua_daemon.adapters.wire.figures import (
@@ -37,6 +37,7 @@ def done(nbytes: int, **fallbacks: int) -> ClientFigures:
         offload_bytes={"peer": nbytes, "host": 2 * nbytes},
         fetch_bytes={"peer": 3 * nbytes, "host": 4 * nbytes},
         evacuated_bytes=5 * nbytes,
+        promoted_bytes=6 * nbytes,
         fallbacks=fallbacks,
         fetch_durations={"peer": FetchDurations(counts=counts, sum_nanoseconds=6 * nbytes)},
     )
@@ -57,6 +58,7 @@ def test_what_is_new_is_added(tally: ClientTally) -> None:
     assert total.offload_bytes == {"peer": 25, "host": 50}
     assert total.fetch_bytes == {"peer": 75, "host": 100}
     assert total.evacuated_bytes == 125
+    assert total.promoted_bytes == 150
     assert total.fallbacks["no_room"] == 25
     assert total.fetch_durations["peer"].counts[0] == 25
     assert total.fetch_durations["peer"].sum_nanoseconds == 150

@@ -39,6 +39,7 @@ from tests.daemon.samples import (
 NAMES = {
     "aqua_build_info",
     "aqua_evacuated_bytes",
+    "aqua_promoted_bytes",
     "aqua_fallback",
     "aqua_faults",
     "aqua_fetch_bytes",
@@ -180,6 +181,7 @@ def test_clients_figures_are_shown_as_they_are_summed() -> None:
             offload_bytes={"peer": 1, "host": 2},
             fetch_bytes={"peer": 3, "host": 4},
             evacuated_bytes=5,
+            promoted_bytes=6,
             fallbacks={"breaker": 6, "mischief": 7},
             fetch_durations={"peer": durations},
         ),
@@ -189,6 +191,7 @@ def test_clients_figures_are_shown_as_they_are_summed() -> None:
     assert values(text, "aqua_offload_bytes") == {("peer",): 1, ("host",): 2}
     assert values(text, "aqua_fetch_bytes") == {("peer",): 3, ("host",): 4}
     assert values(text, "aqua_evacuated_bytes") == {(): 5}
+    assert values(text, "aqua_promoted_bytes") == {(): 6}
     fallbacks = {label: n for label, n in values(text, "aqua_fallback").items() if n}
     assert fallbacks == {("breaker",): 6, ("other",): 7}
     assert 'aqua_fetch_duration_seconds_bucket{le="0.0001",tier="peer"} 1.0' in text

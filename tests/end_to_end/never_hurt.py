@@ -31,7 +31,7 @@ NO_ROOM = frozenset({"no_room", "no_host_room", "quota"})  # there is a daemon, 
 FLOOD = """
 import itertools, socket, sys
 from aqua_client.records import HostRoom
-from aqua_client.wire import hello_frame, keepalive_frame
+from aqua_client.wire_frames import hello_frame, keepalive_frame
 from aqua_protos.framing import encode_frame
 
 room = HostRoom(revision=1, nbytes=0)

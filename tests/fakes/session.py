@@ -67,6 +67,7 @@ class FakeNode:
     returned: list[Returned] = field(default_factory=list)
     still_mapped: list[str] = field(default_factory=list)  # at the moment they were given back
     asked: list[int] = field(default_factory=list)  # bytes of each acquire
+    wanted: list[int] = field(default_factory=list)  # and all that it said to want
     probes: int = 0  # reservations asked for, answered or not
     room: HostRoom = field(default_factory=lambda: HostRoom(revision=0, nbytes=0))
     # Tests that need an answer to come late hold this down.
@@ -176,10 +177,13 @@ class FakeSession:
         if not self.node.unreachable:
             self.listener.attached()
 
-    def acquire(self, nbytes: int, safety_class: SafetyClass, *, seconds: float) -> Grant:
+    def acquire(
+        self, nbytes: int, safety_class: SafetyClass, *, wanted_bytes: int, seconds: float
+    ) -> Grant:
         self._reach()
         node = self.node
         node.asked.append(nbytes)
+        node.wanted.append(wanted_bytes)
         with node.lock:
             if node.refusal:
                 raise Refused(reason=node.refusal)

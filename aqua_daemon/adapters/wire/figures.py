@@ -39,6 +39,7 @@ class ClientFigures:
     offload_bytes: Mapping[str, int] = field(default_factory=lambda: _nothing(TIERS))
     fetch_bytes: Mapping[str, int] = field(default_factory=lambda: _nothing(TIERS))
     evacuated_bytes: int = 0
+    promoted_bytes: int = 0
     fallbacks: Mapping[str, int] = field(default_factory=dict)  # by reason
     fetch_durations: Mapping[str, FetchDurations] = field(
         default_factory=lambda: {tier: FetchDurations() for tier in FETCH_TIERS}
@@ -61,6 +62,7 @@ def client_figures(message: presence_pb2.ClientFigures) -> ClientFigures:
         offload_bytes={"peer": peer_out, "host": host_out},
         fetch_bytes={"peer": peer_in, "host": host_in},
         evacuated_bytes=checks.counter("evacuated_bytes", message.evacuated_bytes),
+        promoted_bytes=checks.counter("promoted_bytes", message.promoted_bytes),
         fallbacks={
             checks.name("fallbacks", reason): checks.counter("fallbacks", message.fallbacks[reason])
             for reason in reasons
