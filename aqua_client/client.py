@@ -21,7 +21,7 @@ from typing import Self
 import torch
 
 from aqua_client import awaiting, batches, own_device, tensors
-from aqua_client.errors import InvalidSetting
+from aqua_client.errors import HandleReleased, InvalidSetting
 from aqua_client.immutables import Immutables
 from aqua_client.pager import Pager
 from aqua_client.pools import BlockPool
@@ -182,6 +182,7 @@ class _Default:
     def __init__(self) -> None:
         self.client: Client | None = None
         self.lock = threading.Lock()
+        self.has_ended = False  # the interpreter ends: no other is made
         self._replaced: list[Client] = []
 
     def replace(self, client: Client) -> None:
@@ -255,6 +256,8 @@ def _own_client() -> Client:
     if client is None or client.is_closed:
         with _default.lock:
             client = _default.client
+            if _default.has_ended:
+                raise HandleReleased("the interpreter ends: nothing is parked any more")
             if client is None or client.is_closed:
                 client = _default.client = Client()
     return client
@@ -269,6 +272,9 @@ def _fallback(value: str) -> Fallback:
 
 
 def _close_all() -> None:
+    # A daemon thread that goes on would be in a copy when the interpreter ends, which torch
+    # answers with an abort. (Not under the lock: who has it may be waiting for a daemon.)
+    _default.has_ended = True
     for pager in tuple(_open_pagers):
         _open_pagers.discard(pager)
         pager.close()
