@@ -43,9 +43,9 @@ from aqua_daemon.adapters.log_handler import UnhurriedHandler
 from aqua_daemon.adapters.metrics import MetricsServer, NodeCollector, Reading, on_loop
 from aqua_daemon.adapters.presence import PresenceServer
 from aqua_daemon.adapters.presence_link import PresenceLimits
-from aqua_daemon.adapters.quota_file import NAME as QUOTAS_NAME
-from aqua_daemon.adapters.quota_file import QuotaFile, UnreadableQuotas
 from aqua_daemon.adapters.service_manager import ServiceManager
+from aqua_daemon.adapters.settings_file import NAME as SETTINGS_NAME
+from aqua_daemon.adapters.settings_file import SettingsFile, UnreadableSettings
 from aqua_daemon.adapters.sockets import SocketClaim, SocketInUse
 from aqua_daemon.adapters.tally import Tally
 from aqua_daemon.config import DaemonConfig
@@ -71,7 +71,7 @@ def serve(config: DaemonConfig) -> int:
     try:
         Path(config.socket).parent.mkdir(mode=0o750, exist_ok=True)
         asyncio.run(_serve(config, _lent_gpus(config)))
-    except (SocketInUse, UnreadableQuotas, OSError) as error:
+    except (SocketInUse, UnreadableSettings, OSError) as error:
         sys.stderr.write(f"aqua-daemon: {error}\n")
         return 1
     return 0
@@ -151,8 +151,9 @@ def _assembled(
     claim = stack.enter_context(SocketClaim(lock=config.lock, group=config.group))
     settings = broker_settings(config, gpus)
     journal, tally, clients = LogJournal(clock=clock), Tally(), ClientTally()
-    quota_file = QuotaFile(config.state_dir / QUOTAS_NAME)
-    broker = Broker(settings, now=clock(), quotas=quota_file.read())
+    settings_file = SettingsFile(config.state_dir / SETTINGS_NAME)
+    kept = settings_file.read()
+    broker = Broker(settings, now=clock(), quotas=kept.quotas, drained=kept.drained)
     service = BrokerService(broker, clock=clock, journal=FanOut(journal, tally))
     holders = stack.enter_context(contextlib.closing(Holders(loop, service.submit)))
     keepers = KeeperLinks(
@@ -184,7 +185,7 @@ def _assembled(
         keepers=keepers,
         settings=settings,
         happenings=journal.happenings,
-        quota_file=quota_file,
+        settings_file=settings_file,
         clock=clock,
         limits=_call_limits(config.limits),
     )

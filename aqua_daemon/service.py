@@ -18,6 +18,7 @@ from typing import Protocol, assert_never
 
 from aqua_daemon.core.errors import BrokerBug, BrokerError, InvalidRequest, UnknownSession
 from aqua_daemon.core.events import (
+    DrainRequested,
     Event,
     HostRoomRequested,
     KeepaliveReceived,
@@ -31,11 +32,13 @@ from aqua_daemon.core.events import (
     SessionOpened,
     SessionReattached,
     Ticked,
+    UndrainRequested,
 )
 from aqua_daemon.core.instructions import (
     AllocateSlab,
     Answer,
     AnswerDenied,
+    AnswerDrain,
     AnswerGranted,
     AnswerHostRoom,
     AnswerKeepalive,
@@ -44,6 +47,7 @@ from aqua_daemon.core.instructions import (
     AnswerQuota,
     AnswerReclaim,
     AnswerReturned,
+    AnswerUndrain,
     ForgetSession,
     FreeSlab,
     Instruction,
@@ -67,6 +71,8 @@ Request = (
     | ReclaimRequested
     | QuotaSet
     | QuiesceRequested
+    | DrainRequested
+    | UndrainRequested
 )
 
 TICK_SECONDS = 0.1
@@ -269,6 +275,8 @@ class BrokerService:
                 | AnswerReclaim()
                 | AnswerQuota()
                 | AnswerQuiesce()
+                | AnswerDrain()
+                | AnswerUndrain()
             ):
                 pending = self._pending.pop((instruction.session_id, instruction.request_id), None)
                 if pending is not None:

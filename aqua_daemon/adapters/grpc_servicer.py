@@ -20,7 +20,7 @@ from aqua_daemon import __version__
 from aqua_daemon.adapters.call_limits import CallGate, CallLimits
 from aqua_daemon.adapters.happenings import Happenings
 from aqua_daemon.adapters.presence import PresenceServer
-from aqua_daemon.adapters.quota_file import QuotaFile
+from aqua_daemon.adapters.settings_file import SettingsFile
 from aqua_daemon.adapters.statuses import TooLarge, TooLate, Unauthenticated, status_of
 from aqua_daemon.adapters.visibility import happenings_for, visible_to
 from aqua_daemon.adapters.wire import replies, requests
@@ -34,6 +34,7 @@ from aqua_daemon.core.errors import (
 )
 from aqua_daemon.core.instructions import (
     Answer,
+    AnswerDrain,
     AnswerGranted,
     AnswerHostRoom,
     AnswerOffer,
@@ -41,6 +42,7 @@ from aqua_daemon.core.instructions import (
     AnswerQuota,
     AnswerReclaim,
     AnswerReturned,
+    AnswerUndrain,
 )
 from aqua_daemon.core.limits import QuotaOutcome
 from aqua_daemon.core.model import BrokerSettings, Lease, LeaseId, NodeSnapshot, Session, SessionId
@@ -85,7 +87,7 @@ class BrokerCalls:
         keepers: Keepers,
         settings: BrokerSettings,
         happenings: Happenings,
-        quota_file: QuotaFile,
+        settings_file: SettingsFile,
         clock: Clock,
         limits: CallLimits | None = None,
     ) -> None:
@@ -95,7 +97,7 @@ class BrokerCalls:
         self._keepers = keepers
         self._settings = settings
         self._happenings = happenings
-        self._quota_file = quota_file
+        self._settings_file = settings_file
         self._limits = limits or CallLimits()
         self._gate = CallGate(self._limits, clock=clock)
         self._clock = clock
@@ -115,6 +117,8 @@ class BrokerCalls:
             "Quiesce": self._quiesce,
             "GetQuotas": self._get_quotas,
             "SetQuota": self._set_quota,
+            "Drain": self._drain,
+            "Undrain": self._undrain,
         }
         return grpc.method_handlers_generic_handler(
             SERVICE,
@@ -288,9 +292,22 @@ class BrokerCalls:
         answer = await self._service.request(event, timeout_seconds=wait_seconds)
         outcome = _expect(answer, AnswerQuota).outcome
         if outcome is QuotaOutcome.APPLIED:
-            await self._quota_file.keep(lambda: self._service.snapshot().quotas)
+            await self._settings_file.keep(self._service.snapshot)
         quotas = self._service.snapshot().quotas
         return replies.quota_set(outcome, next(one for one in quotas if one.tenant == event.tenant))
+
+    async def _drain(self, session_id: SessionId, payload: bytes, wait_seconds: float) -> bytes:
+        event = requests.drain_requested(payload, session_id=session_id)
+        answer = await self._service.request(event, timeout_seconds=wait_seconds)
+        if not event.is_dry_run:
+            await self._settings_file.keep(self._service.snapshot)
+        return replies.drained(_expect(answer, AnswerDrain))
+
+    async def _undrain(self, session_id: SessionId, payload: bytes, wait_seconds: float) -> bytes:
+        event = requests.undrain_requested(payload, session_id=session_id)
+        answer = await self._service.request(event, timeout_seconds=wait_seconds)
+        await self._settings_file.keep(self._service.snapshot)
+        return replies.undrained(_expect(answer, AnswerUndrain))
 
 
 async def refuse(context: Context, error: BrokerError) -> NoReturn:

@@ -214,6 +214,13 @@ def in_words(record: Event | Instruction, error: Exception | None = None) -> str
             return f"reclaim ended: {freed_bytes} bytes freed in {seconds:.3f} s"
         case instructions.AnswerQuiesce(gpu=gpu, seconds=seconds):
             return f"{gpu} is quiesced for {seconds:.0f} s" if seconds else f"{gpu} goes on"
+        case instructions.AnswerDrain(is_dry_run=False, gpus=gpus, hits=hits):
+            nbytes = sum(hit.nbytes for hit in hits)
+            return (
+                f"{', '.join(gpus)} drained: {nbytes / MIB:g} MiB of {len(hits)} sessions go back"
+            )
+        case instructions.AnswerUndrain(gpus=gpus) if gpus:
+            return f"{', '.join(gpus)} undrained"
         case instructions.AnswerQuota(tenant=tenant, outcome=outcome, quota=quota):
             words = f"quota of {tenant} is {_quota_in_words(quota)}, revision {quota.revision}"
             return f"{words} ({outcome.value})"

@@ -90,6 +90,7 @@ class GpuAccount:
     strange_bytes: int = 0
     limits: dict[SessionId, int] = field(default_factory=dict)
     quiets: dict[SessionId, Quiet] = field(default_factory=dict)
+    is_drained: bool = False  # an admin wants nothing lent there
     policy: LendingPolicy = LendingPolicy.AUTO
     past_uses: deque[tuple[float, int]] = field(default_factory=deque)  # until when, falling bytes
     unsettled_bytes: int = 0  # free, but used a moment ago
@@ -133,6 +134,8 @@ class GpuAccount:
     @property
     def waits_for(self) -> str:
         """Why nothing is granted although nothing is wrong; else empty."""
+        if self.is_drained:
+            return "it is drained: aquactl undrain GPU"
         if self.quiets:
             return "it is quiesced"
         if self.newcomer is not None:

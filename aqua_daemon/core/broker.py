@@ -7,10 +7,11 @@ history can be replayed in a test. The rules are in the modules that it dispatch
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import assert_never
 
 from aqua_daemon.core import (
+    draining,
     faults,
     granting,
     keeping,
@@ -25,6 +26,7 @@ from aqua_daemon.core import (
 from aqua_daemon.core.auditing import Audit, all_violations
 from aqua_daemon.core.errors import IntegrityViolation
 from aqua_daemon.core.events import (
+    DrainRequested,
     Event,
     GpuReported,
     HolderEvent,
@@ -52,11 +54,12 @@ from aqua_daemon.core.events import (
     SlabAllocationFailed,
     SlabFreed,
     Ticked,
+    UndrainRequested,
 )
 from aqua_daemon.core.instructions import Instruction
 from aqua_daemon.core.ledger import Ledger
 from aqua_daemon.core.limits import Quota
-from aqua_daemon.core.model import BrokerSettings, NodeSnapshot, TenantName
+from aqua_daemon.core.model import BrokerSettings, GpuUuid, NodeSnapshot, TenantName
 from aqua_daemon.core.sizes import EVENTS_BETWEEN_FULL_CHECKS
 from aqua_daemon.core.turn import Books, Turn
 
@@ -71,14 +74,15 @@ class Broker:
         now: float,
         strict: bool = False,
         quotas: Mapping[TenantName, Quota] | None = None,
+        drained: Iterable[GpuUuid] = (),
     ) -> None:
-        """A broker that knows only what admins have set: *quotas*.
+        """A broker that knows only what admins have set: *quotas*, and which GPUs are *drained*.
 
         *strict*: broken invariants raise, and all are checked at once, as tests want.
         """
         self._books = Books(
             settings=settings,
-            ledger=Ledger(settings.gpus),
+            ledger=Ledger(settings.gpus, drained=drained),
             started_at=now,
             quotas=dict(quotas or {}),
         )
@@ -143,6 +147,10 @@ class Broker:
                 quotas.set_quota(turn, event)
             case QuiesceRequested():
                 quiescing.request_quiet(turn, event)
+            case DrainRequested():
+                draining.drain(turn, event)
+            case UndrainRequested():
+                draining.undrain(turn, event)
             case Ticked():
                 terms.tick(turn)
             case (

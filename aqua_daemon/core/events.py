@@ -237,6 +237,26 @@ class QuiesceRequested:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DrainRequested:
+    """An admin wants nothing lent on some GPUs until it says otherwise."""
+
+    session_id: SessionId
+    request_id: RequestId
+    gpus: tuple[GpuUuid, ...]  # none named: all of the node
+    deadline_seconds: float | None  # None: the standard deadline
+    is_dry_run: bool = False  # only to be told who would be hit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UndrainRequested:
+    """An admin lets GPUs be lent again."""
+
+    session_id: SessionId
+    request_id: RequestId
+    gpus: tuple[GpuUuid, ...]  # none named: all that are drained
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LossTold:
     """A session has been told which of its leases are lost (or is not there to be told)."""
 
@@ -276,5 +296,7 @@ RequestEvent = (
     | ReclaimRequested
     | QuotaSet
     | QuiesceRequested
+    | DrainRequested
+    | UndrainRequested
 )
 Event = KeeperEvent | HolderEvent | RequestEvent | Ticked

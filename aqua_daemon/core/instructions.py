@@ -171,6 +171,42 @@ class AnswerQuiesce:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DrainHit:
+    """What one session holds of a GPU that is drained."""
+
+    gpu: GpuUuid
+    session_id: SessionId
+    tenant: TenantName
+    pid: int
+    leases: int
+    nbytes: int
+    copy_bytes: int  # what it has to copy elsewhere, as it said last
+    quarantined_bytes: int  # of `nbytes`: did not come back when they were asked for before
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerDrain:
+    """Who is hit, or would be, and how long it takes."""
+
+    session_id: SessionId
+    request_id: RequestId
+    gpus: tuple[GpuUuid, ...]
+    hits: tuple[DrainHit, ...]
+    deadline_seconds: float  # until the last of them is late; 0: nothing is to come back
+    copy_seconds: float  # of all that is to be copied, over the way to host memory
+    is_dry_run: bool  # nothing has changed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerUndrain:
+    """Which GPUs were drained until now."""
+
+    session_id: SessionId
+    request_id: RequestId
+    gpus: tuple[GpuUuid, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NoteRebalance:
     """Memory was asked back from one tenant for another; or why it was not."""
 
@@ -203,6 +239,8 @@ Answer = (
     | AnswerReclaim
     | AnswerQuota
     | AnswerQuiesce
+    | AnswerDrain
+    | AnswerUndrain
 )
 Instruction = (
     AllocateSlab

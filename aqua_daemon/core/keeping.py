@@ -7,7 +7,7 @@ books, because answers and reports come in order.
 
 from __future__ import annotations
 
-from aqua_daemon.core import lending
+from aqua_daemon.core import draining, lending
 from aqua_daemon.core.accounts import GpuAccount
 from aqua_daemon.core.events import GpuReported, KeeperAttached, KeeperDetached, KeeperEnded
 from aqua_daemon.core.granting import deny, drop_unseen
@@ -53,6 +53,7 @@ def attach(turn: Turn, event: KeeperAttached) -> None:
         _reconcile(turn, account, tags_there, adopted)
         _check_slabs(turn, account)
     for gpu in tags:
+        draining.go_on(turn, turn.ledger.gpus[gpu])
         keep_reserve(turn, turn.ledger.gpus[gpu])
 
 

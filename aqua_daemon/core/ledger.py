@@ -8,6 +8,8 @@ are right in `integrity`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from aqua_daemon.core.accounts import (
     GpuAccount,
     SessionAccount,
@@ -35,8 +37,9 @@ _RECALLED = frozenset({LeaseState.REVOKING, LeaseState.QUARANTINED})
 class Ledger:
     """The books of one node."""
 
-    def __init__(self, gpus: tuple[GpuUuid, ...]) -> None:
-        self.gpus: dict[GpuUuid, GpuAccount] = {gpu: GpuAccount(gpu=gpu) for gpu in gpus}
+    def __init__(self, gpus: tuple[GpuUuid, ...], *, drained: Iterable[GpuUuid] = ()) -> None:
+        self.drained = set(drained)  # by admins; also GPUs that are not here now
+        self.gpus: dict[GpuUuid, GpuAccount] = {gpu: self._new_account(gpu) for gpu in gpus}
         self.leases: dict[LeaseId, Lease] = {}
         self.sessions: dict[SessionId, Session] = {}
         self.session_accounts: dict[SessionId, SessionAccount] = {}
@@ -64,7 +67,16 @@ class Ledger:
 
     def add_gpu(self, gpu: GpuUuid) -> GpuAccount:
         """The GPU's account, made when it is new."""
-        return self.gpus.setdefault(gpu, GpuAccount(gpu=gpu))
+        return self.gpus.setdefault(gpu, self._new_account(gpu))
+
+    def mark_drained(self, gpu: GpuUuid, *, is_drained: bool) -> None:
+        """Note an admin's wish, which outlives the GPU's keepers, and its being here."""
+        (self.drained.add if is_drained else self.drained.discard)(gpu)
+        if gpu in self.gpus:
+            self.gpus[gpu].is_drained = is_drained
+
+    def _new_account(self, gpu: GpuUuid) -> GpuAccount:
+        return GpuAccount(gpu=gpu, is_drained=gpu in self.drained)
 
     # Sessions
 

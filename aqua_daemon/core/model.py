@@ -85,6 +85,7 @@ class RevokeReason(Enum):
     OWNER = "owner"  # a new process came to the GPU
     RESERVE = "reserve"  # the GPU's own processes grew into the reserve
     REBALANCE = "rebalance"  # others lack their fair share
+    DRAIN = "drain"  # an admin wants nothing lent there
     LAPSED = "lapsed"  # a whole term without contact
     UNCLAIMED = "unclaimed"  # the client has not named it for a whole term
     DEAD = "dead"  # the holder's process ended
@@ -226,6 +227,7 @@ class GpuSnapshot:
     quiet_seconds: float = 0.0  # for so long it is left alone
     lending: LendingPolicy = LendingPolicy.AUTO
     waits_for: str = ""  # why nothing is granted there although nothing is wrong; else empty
+    is_drained: bool = False  # an admin wants nothing lent there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,6 +272,7 @@ class NodeSnapshot:
     restarting: bool
     invariant_violations: int
     quotas: tuple[QuotaSnapshot, ...] = ()  # of every tenant that is there or has one set
+    drained: tuple[GpuUuid, ...] = ()  # by admins; also GPUs that are not here now
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

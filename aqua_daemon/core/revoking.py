@@ -6,7 +6,8 @@ producers are `reclaiming`, terms are `terms`; both revoke through here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from aqua_daemon.core.accounts import GpuAccount
 from aqua_daemon.core.instructions import SendRevoke
@@ -64,12 +65,25 @@ def revoke_bytes(
             break
         chosen.append(lease)
         nbytes -= lease.nbytes
-    unmade = [lease for lease in chosen if lease.state is LeaseState.ALLOCATING]
-    for lease in unmade:
-        turn.revise(lease, _revocation(turn, lease, reason, seconds, 0.0))
-    made = [lease for lease in chosen if lease.state is LeaseState.LEASED]
-    revoke(turn, made, reason=reason, seconds=seconds)
+    call_back(turn, chosen, reason=reason, seconds=seconds)
     return chosen
+
+
+def call_back(
+    turn: Turn,
+    leases: Iterable[Lease],
+    *,
+    reason: RevokeReason,
+    seconds: float | None,
+    least_seconds: float = 0.0,
+) -> None:
+    """Revoke those of *leases* that are leased; those that are not made yet are never granted."""
+    leases = tuple(leases)
+    for lease in leases:
+        if lease.state is LeaseState.ALLOCATING and lease.revocation is None:
+            turn.revise(lease, _revocation(turn, lease, reason, seconds, 0.0))
+    made = [lease for lease in leases if lease.state is LeaseState.LEASED]
+    revoke(turn, made, reason=reason, seconds=seconds, least_seconds=least_seconds)
 
 
 def in_order(turn: Turn, leases: Iterable[Lease]) -> list[Lease]:
@@ -105,20 +119,35 @@ def revoke(
     *,
     reason: RevokeReason,
     seconds: float | None = None,
+    least_seconds: float = 0.0,
 ) -> None:
-    """Ask for leases back. *seconds* None: the standard deadline of each one's class.
-
-    It is later where more is being evacuated than the way to host memory, which all of them share,
-    can carry by then.
-    """
+    """Ask for leases back, with the deadlines of `revocations`."""
     leases = tuple(leases)
     revoked: list[Lease] = []
-    carried_seconds = _carried_seconds(turn, leases)
-    for lease in leases:
-        revocation = _revocation(turn, lease, reason, seconds, carried_seconds)
+    found = revocations(turn, leases, reason=reason, seconds=seconds, least_seconds=least_seconds)
+    for lease, revocation in zip(leases, found, strict=True):
         revoked.append(turn.move(lease, Move.REVOKED, revocation=revocation))
         turn.books.lease_timers.push(revocation.deadline, lease.lease_id)
     send_revokes(turn, revoked)
+
+
+def revocations(
+    turn: Turn,
+    leases: Sequence[Lease],
+    *,
+    reason: RevokeReason,
+    seconds: float | None,
+    least_seconds: float = 0.0,
+) -> list[Revocation]:
+    """What revoking *leases* now would say of each. It changes nothing.
+
+    *seconds* None: the standard deadline of each one's class. It is later where more is being
+    evacuated than the way to host memory, which all of them share, can carry by then.
+    """
+    carried_seconds = _carried_seconds(turn, leases)
+    found = [_revocation(turn, lease, reason, seconds, carried_seconds) for lease in leases]
+    least = turn.now + least_seconds
+    return [replace(one, deadline=max(one.deadline, least)) for one in found]
 
 
 def send_revokes(turn: Turn, leases: Iterable[Lease]) -> None:

@@ -30,6 +30,7 @@ def snapshot(books: Books, now: float) -> NodeSnapshot:
         host_reserved_bytes=ledger.host_bytes,
         restarting=books.is_restarting,
         invariant_violations=books.violations,
+        drained=tuple(sorted(ledger.drained)),
         quotas=tuple(_quota(books, tenant) for tenant in {**ledger.owners, **books.quotas}),
     )
 
@@ -61,6 +62,7 @@ def _gpu(account: GpuAccount, now: float) -> GpuSnapshot:
         quiet_seconds=max(0.0, (account.quiet_until or now) - now),
         lending=account.policy,
         waits_for=account.waits_for,
+        is_drained=account.is_drained,
     )
 
 

@@ -251,7 +251,7 @@ class ClientRelease(_message.Message):
     def __init__(self, version: _Optional[str] = ..., sessions: _Optional[int] = ...) -> None: ...
 
 class GpuState(_message.Message):
-    __slots__ = ("gpu", "total_bytes", "used_by_others_bytes", "lent_bytes", "quarantined_bytes", "returning_bytes", "free_bytes", "reserve_bytes", "lendable_bytes", "trouble", "warnings", "model", "quiet_seconds", "lending", "waits_for")
+    __slots__ = ("gpu", "total_bytes", "used_by_others_bytes", "lent_bytes", "quarantined_bytes", "returning_bytes", "free_bytes", "reserve_bytes", "lendable_bytes", "trouble", "warnings", "model", "quiet_seconds", "lending", "waits_for", "drained")
     GPU_FIELD_NUMBER: _ClassVar[int]
     TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
     USED_BY_OTHERS_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -267,6 +267,7 @@ class GpuState(_message.Message):
     QUIET_SECONDS_FIELD_NUMBER: _ClassVar[int]
     LENDING_FIELD_NUMBER: _ClassVar[int]
     WAITS_FOR_FIELD_NUMBER: _ClassVar[int]
+    DRAINED_FIELD_NUMBER: _ClassVar[int]
     gpu: str
     total_bytes: int
     used_by_others_bytes: int
@@ -282,7 +283,8 @@ class GpuState(_message.Message):
     quiet_seconds: float
     lending: str
     waits_for: str
-    def __init__(self, gpu: _Optional[str] = ..., total_bytes: _Optional[int] = ..., used_by_others_bytes: _Optional[int] = ..., lent_bytes: _Optional[int] = ..., quarantined_bytes: _Optional[int] = ..., returning_bytes: _Optional[int] = ..., free_bytes: _Optional[int] = ..., reserve_bytes: _Optional[int] = ..., lendable_bytes: _Optional[int] = ..., trouble: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ..., model: _Optional[str] = ..., quiet_seconds: _Optional[float] = ..., lending: _Optional[str] = ..., waits_for: _Optional[str] = ...) -> None: ...
+    drained: bool
+    def __init__(self, gpu: _Optional[str] = ..., total_bytes: _Optional[int] = ..., used_by_others_bytes: _Optional[int] = ..., lent_bytes: _Optional[int] = ..., quarantined_bytes: _Optional[int] = ..., returning_bytes: _Optional[int] = ..., free_bytes: _Optional[int] = ..., reserve_bytes: _Optional[int] = ..., lendable_bytes: _Optional[int] = ..., trouble: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ..., model: _Optional[str] = ..., quiet_seconds: _Optional[float] = ..., lending: _Optional[str] = ..., waits_for: _Optional[str] = ..., drained: bool = ...) -> None: ...
 
 class TenantState(_message.Message):
     __slots__ = ("tenant", "leased_bytes", "quota_bytes", "host_reserved_bytes", "sessions")
@@ -429,3 +431,67 @@ class QuiesceReply(_message.Message):
     SECONDS_FIELD_NUMBER: _ClassVar[int]
     seconds: float
     def __init__(self, seconds: _Optional[float] = ...) -> None: ...
+
+class DrainRequest(_message.Message):
+    __slots__ = ("request_id", "gpus", "all_gpus", "deadline_seconds", "dry_run")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    GPUS_FIELD_NUMBER: _ClassVar[int]
+    ALL_GPUS_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    gpus: _containers.RepeatedScalarFieldContainer[str]
+    all_gpus: bool
+    deadline_seconds: float
+    dry_run: bool
+    def __init__(self, request_id: _Optional[str] = ..., gpus: _Optional[_Iterable[str]] = ..., all_gpus: bool = ..., deadline_seconds: _Optional[float] = ..., dry_run: bool = ...) -> None: ...
+
+class DrainReply(_message.Message):
+    __slots__ = ("gpus", "hits", "deadline_seconds", "copy_seconds", "dry_run")
+    GPUS_FIELD_NUMBER: _ClassVar[int]
+    HITS_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    COPY_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    gpus: _containers.RepeatedScalarFieldContainer[str]
+    hits: _containers.RepeatedCompositeFieldContainer[DrainHit]
+    deadline_seconds: float
+    copy_seconds: float
+    dry_run: bool
+    def __init__(self, gpus: _Optional[_Iterable[str]] = ..., hits: _Optional[_Iterable[_Union[DrainHit, _Mapping]]] = ..., deadline_seconds: _Optional[float] = ..., copy_seconds: _Optional[float] = ..., dry_run: bool = ...) -> None: ...
+
+class DrainHit(_message.Message):
+    __slots__ = ("gpu", "tenant", "session_id", "pid", "leases", "nbytes", "copy_bytes", "quarantined_bytes")
+    GPU_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    LEASES_FIELD_NUMBER: _ClassVar[int]
+    NBYTES_FIELD_NUMBER: _ClassVar[int]
+    COPY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    QUARANTINED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    gpu: str
+    tenant: str
+    session_id: str
+    pid: int
+    leases: int
+    nbytes: int
+    copy_bytes: int
+    quarantined_bytes: int
+    def __init__(self, gpu: _Optional[str] = ..., tenant: _Optional[str] = ..., session_id: _Optional[str] = ..., pid: _Optional[int] = ..., leases: _Optional[int] = ..., nbytes: _Optional[int] = ..., copy_bytes: _Optional[int] = ..., quarantined_bytes: _Optional[int] = ...) -> None: ...
+
+class UndrainRequest(_message.Message):
+    __slots__ = ("request_id", "gpus", "all_gpus")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    GPUS_FIELD_NUMBER: _ClassVar[int]
+    ALL_GPUS_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    gpus: _containers.RepeatedScalarFieldContainer[str]
+    all_gpus: bool
+    def __init__(self, request_id: _Optional[str] = ..., gpus: _Optional[_Iterable[str]] = ..., all_gpus: bool = ...) -> None: ...
+
+class UndrainReply(_message.Message):
+    __slots__ = ("gpus",)
+    GPUS_FIELD_NUMBER: _ClassVar[int]
+    gpus: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, gpus: _Optional[_Iterable[str]] = ...) -> None: ...

@@ -89,6 +89,16 @@ class BrokerStub(object):
                 request_serializer=aqua__protos_dot_broker__pb2.SetQuotaRequest.SerializeToString,
                 response_deserializer=aqua__protos_dot_broker__pb2.SetQuotaReply.FromString,
                 _registered_method=True)
+        self.Drain = channel.unary_unary(
+                '/aqua.broker.v1.Broker/Drain',
+                request_serializer=aqua__protos_dot_broker__pb2.DrainRequest.SerializeToString,
+                response_deserializer=aqua__protos_dot_broker__pb2.DrainReply.FromString,
+                _registered_method=True)
+        self.Undrain = channel.unary_unary(
+                '/aqua.broker.v1.Broker/Undrain',
+                request_serializer=aqua__protos_dot_broker__pb2.UndrainRequest.SerializeToString,
+                response_deserializer=aqua__protos_dot_broker__pb2.UndrainReply.FromString,
+                _registered_method=True)
 
 
 class BrokerServicer(object):
@@ -171,6 +181,21 @@ class BrokerServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Drain(self, request, context):
+        """Lend nothing of some GPUs, and ask for all that is lent there; it is kept over restarts. Answers
+        at once: GetState shows what is still lent there. For admins only.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Undrain(self, request, context):
+        """Let GPUs be lent again. For admins only.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_BrokerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -228,6 +253,16 @@ def add_BrokerServicer_to_server(servicer, server):
                     servicer.SetQuota,
                     request_deserializer=aqua__protos_dot_broker__pb2.SetQuotaRequest.FromString,
                     response_serializer=aqua__protos_dot_broker__pb2.SetQuotaReply.SerializeToString,
+            ),
+            'Drain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Drain,
+                    request_deserializer=aqua__protos_dot_broker__pb2.DrainRequest.FromString,
+                    response_serializer=aqua__protos_dot_broker__pb2.DrainReply.SerializeToString,
+            ),
+            'Undrain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Undrain,
+                    request_deserializer=aqua__protos_dot_broker__pb2.UndrainRequest.FromString,
+                    response_serializer=aqua__protos_dot_broker__pb2.UndrainReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -527,6 +562,60 @@ class Broker(object):
             '/aqua.broker.v1.Broker/SetQuota',
             aqua__protos_dot_broker__pb2.SetQuotaRequest.SerializeToString,
             aqua__protos_dot_broker__pb2.SetQuotaReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Drain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aqua.broker.v1.Broker/Drain',
+            aqua__protos_dot_broker__pb2.DrainRequest.SerializeToString,
+            aqua__protos_dot_broker__pb2.DrainReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Undrain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aqua.broker.v1.Broker/Undrain',
+            aqua__protos_dot_broker__pb2.UndrainRequest.SerializeToString,
+            aqua__protos_dot_broker__pb2.UndrainReply.FromString,
             options,
             channel_credentials,
             insecure,

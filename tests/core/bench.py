@@ -115,8 +115,9 @@ class Bench:
         return self.last
 
     def restart(self) -> None:
-        """A new daemon that knows nothing; what the keepers hold is in `tags`."""
-        self.broker = Broker(self.settings, now=self.now, strict=self.strict)
+        """A new daemon that knows what admins have drained; what keepers hold is in `tags`."""
+        drained = self.snapshot.drained
+        self.broker = Broker(self.settings, now=self.now, strict=self.strict, drained=drained)
 
     def attach(self, *gpus: GpuUuid, slabs: tuple[SlabTag, ...] = (), **more: int) -> None:
         reports = tuple(
@@ -153,6 +154,7 @@ class Bench:
         tenant: TenantName = ALICE,
         home: GpuUuid | None = HOME,
         pid: int = 11,
+        is_admin: bool = False,
     ) -> SessionId:
         session_id = SessionId(name)
         self.handle(
@@ -161,7 +163,7 @@ class Bench:
                 tenant=tenant,
                 process=process(pid),
                 home_gpu=home,
-                is_admin=False,
+                is_admin=is_admin,
             )
         )
         return session_id

@@ -143,7 +143,8 @@ class Outside:
         self.handle(KeeperEnded(gpus=there.gpus))
 
     def restart_daemon(self, carried_out: int) -> None:
-        self.broker = Broker(SETTINGS, now=self.now, strict=True)
+        drained = self.broker.snapshot(self.now).drained
+        self.broker = Broker(SETTINGS, now=self.now, strict=True, drained=drained)
         for client in self.clients.values():
             client.is_attached = False
             client.asked_back.clear()

@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from aqua_daemon.core.errors import BrokerBug, BrokerError, RefusedForNow
 from aqua_daemon.core.events import (
+    DrainRequested,
     KeepaliveReceived,
     KeeperDetached,
     LeaseRequested,
@@ -29,6 +30,7 @@ from aqua_daemon.core.events import (
     SessionClosed,
     SessionReattached,
     Ticked,
+    UndrainRequested,
 )
 from aqua_daemon.core.model import (
     GpuUuid,
@@ -99,6 +101,22 @@ class Histories(Outside, RuleBasedStateMachine):
         )
         if not stays:
             self.handle(PresenceEnded(session_id=admin))
+
+    @rule(gpu=st.sampled_from(GPUS), seconds=st.sampled_from((None, 0.5, 10.0)))
+    def an_admin_drains(self, gpu: GpuUuid, seconds: float | None) -> None:
+        self.handle(
+            DrainRequested(
+                session_id=self.admin(),
+                request_id=self.request_id(),
+                gpus=(gpu,),
+                deadline_seconds=seconds,
+            )
+        )
+
+    @rule()
+    def an_admin_undrains_all(self) -> None:
+        request_id = self.request_id()
+        self.handle(UndrainRequested(session_id=self.admin(), request_id=request_id, gpus=()))
 
     @rule(
         tenant=st.sampled_from(TENANTS),
@@ -313,6 +331,12 @@ class Histories(Outside, RuleBasedStateMachine):
                 + gpu.returning_bytes
             )
             assert gpu.free_bytes + gpu.unknown_bytes == max(0, gpu.total_bytes - parts)
+
+    @invariant()
+    def nothing_is_lent_on_a_drained_gpu(self) -> None:
+        snapshot = self.broker.snapshot(self.now)
+        leased = [lease for lease in snapshot.leases if lease.state is LeaseState.LEASED]
+        assert not {lease.lender for lease in leased} & set(snapshot.drained)
 
     @invariant()
     def what_is_mapped_is_held(self) -> None:

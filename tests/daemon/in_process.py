@@ -32,7 +32,7 @@ from aqua_daemon.adapters.journal import FanOut, LogJournal
 from aqua_daemon.adapters.presence import PresenceServer
 from aqua_daemon.adapters.presence_link import PresenceLimits
 from aqua_daemon.adapters.processes import Peer, peer_of
-from aqua_daemon.adapters.quota_file import QuotaFile
+from aqua_daemon.adapters.settings_file import SettingsFile
 from aqua_daemon.core.broker import Broker
 from aqua_daemon.core.events import Event, Ticked
 from aqua_daemon.core.model import BrokerSettings, GpuUuid, LeaseId, SessionId
@@ -88,7 +88,7 @@ class Node:
             limits=limits,
             identify=self._identified,
         )
-        self.quota_file = QuotaFile(directory / "state" / "quotas.json")
+        self.settings_file = SettingsFile(directory / "state" / "quotas.json")
         self.service.connect(keepers=self.keepers, sessions=self.presence)
         calls = BrokerCalls(
             service=self.service,
@@ -96,7 +96,7 @@ class Node:
             keepers=self.keepers,
             settings=SETTINGS,
             happenings=self.happenings,
-            quota_file=self.quota_file,
+            settings_file=self.settings_file,
             limits=call_limits,
             clock=self.clock,
         )

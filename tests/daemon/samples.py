@@ -151,6 +151,10 @@ EVENTS: tuple[Event, ...] = (
         session_id=SESSION_ID, request_id=REQUEST_ID, tenant=TENANT, nbytes=MIB, revision=None
     ),
     events.QuiesceRequested(session_id=SESSION_ID, request_id=REQUEST_ID, gpu=GPU, seconds=60.0),
+    events.DrainRequested(
+        session_id=SESSION_ID, request_id=REQUEST_ID, gpus=(GPU,), deadline_seconds=None
+    ),
+    events.UndrainRequested(session_id=SESSION_ID, request_id=REQUEST_ID, gpus=()),
     events.LossTold(lease_ids=(LEASE_ID,)),
     events.Ticked(),
 )
@@ -183,6 +187,27 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
     ),
     RECLAIMED,
     instructions.AnswerQuiesce(session_id=SESSION_ID, request_id=REQUEST_ID, gpu=GPU, seconds=60.0),
+    instructions.AnswerDrain(
+        session_id=SESSION_ID,
+        request_id=REQUEST_ID,
+        gpus=(GPU,),
+        hits=(
+            instructions.DrainHit(
+                gpu=GPU,
+                session_id=SESSION_ID,
+                tenant=TENANT,
+                pid=11,
+                leases=1,
+                nbytes=4 * MIB,
+                copy_bytes=MIB,
+                quarantined_bytes=0,
+            ),
+        ),
+        deadline_seconds=2.0,
+        copy_seconds=0.5,
+        is_dry_run=False,
+    ),
+    instructions.AnswerUndrain(session_id=SESSION_ID, request_id=REQUEST_ID, gpus=(GPU,)),
     instructions.AnswerQuota(
         session_id=SESSION_ID,
         request_id=REQUEST_ID,

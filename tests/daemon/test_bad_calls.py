@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from aqua_protos import broker_pb2
@@ -24,6 +25,13 @@ CACHE = broker_pb2.SAFETY_CLASS_CACHE
 HUGE = 2**63 - 1
 TRUNCATED = b"\x0a\x20abc"  # field 1 says 32 bytes and has 3
 NOT_UTF8 = b"\x0a\x01\xff"
+NO_GPUS: tuple[tuple[dict[str, Any], str], ...] = (
+    ({}, "name gpus, or give all_gpus"),
+    ({"gpus": ["SHM-1"], "all_gpus": True}, "and not both"),
+    ({"gpus": ["SHM-1; rm"]}, "names no GPU"),
+    ({"gpus": ["SHM-9"]}, "not on this node"),
+    ({"gpus": ["SHM-1"] * 1025}, "name at most 1024"),
+)
 METHODS = (
     "Acquire",
     "Release",
@@ -33,6 +41,8 @@ METHODS = (
     "Reclaim",
     "SetQuota",
     "Quiesce",
+    "Drain",
+    "Undrain",
 )
 
 
@@ -170,6 +180,23 @@ BAD_CALLS = [
         name="Quiesce",
         payload=broker_pb2.QuiesceRequest(request_id=ID, gpu="SHM-9"),
         says="not on this node",
+    ),
+    # Drains.
+    *(
+        BadCall(
+            name="Drain",
+            payload=broker_pb2.DrainRequest(request_id=ID, all_gpus=True, deadline_seconds=seconds),
+            says=f"deadline_seconds is {seconds}: it must be a finite",
+        )
+        for seconds in (math.nan, math.inf, -1.0, 61.0)
+    ),
+    *(
+        BadCall(name="Drain", payload=broker_pb2.DrainRequest(request_id=ID, **said), says=says)
+        for said, says in NO_GPUS
+    ),
+    *(
+        BadCall(name="Undrain", payload=broker_pb2.UndrainRequest(request_id=ID, **said), says=says)
+        for said, says in NO_GPUS
     ),
     # Quotas.
     BadCall(name="GetQuotas", payload=TRUNCATED, says="send a whole message"),

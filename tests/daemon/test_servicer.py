@@ -303,7 +303,7 @@ def test_an_admin_sets_a_quota_that_is_kept_and_others_see_their_own() -> None:
             reply = await set_quota(admin, tenant=mine, nbytes=4 * MIB)
             assert reply.outcome == broker_pb2.QUOTA_OUTCOME_APPLIED
             assert (reply.quota.nbytes, reply.quota.revision) == (4 * MIB, 1)
-            assert node.quota_file.read() == {mine: Quota(revision=1, nbytes=4 * MIB)}
+            assert node.settings_file.read().quotas == {mine: Quota(revision=1, nbytes=4 * MIB)}
             late = await set_quota(admin, tenant=mine, use_default=True, revision=1)
             assert late.outcome == broker_pb2.QUOTA_OUTCOME_CONFLICT
             assert late.quota == reply.quota
@@ -319,6 +319,42 @@ def test_an_admin_sets_a_quota_that_is_kept_and_others_see_their_own() -> None:
             assert len(await quotas(admin)) == 3
 
     asyncio.run(story())
+
+
+def test_an_admin_drains_a_gpu_that_stays_drained_in_the_file() -> None:
+    """Who is hit is said without any effect first; what is kept is kept when the reply is there."""
+
+    async def story() -> None:
+        async with (
+            running() as node,
+            greeted(node) as admin,
+            greeted_as(node, uid=4711, unit="a.service") as one,
+        ):
+            await one.acquire()
+            (lease,) = (await state(one)).leases
+            plan = await drained(admin, gpus=[lease.lender_gpu], dry_run=True)
+            assert (plan.dry_run, node.settings_file.read().drained) == (True, frozenset())
+            (hit,) = plan.hits
+            assert (hit.tenant, hit.leases, hit.nbytes) == ("uid-4711/a.service", 1, lease.nbytes)
+            done = await drained(admin, gpus=[lease.lender_gpu])
+            assert [*done.hits] == [*plan.hits]
+            assert node.settings_file.read().drained == {lease.lender_gpu}
+            shown = {gpu.gpu: gpu.drained for gpu in (await state(one)).gpus}
+            assert [gpu for gpu, is_drained in shown.items() if is_drained] == [lease.lender_gpu]
+            with pytest.raises(aio.AioRpcError) as refused:
+                await drained(one, all_gpus=True, dry_run=True)
+            assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+            request = broker_pb2.UndrainRequest(request_id=new_id(), all_gpus=True)
+            reply = broker_pb2.UndrainReply.FromString(await admin.call("Undrain", request))
+            assert [*reply.gpus] == [lease.lender_gpu]
+            assert node.settings_file.read().drained == frozenset()
+
+    asyncio.run(story())
+
+
+async def drained(client: Client, **fields: object) -> broker_pb2.DrainReply:
+    request = broker_pb2.DrainRequest(request_id=new_id(), **fields)  # type: ignore[arg-type]  # its own
+    return broker_pb2.DrainReply.FromString(await client.call("Drain", request))
 
 
 def test_leases_and_sessions_are_set_beside_bytes() -> None:
@@ -339,7 +375,7 @@ def test_leases_and_sessions_are_set_beside_bytes() -> None:
                 1,
             )
             kept = Quota(revision=2, nbytes=64 * MIB, leases=1, sessions=1)
-            assert node.quota_file.read() == {mine: kept}
+            assert node.settings_file.read().quotas == {mine: kept}
             await one.acquire()
             with pytest.raises(aio.AioRpcError, match="1 of its 1 leases") as refused:
                 await one.acquire()

@@ -32,6 +32,7 @@ from aqua_daemon.core.instructions import (
     AllocateSlab,
     Answer,
     AnswerDenied,
+    AnswerDrain,
     AnswerGranted,
     AnswerHostRoom,
     AnswerKeepalive,
@@ -40,6 +41,7 @@ from aqua_daemon.core.instructions import (
     AnswerQuota,
     AnswerReclaim,
     AnswerReturned,
+    AnswerUndrain,
     ForgetSession,
     FreeSlab,
     Instruction,
@@ -304,6 +306,8 @@ class Daemon:
                 | AnswerReclaim()
                 | AnswerQuota()
                 | AnswerQuiesce()
+                | AnswerDrain()
+                | AnswerUndrain()
             ):
                 self._answer(instruction)
             case NoteMove() | NoteBrokenInvariant() | NoteRebalance():

@@ -15,6 +15,7 @@ from aqua_daemon.core.model import GpuUuid, LeaseId, RequestId, SessionId, Tenan
 from aqua_daemon.core.sizes import SLAB_GRANULE_BYTES
 
 MOST_LEASES = 10_000  # in one message; a keepalive of so many is 0.7 MiB
+MOST_GPUS = 1024  # named in one message
 LONGEST_NAME = 128
 LARGEST_COUNT = 1_000_000  # of the leases or sessions of a tenant
 LARGEST_BYTES = 2**48  # more than any node has; keeps sums far from 64 bits

@@ -10,11 +10,13 @@ from aqua_daemon.adapters.call_limits import CallLimits
 from aqua_daemon.adapters.happenings import Happening
 from aqua_daemon.adapters.wire.requests import parsed
 from aqua_daemon.core.instructions import (
+    AnswerDrain,
     AnswerHostRoom,
     AnswerOffer,
     AnswerQuiesce,
     AnswerReclaim,
     AnswerReturned,
+    AnswerUndrain,
 )
 from aqua_daemon.core.limits import QuotaOutcome
 from aqua_daemon.core.model import (
@@ -145,6 +147,35 @@ def quiesced(answer: AnswerQuiesce) -> bytes:
     return broker_pb2.QuiesceReply(seconds=answer.seconds).SerializeToString()
 
 
+def drained(answer: AnswerDrain) -> bytes:
+    """DrainReply."""
+    hits = [
+        broker_pb2.DrainHit(
+            gpu=hit.gpu,
+            tenant=hit.tenant,
+            session_id=hit.session_id,
+            pid=hit.pid,
+            leases=hit.leases,
+            nbytes=hit.nbytes,
+            copy_bytes=hit.copy_bytes,
+            quarantined_bytes=hit.quarantined_bytes,
+        )
+        for hit in answer.hits
+    ]
+    return broker_pb2.DrainReply(
+        gpus=answer.gpus,
+        hits=hits,
+        deadline_seconds=answer.deadline_seconds,
+        copy_seconds=answer.copy_seconds,
+        dry_run=answer.is_dry_run,
+    ).SerializeToString()
+
+
+def undrained(answer: AnswerUndrain) -> bytes:
+    """UndrainReply."""
+    return broker_pb2.UndrainReply(gpus=answer.gpus).SerializeToString()
+
+
 def quotas(
     shown: Iterable[QuotaSnapshot],
     calls: CallLimits,
@@ -247,6 +278,7 @@ def _gpu(gpu: GpuSnapshot) -> broker_pb2.GpuState:
         quiet_seconds=gpu.quiet_seconds,
         lending=gpu.lending.value,
         waits_for=gpu.waits_for,
+        drained=gpu.is_drained,
     )
 
 

@@ -15,6 +15,7 @@ from aqua_daemon.adapters.wire import checks
 from aqua_daemon.core.errors import InvalidRequest
 from aqua_daemon.core.events import (
     UNCHANGED,
+    DrainRequested,
     HostRoomRequested,
     LeaseRequested,
     LeasesReleased,
@@ -24,9 +25,17 @@ from aqua_daemon.core.events import (
     ReclaimRequested,
     RevokeAcknowledged,
     Unchanged,
+    UndrainRequested,
 )
-from aqua_daemon.core.model import BrokerSettings, HostRoom, LeaseId, SafetyClass, SessionId
-from aqua_daemon.core.sizes import LONGEST_QUIESCE_SECONDS
+from aqua_daemon.core.model import (
+    BrokerSettings,
+    GpuUuid,
+    HostRoom,
+    LeaseId,
+    SafetyClass,
+    SessionId,
+)
+from aqua_daemon.core.sizes import LONGEST_QUIESCE_SECONDS, LONGEST_REVOKE_SECONDS
 
 _CLASSES = {
     broker_pb2.SAFETY_CLASS_STORE: SafetyClass.STORE,
@@ -153,6 +162,39 @@ def quiesce_requested(payload: bytes, *, session_id: SessionId) -> QuiesceReques
         gpu=checks.gpu("gpu", message.gpu),
         seconds=checks.seconds("seconds", message.seconds, most=LONGEST_QUIESCE_SECONDS),
     )
+
+
+def drain_requested(payload: bytes, *, session_id: SessionId) -> DrainRequested:
+    """Drain; a deadline of 0 is the standard one."""
+    message = parsed(broker_pb2.DrainRequest, payload)
+    deadline_seconds = checks.seconds(
+        "deadline_seconds", message.deadline_seconds, most=LONGEST_REVOKE_SECONDS
+    )
+    return DrainRequested(
+        session_id=session_id,
+        request_id=checks.request_id(message.request_id),
+        gpus=_gpus(message),
+        deadline_seconds=deadline_seconds or None,
+        is_dry_run=message.dry_run,
+    )
+
+
+def undrain_requested(payload: bytes, *, session_id: SessionId) -> UndrainRequested:
+    """Undrain."""
+    message = parsed(broker_pb2.UndrainRequest, payload)
+    return UndrainRequested(
+        session_id=session_id,
+        request_id=checks.request_id(message.request_id),
+        gpus=_gpus(message),
+    )
+
+
+def _gpus(message: broker_pb2.DrainRequest | broker_pb2.UndrainRequest) -> tuple[GpuUuid, ...]:
+    """Those that are named; none where all are meant, which must be said."""
+    named = checks.bounded("gpus", message.gpus, checks.MOST_GPUS)
+    if bool(named) is message.all_gpus:
+        raise InvalidRequest("name gpus, or give all_gpus as true, and not both")
+    return tuple(checks.gpu("gpus", gpu) for gpu in named)
 
 
 def quota_set(payload: bytes, *, session_id: SessionId) -> QuotaSet:

@@ -1,8 +1,10 @@
-"""What admins have set, as one small file that outlives the daemon.
+"""What admins have set, as one small file that outlives the daemon: quotas, and drained GPUs.
 
 It is replaced whole: written beside, made durable, renamed. So there is always one that can be
 read, the old or the new, whenever the machine stops. One that can't be read is never taken for
-none: that would hand every tenant the default quota.
+none: that would hand every tenant the default quota, and lend a GPU that is to be repaired.
+
+Whatever is not set is not in it, so that releases which do not know of it can read it.
 """
 
 from __future__ import annotations
@@ -12,77 +14,94 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from aqua_daemon.adapters.statuses import NotKept
 from aqua_daemon.adapters.wire import checks
 from aqua_daemon.core.errors import InvalidRequest
 from aqua_daemon.core.limits import Quota
-from aqua_daemon.core.model import QuotaSnapshot, TenantName
+from aqua_daemon.core.model import GpuUuid, NodeSnapshot, QuotaSnapshot, TenantName
 
 SCHEMA = 1
 NAME = "quotas.json"
+_PARTS = frozenset({"schema", "quotas", "drained"})
 _KEYS = frozenset({"bytes", "revision", "leases", "sessions"})
 _LARGEST_BYTES = 16 * 2**20
 
 
-class UnreadableQuotas(Exception):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """What admins have set, until they set it otherwise."""
+
+    quotas: Mapping[TenantName, Quota] = field(default_factory=dict)
+    drained: frozenset[GpuUuid] = frozenset()
+
+
+class UnreadableSettings(Exception):
     """The file is there and makes no sense; the message says where and what to do."""
 
 
-class QuotaFile:
-    """The quotas file of one daemon."""
+class SettingsFile:
+    """The settings' file of one daemon."""
 
     def __init__(self, path: Path) -> None:
         """Touches nothing yet; the directory is made when there is something to keep."""
         self._path = path
         self._turn = asyncio.Lock()  # of those who write: the last to read is the last to write
 
-    def read(self) -> dict[TenantName, Quota]:
+    def read(self) -> Kept:
         """What was kept last; nothing where nothing was.
 
         Raises:
-            UnreadableQuotas: there is a file, and it does not say what quotas there are.
+            UnreadableSettings: there is a file, and it does not say what was set.
         """
         try:
-            return quotas_of(self._path.read_bytes()[: _LARGEST_BYTES + 1])
+            return kept_of(self._path.read_bytes()[: _LARGEST_BYTES + 1])
         except FileNotFoundError:
-            return {}
+            return Kept()
         except (OSError, ValueError) as error:
             msg = (
                 f"{self._path} can't be read ({error}), so nobody knows what quotas were set. "
-                f"Restore it from a backup, or start with the default quota for everybody: "
+                f"Restore it from a backup, or start with the default quota for everybody and no "
+                f"GPU drained: "
                 f"mv {self._path} {self._path}.bad"
             )
-            raise UnreadableQuotas(msg) from error
+            raise UnreadableSettings(msg) from error
 
-    async def keep(self, read_quotas: Callable[[], Iterable[QuotaSnapshot]]) -> None:
-        """Replace the file by what *read_quotas* tells when it is this call's turn.
+    async def keep(self, read_books: Callable[[], NodeSnapshot]) -> None:
+        """Replace the file by what *read_books* tells when it is this call's turn.
 
         Raises:
             NotKept: the disk refuses; what was there before is there still.
         """
         async with self._turn:
-            content = content_of(read_quotas())
+            books = read_books()
+            content = content_of(books.quotas, books.drained)
             try:
                 await asyncio.to_thread(replace_file, self._path, content)
             except OSError as error:
                 msg = (
-                    f"the quota is in force but could not be kept in {self._path} "
+                    f"the setting is in force but could not be kept in {self._path} "
                     f"({error.strerror}): it ends with this daemon. See to that directory "
                     "(--state-dir), then set it again"
                 )
                 raise NotKept(msg) from error
 
 
-def content_of(quotas: Iterable[QuotaSnapshot]) -> bytes:
+def content_of(quotas: Iterable[QuotaSnapshot], drained: Iterable[GpuUuid] = ()) -> bytes:
     """The file's bytes: of every tenant that had a quota set, also where it was set back."""
-    listed = {one.tenant: _entry(one) for one in quotas if one.revision}
-    return (json.dumps({"schema": SCHEMA, "quotas": listed}, indent=1) + "\n").encode()
+    said: dict[str, object] = {
+        "schema": SCHEMA,
+        "quotas": {one.tenant: _entry(one) for one in quotas if one.revision},
+    }
+    if listed := sorted(drained):
+        said["drained"] = listed
+    return (json.dumps(said, indent=1) + "\n").encode()
 
 
-def quotas_of(content: bytes) -> dict[TenantName, Quota]:
-    """The quotas that the file's bytes hold.
+def kept_of(content: bytes) -> Kept:
+    """The settings that the file's bytes hold.
 
     Raises:
         ValueError: anything else than what `content_of` writes.
@@ -90,10 +109,13 @@ def quotas_of(content: bytes) -> dict[TenantName, Quota]:
     found = json.loads(content)
     if not isinstance(found, dict) or found.get("schema") != SCHEMA:
         raise ValueError(f"it is not of schema {SCHEMA}")
-    listed = found.get("quotas")
-    if not isinstance(listed, dict) or found.keys() != {"schema", "quotas"}:
-        raise ValueError("it has more than quotas, or none")
-    return {_tenant(name): _quota(name, value) for name, value in listed.items()}
+    listed, drained = found.get("quotas"), found.get("drained", [])
+    if not isinstance(listed, dict) or not isinstance(drained, list) or found.keys() - _PARTS:
+        raise ValueError("it has more than quotas and drained GPUs, or no quotas")
+    return Kept(
+        quotas={_tenant(name): _quota(name, value) for name, value in listed.items()},
+        drained=frozenset(map(_gpu, drained)),
+    )
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -137,6 +159,13 @@ def _tenant(name: str) -> TenantName:
         return checks.tenant(name)
     except InvalidRequest as error:
         raise ValueError(f"{checks.shown(name)} is no tenant's name") from error
+
+
+def _gpu(name: object) -> GpuUuid:
+    try:
+        return checks.gpu("drained", name if isinstance(name, str) else "")
+    except InvalidRequest as error:
+        raise ValueError(f"{checks.shown(str(name))} is no GPU's name") from error
 
 
 def _quota(name: str, value: object) -> Quota:
