@@ -4,51 +4,91 @@
         mine.lend(512 * 2**20)
         ...
         result = mine.reclaim(512 * 2**20)   # returns when the bytes are free, or at the deadline
+        print(result.outcome)                # "complete", "partial", "nothing_lent", ...
 
-Covers the producer's two calls and what is offered again to a new daemon. Does not cover what
-becomes of the borrowers: the broker asks them, and nobody is killed.
+An engine leaves the two to an informer, and tells it how it is doing, as often as it likes:
+
+    mine = aqua_client.producer("cuda:0", informer=LlmInformer())
+    mine.report(LlmFigures(pending_requests=3, kv_used_bytes=2**33, kv_total_bytes=2**36))
+
+Covers the producer's calls and what is offered again to a new daemon. What an informer decides is
+`informing`'s, how that is carried out `reporting`'s. Does not cover what becomes of the borrowers:
+the broker asks them, and nobody is killed.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Protocol, Self, cast
+from typing import Self
 
+from aqua_client import reclaiming
 from aqua_client.counters import Counters
 from aqua_client.errors import AquaError, BrokerUnreachable, InvalidRequest, NotAnOwner
-from aqua_client.records import HostRoom, LeaseUse, OfferResult, ReclaimResult, RevokeNotice
+from aqua_client.gpu_names import uuid_of
+from aqua_client.informing import Decision, Figures, Informer
+from aqua_client.records import (
+    HostRoom,
+    LeaseUse,
+    OfferResult,
+    ReclaimOutcome,
+    ReclaimProgress,
+    ReclaimResult,
+    RevokeNotice,
+)
+from aqua_client.reporting import Reporter
 from aqua_client.session import Session
 from aqua_client.settings import ClientSettings
 
 logger = logging.getLogger("aqua")
 
+MOST_ROUNDS = 3  # of reclaims for one decision
 
-def producer(gpu: object, *, settings: ClientSettings | None = None) -> Producer:
+
+def producer(
+    gpu: object,
+    *,
+    informer: Informer | None = None,
+    must_attach: bool = True,
+    settings: ClientSettings | None = None,
+) -> Producer:
     """Speak for *gpu*: its UUID, `SHM-n`, or a CUDA device of torch ("cuda:1", a torch.device).
+
+    *informer* decides about what `Producer.report` is told. Without *must_attach* a daemon may come
+    later.
 
     Raises:
         InvalidRequest: that names no GPU.
         BrokerUnreachable: no daemon is there, and without one there is nobody to lend to.
     """
-    return Producer(uuid_of(gpu), settings or ClientSettings.from_environment())
+    chosen = settings or ClientSettings.from_environment()
+    return Producer(uuid_of(gpu), chosen, informer=informer, must_attach=must_attach)
 
 
 class Producer:
     """What one process offers of one GPU. It ends with `close`, and with it the offer."""
 
-    def __init__(self, gpu: str, settings: ClientSettings) -> None:
+    def __init__(
+        self,
+        gpu: str,
+        settings: ClientSettings,
+        *,
+        informer: Informer | None = None,
+        must_attach: bool = True,
+    ) -> None:
         """Attach to the daemon; raises as `producer`."""
         self.gpu = gpu
         self._settings = settings
         self._offered_bytes: int | None = None  # what a new daemon has to be told
+        self._reclaimed = {"reclaims": 0, "freed_bytes": 0, "quarantined_bytes": 0}
+        self._counting = threading.Lock()  # an informer's thread reclaims too
+        self._reporter = None if informer is None else Reporter(informer, self._carry_out)
         self._session = Session(settings, _Lender(self._offer_again), Counters())
         self._session.start()
-        if not self._session.attached:
+        if must_attach and not self._session.attached:
             reason = self._session.reason
             self._session.close()
             msg = f"no daemon at {settings.socket_path} takes this process ({reason})"
@@ -73,6 +113,70 @@ class Producer:
             BrokerUnreachable, Refused: nothing has changed.
         """
         _check_bytes(nbytes, least=0)
+        result = self._offer(nbytes)
+        if self._reporter is not None:
+            self._reporter.offered_by_hand(nbytes)
+        return result
+
+    def reclaim(
+        self,
+        nbytes: int,
+        deadline: float | None = None,
+        on_progress: Callable[[ReclaimProgress], object] | None = None,
+    ) -> ReclaimResult:
+        """Take *nbytes* back; waits until they are free, or for *deadline* seconds and 2 more.
+
+        What did not come back stands in `quarantined_bytes`. What came back is not lent again
+        until `lend` says so, or the informer, which waits for 30 s. That the daemon is not there, or
+        says no, is a result too: see `ReclaimResult.outcome`. *on_progress* is called by this
+        thread, each 50 ms and at the end.
+
+        Raises:
+            InvalidRequest: the bytes or the deadline can't be.
+            NotAnOwner: this process has no memory on the GPU.
+        """
+        _check_bytes(nbytes, least=1)
+        if deadline is not None and not (math.isfinite(deadline) and deadline > 0):
+            msg = f"deadline={deadline!r} is not allowed: a number of seconds over 0, or None"
+            raise InvalidRequest(msg)
+        result = self._reclaim(nbytes, deadline or 0.0, on_progress)
+        if result.outcome is not ReclaimOutcome.REFUSED:
+            self._offered_bytes = 0  # also where the daemon was not there: the next one hears it
+        if self._reporter is not None:
+            self._reporter.reclaimed_by_hand()
+        return result
+
+    def report(self, figures: Figures) -> Decision:
+        """Tell the informer how the engine is doing; what it decides is done in the background.
+
+        Returns in microseconds, whatever the daemon does. What goes wrong is counted in `stats`.
+
+        Raises:
+            InvalidRequest: there is no informer.
+        """
+        if self._reporter is None:
+            msg = "nobody listens to reports: give producer(..., informer=...) one"
+            raise InvalidRequest(msg)
+        return self._reporter.report(figures)
+
+    def stats(self) -> dict[str, object]:
+        """What is offered, what came back, and of an informer what it decided and what failed."""
+        return {
+            "gpu": self.gpu,
+            "attached": self._session.attached,
+            "reason": self._session.reason,
+            "offered_bytes": self._offered_bytes,
+            **self._reclaimed,
+            **({} if self._reporter is None else self._reporter.stats()),
+        }
+
+    def close(self) -> None:
+        """Withdraw the offer. Idempotent."""
+        if self._reporter is not None:
+            self._reporter.close()
+        self._session.close(seconds=self._settings.close_seconds)
+
+    def _offer(self, nbytes: int) -> OfferResult:
         try:
             result = self._session.offer(self.gpu, nbytes)
         except NotAnOwner as error:
@@ -80,26 +184,30 @@ class Producer:
         self._offered_bytes = nbytes
         return result
 
-    def reclaim(self, nbytes: int, deadline: float | None = None) -> ReclaimResult:
-        """Take *nbytes* back; waits until they are free, or for *deadline* seconds and 2 more.
-
-        What did not come back stands in `quarantined_bytes`. What came back is not lent again
-        until `lend` says so. Raises as `lend`.
-        """
-        _check_bytes(nbytes, least=1)
-        if deadline is not None and not (math.isfinite(deadline) and deadline > 0):
-            msg = f"deadline={deadline!r} is not allowed: a number of seconds over 0, or None"
-            raise InvalidRequest(msg)
+    def _reclaim(
+        self, nbytes: int, seconds: float, watcher: reclaiming.Watcher | None = None
+    ) -> ReclaimResult:
         try:
-            result = self._session.reclaim(self.gpu, nbytes, deadline or 0.0)
+            result = reclaiming.reclaim(self._session, self.gpu, nbytes, seconds, watcher)
         except NotAnOwner as error:
             raise self._not_an_owner(error) from error
-        self._offered_bytes = 0
+        with self._counting:
+            self._reclaimed["reclaims"] += 1
+            self._reclaimed["freed_bytes"] += result.freed_bytes
+            self._reclaimed["quarantined_bytes"] += result.quarantined_bytes
         return result
 
-    def close(self) -> None:
-        """Withdraw the offer. Idempotent."""
-        self._session.close(seconds=self._settings.close_seconds)
+    def _carry_out(self, wanted_bytes: int) -> None:
+        """Lend at most so much, and take back what is lent beyond it."""
+        lent_bytes = self._offer(wanted_bytes).lent_bytes
+        # Once is enough, unless the daemon counted what was on its way back anyhow.
+        for _ in range(MOST_ROUNDS):
+            if lent_bytes <= wanted_bytes:
+                return
+            result = self._reclaim(lent_bytes - wanted_bytes, 0.0)
+            if result.error is not None:
+                raise result.error
+            lent_bytes = self._offer(wanted_bytes).lent_bytes  # the reclaim has lowered the limit
 
     def _not_an_owner(self, error: NotAnOwner) -> NotAnOwner:
         msg = f"{error}: call this in a process that has memory of its own on {self.gpu}"
@@ -115,31 +223,6 @@ class Producer:
             self._session.offer(self.gpu, self._offered_bytes or 0)
         except AquaError as error:
             logger.warning("the offer of %s could not be repeated: %s", self.gpu, error)
-
-
-def uuid_of(gpu: object) -> str:
-    """The name that the daemon knows *gpu* by.
-
-    Raises:
-        InvalidRequest: it names none.
-    """
-    name = f"cuda:{gpu}" if isinstance(gpu, int) else str(gpu)
-    if name.startswith(("GPU-", "SHM-")):
-        return name
-    kind, _, ordinal = name.partition(":")
-    # Who has a CUDA device in hand has imported torch; everybody else does without it.
-    torch = cast("_Torch | None", sys.modules.get("torch"))
-    if kind != "cuda" or torch is None or (ordinal and not ordinal.isdigit()):
-        msg = f'{gpu!r} names no GPU: give its UUID ("GPU-..."), "SHM-n" or a CUDA device of torch'
-        raise InvalidRequest(msg)
-    if not torch.cuda.is_available():
-        msg = f"{gpu!r} names no GPU: torch sees no CUDA device in this process"
-        raise InvalidRequest(msg)
-    number = int(ordinal) if ordinal else torch.cuda.current_device()
-    if number >= torch.cuda.device_count():
-        msg = f"{gpu!r} names no GPU: torch sees {torch.cuda.device_count()} CUDA devices"
-        raise InvalidRequest(msg)
-    return f"GPU-{torch.cuda.get_device_properties(number).uuid}"
 
 
 class _Lender:
@@ -175,20 +258,3 @@ def _check_bytes(nbytes: object, *, least: int) -> None:
     if isinstance(nbytes, bool) or not isinstance(nbytes, int) or not least <= nbytes < 2**63:
         msg = f"nbytes={nbytes!r} is not allowed: a whole number of bytes, {least} or more"
         raise InvalidRequest(msg)
-
-
-class _Properties(Protocol):
-    @property
-    def uuid(self) -> object: ...
-
-
-class _Cuda(Protocol):
-    def is_available(self) -> bool: ...
-    def current_device(self) -> int: ...
-    def device_count(self) -> int: ...
-    def get_device_properties(self, device: int) -> _Properties: ...
-
-
-class _Torch(Protocol):
-    @property
-    def cuda(self) -> _Cuda: ...

@@ -8,6 +8,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from aqua_client.errors import BrokerUnreachable, Refused
+
 OTHER_PROTOCOL = "protocol"  # client and daemon are more than one release apart
 
 
@@ -69,6 +71,16 @@ class HostRoom:
     nbytes: int
 
 
+class ReclaimOutcome(enum.StrEnum):
+    """How a reclaim ended."""
+
+    COMPLETE = "complete"  # all that was asked of the borrowers is free
+    PARTIAL = "partial"  # some of it did not come back in time
+    NOTHING_LENT = "nothing_lent"  # there was nothing to take back
+    UNREACHABLE = "unreachable"  # the daemon did not answer; what it was asked may go on
+    REFUSED = "refused"  # the daemon said no: nothing was asked of anybody
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReclaimResult:
     """What came of asking for a GPU's memory back."""
@@ -78,11 +90,48 @@ class ReclaimResult:
     freed_bytes: int  # freed to the driver
     quarantined_bytes: int  # did not come back in time
     seconds: float
+    error: BrokerUnreachable | Refused | None = None  # why there is no answer; then no byte is told
 
     @property
     def complete(self) -> bool:
         """Whether all that was asked of the borrowers has been freed."""
-        return self.freed_bytes >= self.revoked_bytes
+        return self.error is None and self.freed_bytes >= self.revoked_bytes
+
+    @property
+    def outcome(self) -> ReclaimOutcome:
+        """The same, named: "complete", "partial", "nothing_lent", "unreachable" or "refused"."""
+        if self.error is not None:
+            is_refused = isinstance(self.error, Refused)
+            return ReclaimOutcome.REFUSED if is_refused else ReclaimOutcome.UNREACHABLE
+        if not self.revoked_bytes:
+            return ReclaimOutcome.NOTHING_LENT
+        return ReclaimOutcome.COMPLETE if self.complete else ReclaimOutcome.PARTIAL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReclaimProgress:
+    """How far a reclaim has come. `freed_bytes` only grows."""
+
+    asked_bytes: int
+    freed_bytes: int  # by how much less of the GPU is held for borrowers than at the beginning
+    lent_bytes: int  # with borrowers, those asked back among them
+    returning_bytes: int  # given back, being freed
+    quarantined_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuBytes:
+    """What of a GPU is held for borrowers now."""
+
+    lent_bytes: int
+    returning_bytes: int
+    quarantined_bytes: int
+
+    @property
+    def held_bytes(self) -> int:
+        """All of it: none is free."""
+        return self.lent_bytes + self.returning_bytes + self.quarantined_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

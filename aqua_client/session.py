@@ -20,12 +20,21 @@ from aqua_client.counters import Counters
 from aqua_client.descriptors import ArrivingDescriptors, check_spare
 from aqua_client.errors import BrokerUnreachable, ForkedChild, Refused
 from aqua_client.presence import Presence, SessionListener, Standing
-from aqua_client.records import Grant, Granted, HostRoom, OfferResult, ReclaimResult, SafetyClass
+from aqua_client.records import (
+    GpuBytes,
+    Grant,
+    Granted,
+    HostRoom,
+    OfferResult,
+    ReclaimResult,
+    SafetyClass,
+)
 from aqua_client.settings import ClientSettings
 from aqua_client.wire import (
     Call,
     acknowledge_call,
     acquire_call,
+    gpu_bytes_call,
     offer_call,
     reclaim_call,
     release_call,
@@ -172,6 +181,10 @@ class Session:
         waiting = deadline_seconds or LONGEST_RECLAIM_SECONDS
         call = reclaim_call(uuid4().hex, gpu, nbytes, deadline_seconds)
         return self._make(call, waiting + RECLAIM_GRACE_SECONDS + self._settings.call_seconds)
+
+    def gpu_bytes(self, gpu: str, *, seconds: float) -> GpuBytes:
+        """What of *gpu* is held for borrowers now. Raises as `acquire`."""
+        return self._make(gpu_bytes_call(gpu), seconds, minds_breaker=False)  # only a look
 
     def close(self, *, seconds: float = 0.2) -> None:
         """Say goodbye if that is quick, and stop. The caller has unmapped everything. Idempotent.

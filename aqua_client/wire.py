@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError, Message
 
 from aqua_client.records import (
     DescriptorKind,
+    GpuBytes,
     Grant,
     Granted,
     HostRoom,
@@ -32,6 +33,7 @@ __all__ = [
     "SafetyClass",
     "acknowledge_call",
     "acquire_call",
+    "gpu_bytes_call",
     "offer_call",
     "parse",
     "reclaim_call",
@@ -113,6 +115,26 @@ def reclaim_call(
         request_id=request_id, gpu=gpu, nbytes=nbytes, deadline_seconds=deadline_seconds
     )
     return Call(_SERVICE + "Reclaim", request.SerializeToString(), _reclaimed)
+
+
+def gpu_bytes_call(gpu: str) -> Call[GpuBytes]:
+    """See what of a GPU is held for borrowers."""
+
+    def decode(payload: bytes) -> GpuBytes:
+        reply = broker_pb2.GetStateReply()
+        parse(reply, payload)
+        found = [one for one in reply.gpus if one.gpu == gpu]  # an older daemon shows all of them
+        if not found:
+            msg = f"the daemon does not know {gpu}"
+            raise Malformed(msg)
+        return GpuBytes(
+            lent_bytes=found[0].lent_bytes,
+            returning_bytes=found[0].returning_bytes,
+            quarantined_bytes=found[0].quarantined_bytes,
+        )
+
+    request = broker_pb2.GetStateRequest(gpu=gpu)
+    return Call(_SERVICE + "GetState", request.SerializeToString(), decode)
 
 
 def _granted(payload: bytes) -> Granted:

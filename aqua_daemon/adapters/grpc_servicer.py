@@ -246,8 +246,10 @@ class BrokerCalls:
         return replies.reclaimed(_expect(answer, AnswerReclaim))
 
     async def _get_state(self, session_id: SessionId, payload: bytes, _wait: float) -> bytes:
-        requests.check_get_state(payload)
+        gpu = requests.gpu_looked_at(payload)
         snapshot = self._service.snapshot()
+        if gpu is not None:
+            return replies.state_of_gpu(snapshot, gpu)
         viewer = _viewer(session_id, snapshot)
         recent = self._happenings.after(self._happenings.last_number - _STATUS_LINES)
         return replies.state(

@@ -211,8 +211,10 @@ class ReclaimReply(_message.Message):
     def __init__(self, asked_bytes: _Optional[int] = ..., revoked_bytes: _Optional[int] = ..., freed_bytes: _Optional[int] = ..., quarantined_bytes: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
 
 class GetStateRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("gpu",)
+    GPU_FIELD_NUMBER: _ClassVar[int]
+    gpu: str
+    def __init__(self, gpu: _Optional[str] = ...) -> None: ...
 
 class GetStateReply(_message.Message):
     __slots__ = ("version", "uptime_seconds", "restarting", "gpus", "leases", "tenants", "events", "host_pool_bytes", "host_reserved_bytes", "sessions", "invariant_violations", "clients")

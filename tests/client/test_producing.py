@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import grpc
 import pytest
 from aqua_protos import broker_pb2
 
 from aqua_client.errors import BrokerUnreachable, InvalidRequest, NotAnOwner, Refused
-from aqua_client.producing import Producer, producer, uuid_of
+from aqua_client.producing import Producer, producer
 from aqua_client.settings import ClientSettings
 from tests.fakes.broker_books import MIB
 from tests.fakes.broker_server import FakeDaemon
@@ -128,76 +127,3 @@ def test_closing_ends_the_session(mine: Producer, daemon: FakeDaemon) -> None:
     with pytest.raises(BrokerUnreachable) as caught:
         mine.lend(MIB)
     assert caught.value.reason == "closed"
-
-
-# Naming GPUs
-
-
-@dataclass
-class Properties:
-    uuid: str
-
-
-class FakeTorch:
-    """The few words of torch that tell a device's UUID."""
-
-    def __init__(self, uuids: list[str]) -> None:
-        self.cuda = self
-        self.uuids = uuids
-
-    def is_available(self) -> bool:
-        return bool(self.uuids)
-
-    def current_device(self) -> int:
-        return 1
-
-    def device_count(self) -> int:
-        return len(self.uuids)
-
-    def get_device_properties(self, device: int) -> Properties:
-        return Properties(self.uuids[device])
-
-
-@pytest.mark.parametrize("name", ["SHM-3", "GPU-1b2c"])
-def test_a_uuid_is_taken_as_it_is(name: str) -> None:
-    """The daemon knows it by that name."""
-    assert uuid_of(name) == name
-
-
-@pytest.mark.parametrize(
-    ("device", "uuid"), [("cuda:0", "GPU-a"), ("cuda:1", "GPU-b"), (0, "GPU-a"), ("cuda", "GPU-b")]
-)
-def test_a_cuda_device_is_translated_at_the_edge(
-    monkeypatch: pytest.MonkeyPatch, device: object, uuid: str
-) -> None:
-    """Ordinals are this process's own; on the wire there are UUIDs only."""
-    monkeypatch.setitem(sys.modules, "torch", FakeTorch(["a", "b"]))
-    assert uuid_of(device) == uuid
-
-
-@pytest.mark.parametrize(
-    ("device", "uuids", "why"),
-    [
-        ("cpu", ["a"], "names no GPU"),
-        ("cuda:x", ["a"], "names no GPU"),
-        ("", ["a"], "names no GPU"),
-        (-1, ["a"], "names no GPU"),
-        ("cuda:3", ["a"], "sees 1 CUDA devices"),
-        ("cuda:0", [], "no CUDA device"),
-    ],
-)
-def test_what_names_no_gpu_is_refused(
-    monkeypatch: pytest.MonkeyPatch, device: object, uuids: list[str], why: str
-) -> None:
-    """The message says what would."""
-    monkeypatch.setitem(sys.modules, "torch", FakeTorch(uuids))
-    with pytest.raises(InvalidRequest, match=why):
-        uuid_of(device)
-
-
-def test_without_torch_only_names_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is imported to find out."""
-    monkeypatch.delitem(sys.modules, "torch", raising=False)
-    with pytest.raises(InvalidRequest, match="UUID"):
-        uuid_of("cuda:0")
-    assert "torch" not in sys.modules

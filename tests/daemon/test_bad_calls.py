@@ -105,6 +105,7 @@ BAD_CALLS = [
     *(BadCall(name=name, payload=TRUNCATED, says="send a whole message") for name in METHODS),
     *(BadCall(name=name, payload=NOT_UTF8, says="do not parse as") for name in METHODS),
     BadCall(name="GetState", payload=TRUNCATED, says="send a whole message"),
+    BadCall(name="GetState", payload=broker_pb2.GetStateRequest(gpu="SHM 1"), says="names no GPU"),
     BadCall(name="GetEvents", payload=TRUNCATED, says="send a whole message"),
     BadCall(name="GetEvents", payload=broker_pb2.GetEventsRequest(after=-1), says="after is -1"),
     BadCall(

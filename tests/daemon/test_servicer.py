@@ -519,6 +519,25 @@ def test_health_says_whether_the_daemon_serves() -> None:
     asyncio.run(story())
 
 
+def test_one_gpu_can_be_looked_at_alone() -> None:
+    """Its figures and nothing else; of one that is not there, nothing."""
+
+    async def story() -> None:
+        async with running() as node, greeted(node) as client:
+            await client.acquire()
+            whole = await state(client)
+            lender = whole.leases[0].lender_gpu
+            asked = broker_pb2.GetStateRequest(gpu=lender)
+            reply = await client.call("GetState", asked)
+            part = broker_pb2.GetStateReply.FromString(reply)
+            assert [gpu for gpu in whole.gpus if gpu.gpu == lender] == list(part.gpus)
+            assert part == broker_pb2.GetStateReply(gpus=part.gpus)
+            nowhere = await client.call("GetState", broker_pb2.GetStateRequest(gpu="SHM-9"))
+            assert nowhere == b""
+
+    asyncio.run(story())
+
+
 def test_a_fault_of_the_daemon_is_internal_and_the_next_call_is_served() -> None:
     """An exception that nobody expected ends one call, not the server."""
 

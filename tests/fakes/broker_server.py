@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import grpc
 from aqua_protos import broker_pb2, presence_pb2
@@ -32,6 +32,8 @@ from tests.fakes.broker_books import CANARY, MIB, Books, Session
 
 TERM_SECONDS = 0.6
 
+ItemT = TypeVar("ItemT")
+
 _REQUESTS: dict[str, type[Message]] = {
     "Acquire": broker_pb2.AcquireRequest,
     "Release": broker_pb2.ReturnRequest,
@@ -39,6 +41,7 @@ _REQUESTS: dict[str, type[Message]] = {
     "ReserveHost": broker_pb2.ReserveHostRequest,
     "Offer": broker_pb2.OfferRequest,
     "Reclaim": broker_pb2.ReclaimRequest,
+    "GetState": broker_pb2.GetStateRequest,
 }
 
 
@@ -60,6 +63,11 @@ class FakeDaemon:
         self.descriptor_comes = "before"  # the reply; or "after", or "never"
         self.grants_cuda = False
         self.sends_sentinels_again = False
+        self.lent_bytes: list[int] = []  # as each offer finds them, the last one for ever
+        self.gpus: list[broker_pb2.GpuState] = []  # likewise, as each look finds them
+        self.reclaimed: broker_pb2.ReclaimReply | None = None  # instead of the usual figures
+        self.reclaims_may_end = threading.Event()
+        self.reclaims_may_end.set()
         self.ended_leases: set[str] = set()  # named in keepalives, they are not known
         self.hellos: list[presence_pb2.Hello] = []
         self.keepalives: list[presence_pb2.Keepalive] = []
@@ -247,15 +255,21 @@ class FakeDaemon:
             case broker_pb2.ReserveHostRequest():
                 return broker_pb2.ReserveHostReply(host_room=request.host_room)
             case broker_pb2.OfferRequest():
-                return broker_pb2.OfferReply(offered_bytes=request.nbytes, lent_bytes=0)
+                lent_bytes = _next(self.lent_bytes, 0)
+                return broker_pb2.OfferReply(offered_bytes=request.nbytes, lent_bytes=lent_bytes)
             case broker_pb2.ReclaimRequest():
-                return broker_pb2.ReclaimReply(
+                while not (self.reclaims_may_end.wait(0.02) or self._is_over.is_set()):
+                    pass
+                return self.reclaimed or broker_pb2.ReclaimReply(
                     asked_bytes=request.nbytes,
                     revoked_bytes=request.nbytes + MIB,
                     freed_bytes=request.nbytes,
                     quarantined_bytes=MIB,
                     seconds=0.25,
                 )
+            case broker_pb2.GetStateRequest():
+                gpu = _next(self.gpus, broker_pb2.GpuState(gpu=request.gpu))
+                return broker_pb2.GetStateReply(gpus=[gpu])
             case _:
                 raise AssertionError(name)
 
@@ -282,6 +296,11 @@ class FakeDaemon:
             timer.start()
             self._threads.append(timer)
         return reply
+
+
+def _next(script: list[ItemT], otherwise: ItemT) -> ItemT:
+    """What comes next; the last one again and again, and *otherwise* without any."""
+    return script.pop(0) if len(script) > 1 else script[0] if script else otherwise
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from aqua_daemon.core.instructions import (
 from aqua_daemon.core.limits import QuotaOutcome
 from aqua_daemon.core.model import (
     GpuSnapshot,
+    GpuUuid,
     Lease,
     LeaseState,
     NodeSnapshot,
@@ -128,6 +129,12 @@ def state(
             for client, count in sorted(client_versions.items())
         ],
     ).SerializeToString()
+
+
+def state_of_gpu(snapshot: NodeSnapshot, gpu: GpuUuid) -> bytes:
+    """GetStateReply of one GPU alone, which is shown to everybody."""
+    gpus = [_gpu(one) for one in snapshot.gpus if one.gpu == gpu]
+    return broker_pb2.GetStateReply(restarting=snapshot.restarting, gpus=gpus).SerializeToString()
 
 
 def events(

@@ -243,9 +243,10 @@ def events_asked(payload: bytes, *, epoch: str) -> int:
     return after if message.epoch == epoch else 0
 
 
-def check_get_state(payload: bytes) -> None:
-    """GetState says nothing, but it must parse."""
-    parsed(broker_pb2.GetStateRequest, payload)
+def gpu_looked_at(payload: bytes) -> GpuUuid | None:
+    """GetState: the one GPU that is asked about; None: all there is."""
+    gpu = parsed(broker_pb2.GetStateRequest, payload).gpu
+    return checks.gpu("gpu", gpu) if gpu else None
 
 
 def _return_request(payload: bytes) -> broker_pb2.ReturnRequest:
