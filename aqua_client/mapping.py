@@ -16,22 +16,10 @@ import weakref
 import numpy as np
 import numpy.typing as npt
 
+from aqua_client import libc
+
 _F_GET_SEALS = 1034
 _F_SEAL_SHRINK = 0x2
-_MAP_FAILED = ctypes.c_void_p(-1).value
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.mmap.restype = ctypes.c_void_p
-_libc.mmap.argtypes = [
-    ctypes.c_void_p,
-    ctypes.c_size_t,
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.c_long,
-]
-_libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
 
 class Mapping:
@@ -45,12 +33,12 @@ class Mapping:
         """
         _check_size(descriptor, nbytes)
         protection = mmap.PROT_READ | mmap.PROT_WRITE
-        address = _libc.mmap(None, nbytes, protection, mmap.MAP_SHARED, descriptor, 0)
-        if address is None or address == _MAP_FAILED:
-            raise _failure("mmap")
-        if _libc.madvise(address, nbytes, mmap.MADV_DONTFORK):
-            failure = _failure("madvise")
-            _libc.munmap(address, nbytes)
+        address = libc.mmap(None, nbytes, protection, mmap.MAP_SHARED, descriptor, 0)
+        if address is None or address == libc.MAP_FAILED:
+            raise libc.failure("mmap")
+        if libc.madvise(address, nbytes, mmap.MADV_DONTFORK):
+            failure = libc.failure("madvise")
+            libc.munmap(address, nbytes)
             raise failure
         self._address = address
         self._nbytes = nbytes
@@ -79,8 +67,8 @@ class Mapping:
         if alive is not None:
             self._array = alive
             raise BufferError("the mapping is still in use: a view of it is alive")
-        if _libc.munmap(self._address, self._nbytes):
-            raise _failure("munmap")
+        if libc.munmap(self._address, self._nbytes):
+            raise libc.failure("munmap")
 
 
 def _check_size(descriptor: int, nbytes: int) -> None:
@@ -89,8 +77,3 @@ def _check_size(descriptor: int, nbytes: int) -> None:
         raise OSError(f"the slab's memory has {size} bytes, not the {nbytes} that were granted")
     if not fcntl.fcntl(descriptor, _F_GET_SEALS) & _F_SEAL_SHRINK:
         raise OSError("the slab's memory is not sealed against shrinking")
-
-
-def _failure(call: str) -> OSError:
-    number = ctypes.get_errno()
-    return OSError(number, f"{call}: {os.strerror(number)}")

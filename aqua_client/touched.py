@@ -16,24 +16,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from aqua_client import libc
+
 # One step takes about a millisecond; whoever touches looks around in between.
 STEP_BYTES = 4 * 2**20
 
 _POPULATE_WRITE = 23
-_MAP_FAILED = ctypes.c_void_p(-1).value
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.mmap.restype = ctypes.c_void_p
-_libc.mmap.argtypes = [
-    ctypes.c_void_p,
-    ctypes.c_size_t,
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.c_long,
-]
-_libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
 
 @dataclass(slots=True)
@@ -45,7 +33,7 @@ class Step:
 
     def touch(self) -> bool:
         """Let the kernel make the pages; whether it did. Needs no lock: it changes no byte."""
-        failed: int = _libc.madvise(self.address, self.nbytes, _POPULATE_WRITE)
+        failed: int = libc.madvise(self.address, self.nbytes, _POPULATE_WRITE)
         return not failed
 
 
@@ -78,8 +66,8 @@ class TouchedPages:
         if last is None or last.ready == last.end:
             length = _pages(missing_bytes)
             flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-            address = _libc.mmap(None, length, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0)
-            if address is None or address == _MAP_FAILED:
+            address = libc.mmap(None, length, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0)
+            if address is None or address == libc.MAP_FAILED:
                 return None
             last = _Region(address, address, address + length)
             self._regions.append(last)
@@ -110,7 +98,7 @@ class TouchedPages:
             surplus -= region.ready - region.begin - kept
             end = region.begin + kept
             if region.end > end:
-                _libc.munmap(end, region.end - end)
+                libc.munmap(end, region.end - end)
             region.ready = region.end = end
             if not kept:
                 self._regions.remove(region)
@@ -120,7 +108,7 @@ def _array(address: int, nbytes: int, length: int) -> npt.NDArray[np.uint8]:
     memory = memoryview((ctypes.c_ubyte * nbytes).from_address(address))
     array = np.frombuffer(memory, dtype=np.uint8)
     # A tensor made of it, and each of its views, keeps the array.
-    weakref.finalize(array, _libc.munmap, address, length).atexit = False
+    weakref.finalize(array, libc.munmap, address, length).atexit = False
     return array
 
 

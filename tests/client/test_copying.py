@@ -8,13 +8,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
 import torch
 
-from aqua_client import copying, forking, mapping
+from aqua_client import copying, forking, libc
 from aqua_client.copying import CHUNK_BYTES, Memory, UnusableSlab
 from aqua_client.layouts import layout_of
 from aqua_client.mapping import Mapping
@@ -77,7 +76,7 @@ def test_a_slab_is_not_mapped_in_a_forked_child() -> None:
 
 def test_a_fork_waits_for_a_slab_that_is_being_mapped(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between mapping it and leaving it out of children nobody forks."""
-    granted, libc = grant(), mapping._libc
+    granted, madvise_at_once = grant(), libc.madvise
     is_mapping, memories = threading.Event(), list[Memory]()
 
     def madvise(*words: int) -> int:
@@ -85,10 +84,9 @@ def test_a_fork_waits_for_a_slab_that_is_being_mapped(monkeypatch: pytest.Monkey
         wait_until(lambda: forking.GATE._forking, what="the process forks")
         with suppress(AssertionError):  # a fork that does not wait is over by then
             wait_until(lambda: not forking.GATE._forking, seconds=0.3)
-        return int(libc.madvise(*words))
+        return int(madvise_at_once(*words))
 
-    slow = SimpleNamespace(mmap=libc.mmap, madvise=madvise, munmap=libc.munmap)
-    monkeypatch.setattr(mapping, "_libc", slow)
+    monkeypatch.setattr(libc, "madvise", madvise)
     monkeypatch.setattr(forking.GATE, "_patience_seconds", 10.0)
     opening = threading.Thread(target=lambda: memories.append(Memory.of_grant(granted)))
     opening.start()

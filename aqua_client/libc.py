@@ -1,0 +1,34 @@
+"""The C library's calls on memory maps by raw address, which Python's own `mmap` does not give.
+
+Why it is not enough: it keeps a duplicate of each descriptor open, which a child inherits.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+MAP_FAILED = ctypes.c_void_p(-1).value
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+mmap = _libc.mmap
+mmap.restype = ctypes.c_void_p
+mmap.argtypes = [
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_long,
+]
+madvise = _libc.madvise
+madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+munmap = _libc.munmap
+munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+
+
+def failure(call: str) -> OSError:
+    """Why *call*, one of these, has just failed in this thread."""
+    number = ctypes.get_errno()
+    return OSError(number, f"{call}: {os.strerror(number)}")
