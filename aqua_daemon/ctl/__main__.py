@@ -23,6 +23,7 @@ from aqua_daemon.ctl.documents import (
     leases_document,
     status_document,
 )
+from aqua_daemon.ctl.drain_commands import drain_command, undrain_command
 from aqua_daemon.ctl.following import Page, followed, last_events
 from aqua_daemon.ctl.link import Refused, Unreachable, fetch_state
 from aqua_daemon.ctl.options import (
@@ -140,7 +141,7 @@ def completion(shell: str) -> None:
     click.echo(found(commands, {}, PROGRAM, COMPLETE_VARIABLE).source())
 
 
-for command in (quota_commands, quiesce_command, run_command):
+for command in (quota_commands, quiesce_command, run_command, drain_command, undrain_command):
     commands.add_command(command)
 
 

@@ -142,6 +142,9 @@ def _notes(state: broker_pb2.GetStateReply, *, told: str) -> Iterator[Verdict]:
 
 def _command_about(gpus: list[broker_pb2.GpuState]) -> str:
     """What says more of why these lend nothing although nothing is wrong."""
+    drained = [gpu.gpu for gpu in gpus if gpu.drained]
+    if drained:
+        return f"aquactl undrain {drained[0] if len(drained) == 1 else '--all'}"
     has_policy = any(gpu.lending in {"never", "offered"} for gpu in gpus)
     return "aqua-daemon --check-config  # lending" if has_policy else "aquactl events"
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import aqua_client
-from tests.compat.releases import Release
+from tests.compat.releases import CLIENT, Release
+from tests.end_to_end.programs import running_program
 from tests.fakes.broker_server import FakeDaemon
 from tests.nodes import MIB, running_node, short_directory
 
@@ -59,3 +60,28 @@ def test_quotas_that_an_older_daemon_does_not_know_are_not_half_set(
             ["uid-7", "8", "0", "-", "-", "1"]
         ]
         assert "a process:" not in "".join(shown)
+
+
+def test_an_older_daemon_can_not_be_drained_and_says_so(old: Release, new: Release) -> None:
+    """Nothing is asked back there; whom to upgrade is said."""
+    with running_node(gpus=2, variables=old.variables, is_steady=False) as node:
+        refused = new.run("-m", "aqua_daemon.ctl", "drain", "--all", "--socket", node.socket)
+        assert refused.returncode == 1
+        assert "(version 0.1.0) does not know Drain" in refused.stderr
+
+
+@pytest.mark.limit(120)
+def test_a_client_of_the_older_release_leaves_a_drained_gpu(old: Release, new: Release) -> None:
+    """It does not know the reason, and evacuates all the same; not a byte is wrong."""
+    with (
+        running_node(gpus=2, gpu_bytes=96 * MIB, is_steady=False) as node,
+        running_program(node, tensors=1, source=CLIENT, variables=old.variables) as program,
+    ):
+        assert program.ask()["tiers"] == ["peer"]
+        drained = new.run(
+            "-m", "aqua_daemon.ctl", "drain", "--all", "--deadline", "30", "--socket", node.socket
+        )
+        assert drained.returncode == 0, drained.stderr
+        assert drained.stdout.endswith("nothing is lent there any more\n")
+        found = program.ask()
+        assert (found["intact"], found["wrong"], found["tiers"]) == (True, 0, ["host"])

@@ -97,3 +97,12 @@ def test_a_wrong_call_is_exit_status_2(words: tuple[str, ...]) -> None:
     run = aquactl(*words)
     assert run.returncode == 2
     assert words[-1] in run.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("drain",), ("drain", "SHM-1", "--all"), ("drain", "--all", "--deadline", "0"), ("undrain",)],
+)
+def test_which_gpus_to_drain_is_said_clearly_or_nothing_is_asked(words: tuple[str, ...]) -> None:
+    """All are meant only where that is said: a usage error, without a daemon already."""
+    assert aquactl(*words, "--socket", "/nowhere/aqua.sock").returncode == 2
