@@ -36,8 +36,19 @@ if TYPE_CHECKING:
         UnsupportedTensor,
     )
     from aqua_client.fallback import AquaWarning
+    from aqua_client.informing import (
+        BatchFigures,
+        BatchInformer,
+        Informer,
+        LlmFigures,
+        LlmInformer,
+        LlmThresholds,
+        Margins,
+    )
+    from aqua_client.out_of_memory import ReclaimOnOom, reclaim_on_oom
     from aqua_client.pools import BlockPool, Slots
     from aqua_client.producing import Producer, producer
+    from aqua_client.records import ReclaimOutcome, ReclaimProgress, ReclaimResult
     from aqua_client.tensors import OffloadedTensor
 
 __version__ = "0.2.0"
@@ -67,8 +78,19 @@ _HOMES = {
         "UnsupportedTensor",
     ),
     "fallback": ("AquaWarning",),
+    "informing": (
+        "BatchFigures",
+        "BatchInformer",
+        "Informer",
+        "LlmFigures",
+        "LlmInformer",
+        "LlmThresholds",
+        "Margins",
+    ),
+    "out_of_memory": ("ReclaimOnOom", "reclaim_on_oom"),
     "pools": ("BlockPool", "Slots"),
     "producing": ("Producer", "producer"),
+    "records": ("ReclaimOutcome", "ReclaimProgress", "ReclaimResult"),
     "tensors": ("OffloadedTensor",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -76,18 +98,29 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "AquaError",
     "AquaWarning",
+    "BatchFigures",
+    "BatchInformer",
     "BlockPool",
     "BrokerUnreachable",
     "Client",
     "ForkedChild",
     "HandleReleased",
+    "Informer",
     "InsufficientMemory",
     "InvalidRequest",
     "InvalidSetting",
     "LeaseLost",
+    "LlmFigures",
+    "LlmInformer",
+    "LlmThresholds",
+    "Margins",
     "NotAnOwner",
     "OffloadedTensor",
     "Producer",
+    "ReclaimOnOom",
+    "ReclaimOutcome",
+    "ReclaimProgress",
+    "ReclaimResult",
     "Refused",
     "Slots",
     "UnsupportedTensor",
@@ -98,6 +131,7 @@ __all__ = [
     "offload_many",
     "pool",
     "producer",
+    "reclaim_on_oom",
     "stats",
 ]
 
