@@ -3,9 +3,10 @@
 `python -m aqua_client.demo` starts a node of eight shm GPUs (keeper and daemon, as processes), then
 serves conversations with a Llama-architecture model: at each turn a conversation reads more of a
 text and answers. Only a few conversations' KV caches fit the budget; those of the waiting ones are
-parked by `aqua_client` in leases on other GPUs and fetched back at their turn. In the middle an
-owner's process takes the memory of one GPU back. At the end every answer is compared, token for
-token, with a run that never parked, and every parked byte with what came back.
+parked by `aqua_client` in leases on other GPUs and fetched back at their turn. Those GPUs have owners
+of their own, one of which has a burst in the middle: it takes back what is lent of its GPU, and
+lends it again. At the end every answer is compared, token for token, with a run that never parked,
+and every parked byte with what came back.
 
 The text, `text.txt`, is the Declaration of Independence and two addresses by Abraham Lincoln, all
 in the public domain. Weights are random and seeded: the model says nothing, exactly.
@@ -13,8 +14,8 @@ in the public domain. Weights are random and seeded: the model says nothing, exa
 The order of the modules; each may use those after it:
 
     __main__ -> screen | lines | report -> board
-    __main__ -> running -> middle -> taking_back | watching | serving -> parking -> model
+    __main__ -> running -> middle -> neighbours | watching | serving -> parking -> model
     all      -> node | gauges | summary | text -> happenings -> plan
 
-`owner` is a program of its own, which `taking_back` starts.
+`owner` is a program of its own, which `neighbours` starts.
 """

@@ -17,6 +17,7 @@ from aqua_client.demo.happenings import (
     Parked,
     RevokesServed,
     Stage,
+    TakenBack,
     TurnEnded,
 )
 from aqua_client.demo.plan import Plan, mib
@@ -54,6 +55,7 @@ class Board:
     fetched_bytes: Counter[str] = field(default_factory=Counter)
     revokes: int = 0
     evacuated_bytes: int = 0
+    taken_back: TakenBack | None = None
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def tell(self, happening: Happening) -> Line | None:
@@ -91,6 +93,9 @@ class Board:
                 return self._line("revoked", f"{revokes} served, {mib(nbytes)} moved away")
             case OwnerSaid(text=text):
                 return self._line("owner", text)
+            case TakenBack():
+                self.taken_back = happening
+                return None
         assert_never(happening)
 
     def _line(self, kind: str, text: str) -> Line:

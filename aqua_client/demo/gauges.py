@@ -9,6 +9,7 @@ from collections import defaultdict
 from aqua_client.demo.happenings import GpuBytes
 
 TIMEOUT_SECONDS = 2.0
+_LENDABLE = re.compile(r'^aqua_lendable_bytes\{gpu="([^"]+)"\} (\S+)$', re.MULTILINE)
 _POOL = re.compile(r'^aqua_pool_bytes\{gpu="([^"]+)",state="([^"]+)"\} (\S+)$', re.MULTILINE)
 
 
@@ -33,6 +34,7 @@ def gpus_of(page: str) -> tuple[GpuBytes, ...]:
     pools: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for gpu, state, value in _POOL.findall(page):
         pools[gpu][state] += int(float(value))
+    lendable = {gpu: int(float(value)) for gpu, value in _LENDABLE.findall(page)}
     return tuple(
         GpuBytes(
             gpu=gpu,
@@ -41,6 +43,7 @@ def gpus_of(page: str) -> tuple[GpuBytes, ...]:
             quarantined=pool["quarantined"],
             returning=pool["returning"],
             free=pool["free"],
+            lendable=lendable.get(gpu, 0),
         )
         for gpu, pool in sorted(pools.items())
     )

@@ -61,6 +61,19 @@ class OwnerSaid:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TakenBack:
+    """What a burst of an owner has come to so far: what it got back, and what it lends again."""
+
+    gpu: str
+    asked_bytes: int  # all that was lent there
+    revoked_bytes: int
+    freed_bytes: int
+    quarantined_bytes: int
+    seconds: float  # from asking to the answer
+    lent_again_bytes: int = 0  # leases that live there once the burst is over
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GpuBytes:
     """One GPU's memory, as the daemon's metrics say."""
 
@@ -70,6 +83,7 @@ class GpuBytes:
     quarantined: int
     returning: int
     free: int
+    lendable: int = 0  # of what is free
 
     @property
     def total(self) -> int:
@@ -84,5 +98,5 @@ class NodeSeen:
     gpus: tuple[GpuBytes, ...]
 
 
-Happening = Stage | TurnEnded | Parked | Fetched | RevokesServed | OwnerSaid | NodeSeen
+Happening = Stage | TurnEnded | Parked | Fetched | RevokesServed | OwnerSaid | TakenBack | NodeSeen
 Teller = Callable[[Happening], None]

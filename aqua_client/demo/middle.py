@@ -1,58 +1,59 @@
-"""When in a run the owner comes, and when it lends again."""
+"""When in a run the owner has its burst, and when that is over."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from aqua_client.demo.happenings import GpuBytes, OwnerSaid, Teller
-from aqua_client.demo.plan import Plan
-from aqua_client.demo.summary import TakenBack
-from aqua_client.demo.taking_back import Owner, gpu_to_take
+from aqua_client.demo.happenings import OwnerSaid, Teller
+from aqua_client.demo.neighbours import Owner
+from aqua_client.demo.plan import BURST_GPU, Plan
 from aqua_client.demo.watching import Watch
 
-# Parts of the turns. By the first the budget has long been full; by the second the owner, a
-# process that starts meanwhile, has its answer on all but the busiest machines, and is waited for.
-BEGIN = 0.45
-END = 0.8
+# Parts of the turns. By the first the budget has long been full; by the second the owner has its
+# answer on all but the busiest machines, and is waited for; enough are left to lend it again.
+BEGIN = 0.4
+END = 0.65
+
+# What it lets go is lent after the node's settle time, and seen at the next look.
+LENDABLE_SECONDS = 30.0
 
 
 class Middle:
-    """The owner's part in a run."""
+    """The burst in a run."""
 
-    def __init__(
-        self, plan: Plan, watch: Watch, *, make_owner: Callable[[GpuBytes], Owner], tell: Teller
-    ) -> None:
+    def __init__(self, plan: Plan, watch: Watch, owner: Owner, *, tell: Teller) -> None:
         self._begin_turn = int(BEGIN * plan.total_turns)
         self._end_turn = int(END * plan.total_turns)
-        self._make_owner = make_owner
         self._watch = watch
+        self._owner = owner
         self._tell = tell
-        self._owner: Owner | None = None
-        self._ended = False
+        self._has_begun = False
+        self._has_ended = False
 
     def before_turn(self, turns_done: int) -> None:
-        """Start the owner in the middle, where leases are to be had; let it lend again later."""
-        if self._owner is None and turns_done >= self._begin_turn:
-            self._start()
-        if self._owner is not None and not self._ended and turns_done >= self._end_turn:
-            self._end(self._owner)
+        """Let the burst begin where the GPU lends something; end it later, with its answer."""
+        if not self._has_begun and turns_done >= self._begin_turn:
+            self._begin()
+        if self._has_begun and not self._has_ended and turns_done >= self._end_turn:
+            self._end()
+        self.look()
 
-    def close(self) -> None:
-        """End the owner, whatever it does. Idempotent."""
-        if self._owner is not None:
-            self._owner.close()
+    def look(self) -> None:
+        """See what is lent again."""
+        self._owner.note_lent(self._lent_bytes())
 
-    def taken_back(self) -> TakenBack | None:
-        """What it got, if it came at all."""
-        return None if self._owner is None else self._owner.taken_back()
+    def _begin(self) -> None:
+        self._watch.look()
+        if self._lent_bytes():
+            self._has_begun = True
+            self._owner.burst()
 
-    def _start(self) -> None:
-        gpu = gpu_to_take(self._watch.look())
-        if gpu is not None:
-            self._owner = self._make_owner(gpu)
+    def _end(self) -> None:
+        self._has_ended = True
+        if not self._owner.wait_grown():
+            self._tell(OwnerSaid(text=f"{BURST_GPU}: its owner got no answer in time"))
+        if self._owner.lend_again() and not self._watch.wait_lendable(
+            BURST_GPU, seconds=LENDABLE_SECONDS
+        ):
+            self._tell(OwnerSaid(text=f"{BURST_GPU}: nothing may be lent of it"))
 
-    def _end(self, owner: Owner) -> None:
-        self._ended = True
-        if not owner.wait_answered():
-            self._tell(OwnerSaid(text="it got no answer in time"))
-        owner.lend_again()
+    def _lent_bytes(self) -> int:
+        return sum(gpu.lent for gpu in self._watch.gpus if gpu.gpu == BURST_GPU)

@@ -25,7 +25,13 @@ READY_SECONDS = 60.0  # two slow cores that are busy with other things
 END_SECONDS = 10.0
 
 GPUS = 8
-GPU_BYTES = "256MiB"
+GPU_BYTES = 256 * 2**20
+
+# A demo of a minute can't wait as a node does: 30 s until memory that was let go is lent, 10 s of
+# quiet after a process has come.
+SETTLE_SECONDS = 1.0
+NEWCOMER_SECONDS = 1.0
+SHORTENED = f"shortened here: settle {SETTLE_SECONDS:g} s (not 30), newcomers {NEWCOMER_SECONDS:g} s (not 10)"
 
 # Becomes the daemon, which is told to end (SIGTERM) when the demo does, however that happens: who is
 # killed can't clean up. Its keeper then holds nothing for anybody and ends a minute later.
@@ -46,8 +52,9 @@ def daemon_command(socket: str) -> list[str]:
     """What to start for a node of eight shm GPUs."""
     return [
         *(sys.executable, "-m", "aqua_daemon"),
-        *("--shm-gpus", str(GPUS), "--shm-gpu-bytes", GPU_BYTES),
+        *("--shm-gpus", str(GPUS), "--shm-gpu-bytes", str(GPU_BYTES)),
         *("--socket", socket, "--metrics", "127.0.0.1:0"),
+        *("--settle-seconds", str(SETTLE_SECONDS), "--newcomer-seconds", str(NEWCOMER_SECONDS)),
         *("--state-dir", f"{socket}.state"),  # an installed daemon's settings are not ours
     ]
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 MIB = 2**20
 HOME_GPU = "SHM-0"  # of the model server; it borrows from the others
+BURST_GPU = "SHM-1"  # its owner has little to do, then a burst, then little again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +36,8 @@ class Plan:
     piece_bytes: int  # what it reads at each later turn
     reply_tokens: int  # what it answers at each turn
     kv_budget_bytes: int
+    owner_bytes: int  # what BURST_GPU's owner uses itself while it has little to do
+    neighbour_bytes: int  # what one process uses of each of the GPUs after that
     threads: int = 1  # of torch, in both runs alike: sums depend on it
     order_seed: int = 11
 
@@ -65,6 +68,7 @@ class Plan:
         return rounds
 
 
+# The other GPUs have room for a part of what waits, so that some goes to host memory in the burst.
 FULL = Plan(
     shape=ModelShape(layers=6, hidden=256, heads=4),
     conversations=20,
@@ -73,6 +77,8 @@ FULL = Plan(
     piece_bytes=120,
     reply_tokens=24,
     kv_budget_bytes=50 * MIB,
+    owner_bytes=96 * MIB,
+    neighbour_bytes=200 * MIB,
 )
 
 # The same in less time, for tests: enough KV that leases lie on several GPUs.
@@ -84,6 +90,8 @@ QUICK = Plan(
     piece_bytes=60,
     reply_tokens=8,
     kv_budget_bytes=24 * MIB,
+    owner_bytes=144 * MIB,
+    neighbour_bytes=212 * MIB,
 )
 
 

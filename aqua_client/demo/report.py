@@ -7,8 +7,9 @@ from rich.panel import Panel
 from rich.table import Table
 
 from aqua_client.demo.board import in_tiers
+from aqua_client.demo.happenings import TakenBack
 from aqua_client.demo.plan import mib
-from aqua_client.demo.summary import Summary, TakenBack
+from aqua_client.demo.summary import Summary
 
 
 def show(summary: Summary, console: Console) -> None:
@@ -44,6 +45,7 @@ def _rows(summary: Summary) -> list[tuple[str, str]]:
         ("resident KV, peak", _resident(summary)),
         ("parked", f"{in_tiers(summary.parked_bytes)}   ({summary.parks} times)"),
         ("fetched", f"{in_tiers(summary.fetched_bytes)}   ({summary.fetches} times)"),
+        ("to host because of", _reasons(summary.fallbacks)),
         ("lent at most", lenders or "nothing"),
         ("revokes served", _revokes(summary)),
         ("taken back", _taken_back(summary.taken_back)),
@@ -64,6 +66,11 @@ def _resident(summary: Summary) -> str:
     )
 
 
+def _reasons(fallbacks: dict[str, int]) -> str:
+    """Why tensors went to host memory, in words."""
+    return ", ".join(f"{reason} {count}x" for reason, count in fallbacks.items()) or "nothing"
+
+
 def _revokes(summary: Summary) -> str:
     return f"{summary.revokes_served}, {mib(summary.evacuated_bytes)} evacuated"
 
@@ -72,11 +79,10 @@ def _taken_back(taken: TakenBack | None) -> str:
     if taken is None:
         return "nothing"
     quarantined = f", {mib(taken.quarantined_bytes)} quarantined" if taken.quarantined_bytes else ""
-    again = "; lent again afterwards" if taken.lent_again_bytes else ""
     return (
-        f"{taken.gpu}: an owner grew by {mib(taken.own_bytes)}, asked for "
-        f"{mib(taken.asked_bytes)}, {mib(taken.freed_bytes)} freed in "
-        f"{taken.seconds:.2f} s{quarantined}{again}"
+        f"{taken.gpu}: its owner had a burst and asked for {mib(taken.asked_bytes)}, "
+        f"{mib(taken.freed_bytes)} freed in {taken.seconds:.2f} s{quarantined}; "
+        f"{mib(taken.lent_again_bytes)} lent again afterwards"
     )
 
 

@@ -1,27 +1,31 @@
 """One run of the demo on a node, from the model to the summary.
 
-Answers everything once without parking (the reference), then once within the budget, with an owner
-taking its GPU's memory back in the middle; and cleans up whatever happens.
+Answers everything once without parking (the reference), then once within the budget, with a burst
+of a GPU's owner in the middle, who takes its memory back; and cleans up whatever happens.
 """
 
 from __future__ import annotations
 
 import time
+import warnings
 from contextlib import ExitStack, closing
 from functools import partial
 
 import aqua_client
+from aqua_client import AquaWarning
 from aqua_client.demo.gauges import read_gpus
-from aqua_client.demo.happenings import GpuBytes, Stage, Teller
-from aqua_client.demo.middle import Middle
+from aqua_client.demo.happenings import Stage, TakenBack, Teller
+from aqua_client.demo.middle import LENDABLE_SECONDS, Middle
 from aqua_client.demo.model import Model
-from aqua_client.demo.node import Node
+from aqua_client.demo.neighbours import Neighbour, Owner, neighbour_command, owner_command
+from aqua_client.demo.node import GPU_BYTES, GPUS, SHORTENED, Node
 from aqua_client.demo.parking import Parking
-from aqua_client.demo.plan import HOME_GPU, Plan
+from aqua_client.demo.plan import BURST_GPU, HOME_GPU, Plan
 from aqua_client.demo.serving import Served, Server
-from aqua_client.demo.summary import Summary, TakenBack
-from aqua_client.demo.taking_back import Owner, owner_command
+from aqua_client.demo.summary import Summary
 from aqua_client.demo.watching import Watch, count
+
+NEIGHBOUR_GPUS = tuple(f"SHM-{number}" for number in range(2, GPUS))
 
 
 def run(plan: Plan, node: Node, *, tell: Teller) -> Summary:
@@ -31,22 +35,26 @@ def run(plan: Plan, node: Node, *, tell: Teller) -> Summary:
         NodeFailed: the daemon did not come up.
     """
     with ExitStack() as undo:
+        undo.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore", AquaWarning)  # what falls back is in the summary
         model = Model(plan.shape, threads=plan.threads)
         node.ready()
         client = aqua_client.connect(socket=node.socket, home_gpu=HOME_GPU)
         undo.enter_context(closing(client))
         watch = Watch(gauges=partial(read_gpus, node.metrics), stats=client.stats, tell=tell)
         undo.enter_context(watch)
+        owner = undo.enter_context(closing(_owner(plan, node, tell)))
+        neighbour = undo.enter_context(closing(_neighbour(plan, node, tell)))
         tell(Stage(title="reference: the same conversations, never parked"))
         reference = Server(model, plan, tell=tell).serve_all()
+        _await_neighbours(owner, neighbour, watch, tell)
         tell(Stage(title="serving within the KV budget: who waits is parked on other GPUs"))
-        make_owner = partial(_owner, node=node, tell=tell)
-        middle = Middle(plan, watch, make_owner=make_owner, tell=tell)
-        undo.enter_context(closing(middle))
+        middle = Middle(plan, watch, owner, tell=tell)
         parking = Parking(client)
         server = Server(model, plan, tell=tell, parking=parking, reference=reference.answers)
         served = server.serve_all(middle.before_turn)
         watch.look()
+        middle.look()
         seconds = time.monotonic() - node.started_at
         return summary(
             plan,
@@ -54,7 +62,7 @@ def run(plan: Plan, node: Node, *, tell: Teller) -> Summary:
             served,
             parking,
             watch=watch,
-            taken_back=middle.taken_back(),
+            taken_back=owner.taken_back(),
             seconds=seconds,
         )
 
@@ -98,6 +106,26 @@ def summary(
     )
 
 
-def _owner(gpu: GpuBytes, *, node: Node, tell: Teller) -> Owner:
-    command = owner_command(gpu, socket=node.socket, keeper_socket=node.keeper_socket)
-    return Owner(gpu, command, tell=tell)
+def _owner(plan: Plan, node: Node, tell: Teller) -> Owner:
+    command = owner_command(
+        plan.owner_bytes,
+        lend_bytes=GPU_BYTES,
+        socket=node.socket,
+        keeper_socket=node.keeper_socket,
+    )
+    return Owner(command, tell=tell)
+
+
+def _neighbour(plan: Plan, node: Node, tell: Teller) -> Neighbour:
+    command = neighbour_command(
+        NEIGHBOUR_GPUS, plan.neighbour_bytes, keeper_socket=node.keeper_socket
+    )
+    return Neighbour(command, tell=tell)
+
+
+def _await_neighbours(owner: Owner, neighbour: Neighbour, watch: Watch, tell: Teller) -> None:
+    """Until they are there, and their GPUs have been quiet for long enough to be lent."""
+    tell(Stage(title=SHORTENED))
+    is_there = owner.wait_lending() and neighbour.wait_loaded(len(NEIGHBOUR_GPUS))
+    for gpu in (BURST_GPU, *NEIGHBOUR_GPUS) if is_there else ():
+        watch.wait_lendable(gpu, seconds=LENDABLE_SECONDS)

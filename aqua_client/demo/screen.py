@@ -14,8 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from aqua_client.demo.board import Board, Line, in_tiers
-from aqua_client.demo.happenings import GpuBytes, Happening, TurnEnded
+from aqua_client.demo.board import MOVES_KEPT, NEWS_KEPT, Board, Line, in_tiers
+from aqua_client.demo.happenings import GpuBytes, Happening, TakenBack, TurnEnded
 from aqua_client.demo.plan import MIB, mib
 
 FRAMES_PER_SECOND = 5
@@ -23,6 +23,8 @@ WIDTH = 112
 NAME_WIDTH = 11
 BAR_WIDTH = 38  # of a frame of full width; a narrower one has narrower bars
 LEAST_BAR_WIDTH = 12
+ROOMY_ROWS = 40  # a terminal of fewer gets no empty rows and fewer events
+TIGHT_NEWS, TIGHT_MOVES = 4, 1
 EVENT_STYLES = {
     "stage": "bold",
     "parked": "cyan",
@@ -76,27 +78,29 @@ class Screen:
     def __rich__(self) -> Panel:
         width = min(WIDTH, self._console.width)
         bar_width = max(BAR_WIDTH - (WIDTH - width), LEAST_BAR_WIDTH)
+        is_roomy = self._console.height >= ROOMY_ROWS
+        gap = 2 if width >= WIDTH else 1
         with self._board.lock:
             parts = (
-                _progress(self._board, bar_width),
-                _counts(self._board),
-                _gpus(self._board.gpus, self._home_gpu, bar_width),
-                _events(self._board.news),
-                _events(self._board.moves),
+                _progress(self._board, bar_width, gap),
+                _counts(self._board, gap),
+                _gpus(self._board.gpus, self._home_gpu, bar_width, gap),
+                _events(self._board.news, NEWS_KEPT if is_roomy else TIGHT_NEWS, gap),
+                _events(self._board.moves, MOVES_KEPT if is_roomy else TIGHT_MOVES, gap),
             )
-            spaced = [row for part in parts for row in (Text(), part)]
+            spaced = [row for part in parts for row in (Text(), part)][1:]
             return Panel(
-                Group(parts[0], *spaced[2:]),
+                Group(*(spaced if is_roomy else parts)),
                 title="[bold]AQUA[/]  more conversations than the KV budget holds",
                 subtitle=f"{self._board.stage}  [bold]{self._board.seconds():.0f} s[/]",
                 border_style="blue",
-                padding=(1, 2),
+                padding=(1, 2) if is_roomy else (0, 1),
                 width=width,
             )
 
 
-def _progress(board: Board, bar_width: int) -> Table:
-    grid = Table.grid(padding=(0, 2))
+def _progress(board: Board, bar_width: int, gap: int) -> Table:
+    grid = Table.grid(padding=(0, gap))
     grid.add_column(style="bold", width=NAME_WIDTH)
     grid.add_column(min_width=bar_width)
     grid.add_column(no_wrap=True)
@@ -113,13 +117,14 @@ def _progress(board: Board, bar_width: int) -> Table:
     return grid
 
 
-def _counts(board: Board) -> Table:
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="bold", width=NAME_WIDTH)
-    grid.add_column(no_wrap=True)
+def _counts(board: Board, gap: int) -> Table:
+    grid = Table.grid(padding=(0, gap))
+    grid.add_column(style="bold", min_width=NAME_WIDTH, no_wrap=True)
+    grid.add_column(no_wrap=True, overflow="ellipsis")
     went, came = in_tiers(board.parked_bytes), in_tiers(board.fetched_bytes)
     grid.add_row("KV moved", f"parked {went};  fetched {came}")
     grid.add_row("revokes", _served(board))
+    grid.add_row("burst", _burst(board.taken_back))
     grid.add_row("answers", _equal(board.runs.get("parking")))
     return grid
 
@@ -142,6 +147,17 @@ def _served(board: Board) -> str:
     return f"[yellow]{board.revokes} served, {mib(board.evacuated_bytes)} evacuated[/]"
 
 
+def _burst(taken: TakenBack | None) -> str:
+    if taken is None:
+        return "none yet"
+    asked, freed, again = (
+        f"{nbytes / MIB:.0f}"
+        for nbytes in (taken.asked_bytes, taken.freed_bytes, taken.lent_again_bytes)
+    )
+    said = f"{taken.gpu}: {asked} MiB asked back, {freed} freed in {taken.seconds:.2f} s"
+    return f"[magenta]{said}, {again} lent again[/]"
+
+
 def _equal(parking: TurnEnded | None) -> str:
     if parking is None:
         return "-"
@@ -150,8 +166,8 @@ def _equal(parking: TurnEnded | None) -> str:
     return f"[green]{parking.turns_done} of {parking.turns_done} as in the run that never parked[/]"
 
 
-def _gpus(gpus: tuple[GpuBytes, ...], home_gpu: str, bar_width: int) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+def _gpus(gpus: tuple[GpuBytes, ...], home_gpu: str, bar_width: int, gap: int) -> Table:
+    table = Table(box=None, padding=(0, gap, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("GPU", width=NAME_WIDTH)
     table.add_column("MiB", width=bar_width)
     for use in USES:
@@ -178,14 +194,15 @@ def _mib_or_nothing(nbytes: int) -> str:
     return f"{nbytes / MIB:.0f}" if nbytes else "[bright_black]-[/]"
 
 
-def _events(lines: deque[Line]) -> Table:
-    grid = Table.grid(padding=(0, 2))
+def _events(lines: deque[Line], rows: int, gap: int) -> Table:
+    grid = Table.grid(padding=(0, gap))
     grid.add_column(justify="right", style="bright_black", min_width=7, no_wrap=True)
     grid.add_column(min_width=7, no_wrap=True)
     grid.add_column(no_wrap=True, overflow="ellipsis")
-    for line in lines:
+    shown = list(lines)[-rows:]
+    for line in shown:
         style = EVENT_STYLES[line.kind]
         grid.add_row(f"{line.seconds:.1f} s", Text(line.kind, style=style), Text(line.text))
-    for _ in range((lines.maxlen or 0) - len(lines)):
+    for _ in range(rows - len(shown)):
         grid.add_row("", "", "")  # so that the screen keeps its height
     return grid

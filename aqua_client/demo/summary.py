@@ -4,22 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+from aqua_client.demo.happenings import TakenBack
+
 SCHEMA = 1
 TIERS = ("peer", "host", "mixed")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TakenBack:
-    """What the owner got when it asked for its GPU's memory."""
-
-    gpu: str
-    own_bytes: int  # what it grew by before it asked
-    asked_bytes: int
-    revoked_bytes: int
-    freed_bytes: int
-    quarantined_bytes: int
-    seconds: float
-    lent_again_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +49,7 @@ class Summary:
             *self._bytes_fault(),
             *self._peer_fault(),
             *self._revokes_fault(),
+            *self._burst_fault(),
             *self._budget_fault(),
         ]
 
@@ -106,8 +95,16 @@ class Summary:
     def _revokes_fault(self) -> list[str]:
         if not self.revokes_served:
             return ["No revoke was served: the model server gave nothing back."]
-        if self.taken_back is None:
+        return []
+
+    def _burst_fault(self) -> list[str]:
+        taken = self.taken_back
+        if taken is None:
             return ["The owner that asked for its GPU's memory got no answer."]
+        if not taken.freed_bytes:
+            return [f"The burst on {taken.gpu} got nothing back of what was lent there."]
+        if not taken.lent_again_bytes:
+            return [f"Nothing of {taken.gpu} was lent again after the burst."]
         return []
 
     def _budget_fault(self) -> list[str]:

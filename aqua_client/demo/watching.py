@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Self
@@ -57,6 +58,14 @@ class Watch:
                     self.lenders[gpu.gpu] = max(gpu.lent, self.lenders.get(gpu.gpu, 0))
             self._tell_revokes()
             return self.gpus
+
+    def wait_lendable(self, gpu: str, *, seconds: float) -> bool:
+        """Look until something of a GPU may be lent; False: not within *seconds*."""
+        end = time.monotonic() + seconds
+        while not any(one.gpu == gpu and one.lendable for one in self.look()):
+            if time.monotonic() > end or self._ended.wait(PERIOD_SECONDS / 4):
+                return False
+        return True
 
     def _tell_revokes(self) -> None:
         stats = self._stats()

@@ -16,6 +16,8 @@ TINY = Plan(
     piece_bytes=5,
     reply_tokens=3,
     kv_budget_bytes=2 * 50 * 2 * 2 * 32 * 4,  # two conversations of fifty tokens
+    owner_bytes=2**20,
+    neighbour_bytes=2**20,
 )
 
 

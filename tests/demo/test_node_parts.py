@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from aqua_client.demo.gauges import gpus_of, read_gpus
 from aqua_client.demo.happenings import GpuBytes, Happening, NodeSeen, RevokesServed
 from aqua_client.demo.node import metrics_address
 from aqua_client.demo.plan import MIB
-from aqua_client.demo.taking_back import gpu_to_take, growth_bytes
 from aqua_client.demo.watching import Watch, count
 
 PAGE = """\
@@ -20,6 +21,7 @@ aqua_pool_bytes{gpu="SHM-1",state="free"} 5.0
 aqua_pool_bytes{gpu="SHM-0",state="quarantined"} 7.0
 aqua_pool_bytes{gpu="SHM-0",state="returning"} 8.0
 aqua_leases{state="leased"} 1.0
+aqua_lendable_bytes{gpu="SHM-1"} 4.0
 """
 
 
@@ -35,6 +37,7 @@ def test_metrics_give_each_gpu_in_the_order_of_names() -> None:
     first, second = gpus_of(PAGE)
     assert (first.gpu, first.quarantined, first.returning, first.total) == ("SHM-0", 7, 8, 15)
     assert (second.own, second.lent, second.free) == (2**20, 2**25, 5)
+    assert (first.lendable, second.lendable) == (0, 4)
 
 
 def test_nobody_there_is_an_oserror() -> None:
@@ -57,32 +60,15 @@ def test_anything_else_is_no_ready_line(line: bytes) -> None:
         metrics_address(line)
 
 
-def test_the_owner_comes_to_the_gpu_that_lends_most() -> None:
-    """And to none where nothing is lent."""
-    assert gpu_to_take([gpu("SHM-0", free=256), gpu("SHM-1", free=256)]) is None
-    chosen = gpu_to_take([gpu("SHM-1", lent=4), gpu("SHM-2", lent=36), gpu("SHM-3", lent=32)])
-    assert chosen is not None
-    assert chosen.gpu == "SHM-2"
-
-
-def test_the_owner_grows_into_the_reserve_where_several_slabs_are_lent() -> None:
-    """What is free after it is less than the tenth that is never lent, but not nothing."""
-    lender = gpu("SHM-2", lent=36, free=220)
-    left = lender.free - growth_bytes(lender)
-    assert 0 < left < lender.total // 10
-
-
-def test_the_owner_leaves_a_single_slab_to_be_asked_for() -> None:
-    """It grows, and stays further from the reserve than where grants would stop."""
-    lender = gpu("SHM-2", lent=32, free=224)
-    left = lender.free - growth_bytes(lender)
-    assert growth_bytes(lender) > 32 * MIB
-    assert left > 2 * lender.total // 10
-
-
-def test_the_owner_always_grows_by_something() -> None:
-    """A full GPU's owner too."""
-    assert growth_bytes(gpu("SHM-2", lent=64, own=190, free=2)) == MIB
+def test_a_watch_waits_until_a_gpu_lends() -> None:
+    """And says so when it does not in time."""
+    ready = replace(gpu("SHM-1", free=9), lendable=MIB)
+    seen = [(gpu("SHM-1", free=9),), (gpu("SHM-1", free=9), gpu("SHM-2")), (ready,)]
+    watch = Watch(gauges=lambda: seen.pop(0), stats=dict, tell=lambda _: None)
+    assert watch.wait_lendable("SHM-1", seconds=60)
+    assert seen == []
+    seen.append((ready,))
+    assert not watch.wait_lendable("SHM-2", seconds=0)
 
 
 def test_a_watch_tells_the_node_and_remembers_the_most_that_was_lent() -> None:

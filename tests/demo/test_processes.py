@@ -6,26 +6,33 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from aqua_client.demo.happenings import GpuBytes, Happening, OwnerSaid
 from aqua_client.demo.middle import Middle
+from aqua_client.demo.neighbours import Neighbour, Owner, neighbour_command, owner_command
 from aqua_client.demo.node import Node, NodeFailed
-from aqua_client.demo.taking_back import Owner, growth_bytes, owner_command
 from aqua_client.demo.watching import Watch
 from tests.demo.stores import TINY
 
-GPU = GpuBytes(gpu="SHM-3", own=0, lent=2**25, quarantined=0, returning=0, free=7 * 2**25)
+LENT = GpuBytes(gpu="SHM-1", own=0, lent=2**25, quarantined=0, returning=0, free=7 * 2**25)
 
-RECLAIMS = """
+STEPS = """
 import json, sys
-print(json.dumps({"event": "loaded", "gpu": "SHM-3", "bytes": 2**20, "pid": 5}), flush=True)
-asked = {"asked_bytes": 9, "revoked_bytes": 8, "freed_bytes": 8, "quarantined_bytes": 0}
-print(json.dumps({"event": "reclaimed", **asked, "seconds": 0.5}), flush=True)
-sys.stdin.read()
-print(json.dumps({"event": "lends again", "offered_bytes": 7, "lent_bytes": 0}), flush=True)
+def say(event, **figures):
+    print(json.dumps({"event": event, **figures}), flush=True)
+say("loaded", gpu="SHM-1", bytes=2**20, pid=5)
+say("lends", offered_bytes=7)
+for line in sys.stdin:
+    if line == "burst\\n":
+        say("reclaimed", asked_bytes=9, revoked_bytes=8, freed_bytes=8, quarantined_bytes=0, seconds=0.5)
+        say("uses", nbytes=8)
+    else:
+        say("lends again", offered_bytes=7)
 """
 
 # A daemon that says it is ready and waits; its keeper is a child that listens beside its socket.
@@ -59,70 +66,87 @@ def said(told: list[Happening]) -> str:
 
 
 def test_an_owner_is_heard_and_lends_again_when_told() -> None:
-    """What it got back stands in the summary."""
+    """What it got back stands in the summary, and what is lent of it only once it lends again."""
     told: list[Happening] = []
-    owner = Owner(GPU, python(RECLAIMS), tell=told.append)
-    assert owner.wait_answered()
-    owner.lend_again()
-    taken = owner.taken_back()
-    assert taken is not None
-    assert (taken.gpu, taken.asked_bytes, taken.freed_bytes) == ("SHM-3", 9, 8)
-    assert (taken.seconds, taken.lent_again_bytes) == (0.5, 7)
-    assert taken.own_bytes == growth_bytes(GPU)
-    assert "SHM-3 uses 1.0 MiB itself now" in said(told)
-    assert "SHM-3 asked for 0.0 MiB back" in said(told)
-    assert "SHM-3 lends again" in said(told)
+    with closing(Owner(python(STEPS), tell=told.append)) as owner:
+        assert owner.wait_lending()
+        assert owner.taken_back() is None
+        owner.note_lent(2**25)
+        owner.burst()
+        assert owner.wait_grown()
+        owner.note_lent(2**25)
+        taken = owner.taken_back()
+        assert taken is not None
+        assert (taken.asked_bytes, taken.freed_bytes, taken.seconds) == (9, 8, 0.5)
+        assert taken.lent_again_bytes == 0
+        assert owner.lend_again()
+        for nbytes in (0, 3, 2):
+            owner.note_lent(nbytes)
+    assert told[-1] == replace(taken, lent_again_bytes=3) == owner.taken_back()
+    assert "SHM-1: a process uses 1.0 MiB of it" in said(told)
+    assert "SHM-1: a burst: 0.0 MiB asked back" in said(told)
+    assert "SHM-1: the burst is over, its owner lends again" in said(told)
 
 
 def test_an_owner_that_fails_is_told_and_not_waited_for() -> None:
     """What it wrote is shown; nothing was taken back."""
     told: list[Happening] = []
-    owner = Owner(GPU, python("raise SystemExit('no such GPU')"), tell=told.append)
-    assert not owner.wait_answered()
-    owner.lend_again()
-    assert owner.taken_back() is None
+    with closing(Owner(python("raise SystemExit('no such GPU')"), tell=told.append)) as owner:
+        assert not owner.wait_lending()
+        owner.burst()
+        assert not owner.wait_grown()
+        assert not owner.lend_again()
+        assert owner.taken_back() is None
     assert "no such GPU" in said(told)
 
 
-def test_an_owner_can_be_ended_at_any_time() -> None:
-    """Also while it waits, and twice."""
-    owner = Owner(GPU, python(RECLAIMS), tell=lambda _: None)
-    owner.close()
-    owner.close()
-    assert owner._process.poll() is not None
+def test_a_neighbour_ends_with_what_it_has_started() -> None:
+    """At any time, and twice."""
+    parent = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
+    child = (
+        "import json, signal; print(json.dumps({'event': 'loaded'}), flush=True); signal.pause()"
+    )
+    neighbour = Neighbour(python(parent, child), tell=lambda _: None)
+    assert neighbour.wait_loaded()
+    neighbour.close()  # the pipe has ended, so the child has
+    neighbour.close()
+    assert not neighbour._listener.is_alive()
 
 
-def test_owner_command_takes_what_is_lent() -> None:
-    """It grows on the GPU, then asks for all that was lent there."""
-    words = owner_command(GPU, socket="/s", keeper_socket="/k")
+def test_the_commands_use_the_gpus() -> None:
+    """The owner becomes its program; one process uses all the others."""
+    words = owner_command(2**20, lend_bytes=2**21, socket="/s", keeper_socket="/k")
     load, owner = words[: words.index("--")], words[words.index("--") :]
-    assert load[load.index("--gpu") + 1] == "SHM-3"
-    assert int(load[load.index("--bytes") + 1]) == growth_bytes(GPU)
-    assert owner[owner.index("--reclaim") + 1] == str(GPU.lent)
+    assert (load[load.index("--gpu") + 1], load[load.index("--bytes") + 1]) == ("SHM-1", str(2**20))
+    assert owner[owner.index("--lend") + 1] == str(2**21)
+    words = neighbour_command(("SHM-2", "SHM-3"), 2**20, keeper_socket="/k")
+    assert words.count("load") == 2
+    assert words.count("--") == 1
 
 
-def test_the_owner_comes_in_the_middle_and_is_waited_for() -> None:
-    """Not before a GPU lends; once; and by four fifths of the turns it has its answer."""
-    seen: list[tuple[GpuBytes, ...]] = [(), (GPU,)]
+def test_the_burst_comes_in_the_middle_and_is_waited_for() -> None:
+    """Not before the GPU lends; once; over two thirds through, when it has its answer."""
+    lends = replace(LENT, lendable=1)
+    seen: list[tuple[GpuBytes, ...]] = [(), (lends,)]
     watch = Watch(
         gauges=lambda: seen.pop(0) if len(seen) > 1 else seen[0], stats=dict, tell=lambda _: None
     )
-    made: list[int] = []
+    begun: list[int] = []
     turn = 0
 
-    def make_owner(gpu: GpuBytes) -> Owner:
-        made.append(turn)
-        return Owner(gpu, python(RECLAIMS), tell=lambda _: None)
+    class Counted(Owner):
+        def burst(self) -> None:
+            begun.append(turn)
+            super().burst()
 
-    middle = Middle(TINY, watch, make_owner=make_owner, tell=lambda _: None)
-    for turn in range(TINY.total_turns):
-        middle.before_turn(turn)
-    middle.close()
-    begin = int(0.45 * TINY.total_turns)
-    assert made == [begin + 1]  # at the first look nothing was lent yet
-    taken = middle.taken_back()
-    assert taken is not None
-    assert taken.lent_again_bytes == 7
+    with closing(Counted(python(STEPS), tell=lambda _: None)) as owner:
+        middle = Middle(TINY, watch, owner, tell=lambda _: None)
+        for turn in range(TINY.total_turns):
+            middle.before_turn(turn)
+        assert begun == [int(0.4 * TINY.total_turns) + 1]  # at the first look nothing was lent yet
+        taken = owner.taken_back()
+        assert taken is not None
+        assert taken.lent_again_bytes == LENT.lent
 
 
 def test_a_node_ends_with_its_keeper_and_its_folder(tmp_path: Path) -> None:

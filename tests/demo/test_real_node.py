@@ -103,7 +103,7 @@ def test_who_has_nothing_on_a_gpu_takes_nothing_back(node: Node) -> None:
     owner = subprocess.run(
         [
             *(sys.executable, "-m", "aqua_client.demo.owner", "--socket", node.socket),
-            *("--gpu", "SHM-1", "--reclaim", str(MIB), "--lend", str(MIB)),
+            *("--gpu", "SHM-1", "--lend", str(MIB), "--keeper-socket", node.keeper_socket),
         ],
         capture_output=True,
         text=True,

@@ -9,15 +9,21 @@ import pytest
 from rich.console import Console
 
 from aqua_client.demo.board import Board
-from aqua_client.demo.happenings import Fetched, OwnerSaid, Parked, RevokesServed, Stage
+from aqua_client.demo.happenings import (
+    Fetched,
+    OwnerSaid,
+    Parked,
+    RevokesServed,
+    Stage,
+    TakenBack,
+)
+from aqua_client.demo.neighbours import in_words
 from aqua_client.demo.plan import FULL, MIB, mib
 from aqua_client.demo.report import show
-from aqua_client.demo.summary import Summary, TakenBack
-from aqua_client.demo.taking_back import in_words
+from aqua_client.demo.summary import Summary
 
 TAKEN = TakenBack(
     gpu="SHM-4",
-    own_bytes=196 * MIB,
     asked_bytes=36 * MIB,
     revoked_bytes=36 * MIB,
     freed_bytes=32 * MIB,
@@ -76,7 +82,8 @@ def test_every_figure_is_written() -> None:
 def test_what_was_taken_back_is_written_with_what_was_not() -> None:
     """Bytes in quarantine are named."""
     text = shown(WHOLE)
-    assert "SHM-4: an owner grew by 196.0 MiB, asked for 36.0 MiB, 32.0 MiB freed" in text
+    assert "SHM-4: its owner had a burst and asked for 36.0 MiB, 32.0 MiB freed in 2.25 s" in text
+    assert "256.0 MiB lent again afterwards" in text
     assert "4.0 MiB quarantined" in text
     assert "quarantined" not in shown(
         replace(WHOLE, taken_back=replace(TAKEN, quarantined_bytes=0))
@@ -102,6 +109,7 @@ def test_a_run_without_leases_says_so() -> None:
     assert "lent at most        nothing" in text
     assert "taken back          nothing" in text
     assert "because of: no_daemon 12x" in text
+    assert "to host because of  no_daemon 12x" in text
 
 
 def test_a_machine_finds_every_tier() -> None:
@@ -134,9 +142,11 @@ def test_a_board_counts_what_it_is_told() -> None:
         board.tell(Fetched(conversation=number, tier_bytes={"peer": 2}))
     board.tell(RevokesServed(revokes=1, evacuated_bytes=10))
     board.tell(RevokesServed(revokes=2, evacuated_bytes=5))
+    board.tell(TAKEN)
     assert board.parked_bytes == {"peer": 100, "host": 50}
     assert board.fetched_bytes == {"peer": 100}
     assert (board.revokes, board.evacuated_bytes) == (3, 15)
+    assert board.taken_back == TAKEN
     assert [line.kind for line in board.news] == ["stage", "revoked", "revoked"]
     assert board.moves[-1].text.startswith("conversation 49 <-")
 
@@ -153,9 +163,11 @@ def test_the_many_moves_do_not_push_out_the_news() -> None:
 @pytest.mark.parametrize(
     ("event", "figures", "words"),
     [
-        ("loaded", {"bytes": 2.0 * MIB, "pid": 9.0}, "SHM-1 uses 2.0 MiB itself now"),
-        ("lends again", {"offered_bytes": 3.0 * MIB}, "SHM-1 lends again, up to 3.0 MiB"),
-        ("something else", {}, "SHM-1 something else"),
+        ("loaded", {"bytes": 2.0 * MIB, "pid": 9.0}, "SHM-1: a process uses 2.0 MiB of it"),
+        ("lends", {}, "SHM-1: its owner has little to do, and lends"),
+        ("uses", {"nbytes": 3.0 * MIB}, "SHM-1: its owner uses 3.0 MiB more itself now"),
+        ("lends again", {}, "SHM-1: the burst is over, its owner lends again"),
+        ("something else", {}, "SHM-1: something else"),
     ],
 )
 def test_the_owner_in_words(event: str, figures: dict[str, float], words: str) -> None:
@@ -173,9 +185,7 @@ def test_a_reclaim_in_words_names_quarantine_only_where_there_is_some() -> None:
         "seconds": 2.25,
     }
     said = in_words("SHM-1", "reclaimed", figures)
-    assert said.startswith(
-        "SHM-1 asked for 36.0 MiB back: 36.0 MiB revoked, 32.0 MiB freed in 2.25"
-    )
+    assert said.startswith("SHM-1: a burst: 36.0 MiB asked back, 32.0 MiB freed in 2.25 s")
     assert said.endswith("4.0 MiB quarantined")
     assert "quarantined" not in in_words("SHM-1", "reclaimed", {**figures, "quarantined_bytes": 0})
 

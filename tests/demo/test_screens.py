@@ -16,6 +16,7 @@ from aqua_client.demo.happenings import (
     Parked,
     RevokesServed,
     Stage,
+    TakenBack,
     TurnEnded,
 )
 from aqua_client.demo.lines import Lines
@@ -49,12 +50,21 @@ RUN: tuple[Happening, ...] = (
     turn(10),
     OwnerSaid(text="a process starts on SHM-1"),
     RevokesServed(revokes=2, evacuated_bytes=40 * MIB),
+    TakenBack(
+        gpu="SHM-1",
+        asked_bytes=36 * MIB,
+        revoked_bytes=36 * MIB,
+        freed_bytes=32 * MIB,
+        quarantined_bytes=4 * MIB,
+        seconds=0.25,
+        lent_again_bytes=8 * MIB,
+    ),
 )
 
 
-def drawn(happenings: tuple[Happening, ...], *, width: int = 120) -> str:
+def drawn(happenings: tuple[Happening, ...], *, width: int = 120, height: int = 50) -> str:
     """One frame after these."""
-    console = Console(file=io.StringIO(), width=width, record=True)
+    console = Console(file=io.StringIO(), width=width, height=height, record=True)
     screen = Screen(Board(FULL), console, home_gpu="SHM-0")
     for happening in happenings:
         screen.tell(happening)
@@ -85,6 +95,7 @@ def test_a_frame_shows_progress_leases_and_events() -> None:
         "conversation 4 <- host 2.0 MiB, peer 5.0 MiB",
         "a process starts on SHM-1",
         "2 served, 40.0 MiB evacuated",
+        "SHM-1: 36 MiB asked back, 32 freed in 0.25 s, 8 lent again",
         "serving",
     ):
         assert part in frame, part
@@ -104,7 +115,7 @@ def test_frames_keep_their_height() -> None:
 
 def test_the_bar_of_a_gpu_shows_its_share() -> None:
     """A quarter lent is a quarter of the bar."""
-    row = next(line for line in drawn(RUN).splitlines() if "SHM-1" in line)
+    row = next(line for line in drawn(RUN).splitlines() if "SHM-1 " in line and "▒" in line)
     held, free = row.count("▒"), row.count("·")
     assert abs(held / (held + free) - 0.25) < 0.03
 
@@ -117,6 +128,15 @@ def test_differing_answers_are_shown() -> None:
 def test_a_narrow_terminal_is_no_error() -> None:
     """Rows are cut, not wrapped into a heap."""
     assert all(len(line) <= 60 for line in drawn(RUN, width=60).splitlines())
+
+
+def test_a_small_terminal_shows_all_gpus_and_the_burst() -> None:
+    """24 rows of 80 columns hold what matters: no row is cut off, and the last events are there."""
+    gpus = tuple(lending(f"SHM-{number}", number) for number in range(8))
+    frame = drawn((*RUN, NodeSeen(gpus=gpus)), width=80, height=24)
+    assert len(frame.splitlines()) < 24
+    for part in ("SHM-7", "free", "8 lent again", "a process starts on SHM-1"):
+        assert part in frame, part
 
 
 def test_plain_lines_tell_what_matters() -> None:

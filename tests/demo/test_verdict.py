@@ -12,19 +12,18 @@ from click.testing import CliRunner, Result
 
 from aqua_client.demo import __main__ as command
 from aqua_client.demo import running
-from aqua_client.demo.happenings import GpuBytes
+from aqua_client.demo.happenings import GpuBytes, TakenBack
 from aqua_client.demo.model import Model
 from aqua_client.demo.node import NodeFailed
 from aqua_client.demo.parking import Parking
 from aqua_client.demo.plan import Plan
 from aqua_client.demo.serving import Served, Server
-from aqua_client.demo.summary import Summary, TakenBack
+from aqua_client.demo.summary import Summary
 from aqua_client.demo.watching import Watch
 from tests.demo.stores import TINY, CopyStore, FlippingStore, ForgettingStore
 
 TAKEN = TakenBack(
     gpu="SHM-3",
-    own_bytes=180 * 2**20,
     asked_bytes=32 * 2**20,
     revoked_bytes=32 * 2**20,
     freed_bytes=32 * 2**20,
@@ -117,6 +116,27 @@ def test_an_owner_without_an_answer_is_a_fault(model: Model, reference: Served) 
     assert summary.faults() == ["The owner that asked for its GPU's memory got no answer."]
 
 
+@pytest.mark.parametrize(
+    ("taken", "sentence"),
+    [
+        (replace(TAKEN, freed_bytes=0), "The burst on SHM-3 got nothing back"),
+        (replace(TAKEN, lent_again_bytes=0), "Nothing of SHM-3 was lent again"),
+    ],
+)
+def test_a_burst_without_reclaim_or_without_lending_again_fails(
+    taken: TakenBack,
+    sentence: str,
+    model: Model,
+    reference: Served,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The command ends with 1 and says which of the two did not happen."""
+    summary = replace(summary_of(model, reference, CopyStore()), taken_back=taken)
+    result = ran(monkeypatch, summary)
+    assert result.exit_code == 1
+    assert sentence in result.stdout
+
+
 def test_json_is_all_there_is_on_stdout(
     model: Model, reference: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,6 +165,7 @@ def test_plain_summary_names_every_figure(
         "fetched",
         "lent at most",
         "revokes served",
+        "to host because of",
         "taken back",
         "outputs equal",
         "parked bytes equal",
