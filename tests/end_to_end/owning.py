@@ -1,11 +1,14 @@
 """This process as an owner of a stand-in GPU: what its allocator can have depends on what is lent.
 
-with Pool(node, "SHM-1") as pool:
-    pool.allocate(48 * MIB)   # PoolFull where a borrower has too much of it
+    with Pool(node.keeper_socket, "SHM-1") as pool:
+        pool.allocate(48 * MIB)   # PoolFull where a borrower has too much of it
+
+What it has it has until the block, or this process, ends.
 """
 
 from __future__ import annotations
 
+import re
 import socket
 from types import TracebackType
 from typing import Self
@@ -13,7 +16,9 @@ from typing import Self
 from aqua_protos.framing import FrameReader, send_frame
 from aqua_protos.keeper_pb2 import KeeperReply, KeeperRequest, RegisterOwner
 
-from tests.nodes import MIB, Node
+from tests.nodes import MIB
+
+LARGER_THAN_ANY = 2**40
 
 
 class PoolFull(Exception):
@@ -23,14 +28,14 @@ class PoolFull(Exception):
 class Pool:
     """Allocations of this process on one GPU, through its keeper. One thread at a time."""
 
-    def __init__(self, node: Node, gpu: str) -> None:
+    def __init__(self, keeper_socket: str, gpu: str) -> None:
         self._gpu = gpu
         self._reader = FrameReader(accepts_descriptors=False)
         self._asked = 0
         self.nbytes = 0
         self._keeper = socket.socket(socket.AF_UNIX)
         self._keeper.settimeout(10.0)
-        self._keeper.connect(node.keeper_socket)
+        self._keeper.connect(keeper_socket)
 
     def __enter__(self) -> Self:
         return self
@@ -57,6 +62,13 @@ class Pool:
         """All of it."""
         self._register(0)
         self.nbytes = 0
+
+    def free_bytes(self) -> int:
+        """What of the GPU is free now, as the driver would say it."""
+        reply = self._register(LARGER_THAN_ANY)  # which changes nothing, and is refused with that
+        found = re.search(r"has (\d+) of \d+ bytes free", reply.failed.message)
+        assert found, reply
+        return int(found[1])
 
     def _register(self, nbytes: int) -> KeeperReply:
         self._asked += 1

@@ -10,10 +10,10 @@ import torch
 import aqua_client
 from aqua_client.informing import LlmFigures, LlmInformer, LlmThresholds, Margins
 from aqua_client.settings import ClientSettings
+from tests.end_to_end.bare_client import BareClient
 from tests.end_to_end.owning import Pool, PoolFull
-from tests.end_to_end.programs import running_program
 from tests.end_to_end.test_paging import noise
-from tests.nodes import MIB, Node, running_node, stop_process, wait_until
+from tests.nodes import MIB, Node, running_node, wait_until
 
 GPU = "SHM-1"
 CALM = LlmFigures(pending_requests=0, kv_used_bytes=8 * MIB, kv_total_bytes=64 * MIB)
@@ -44,7 +44,7 @@ def is_owner(node: Node) -> bool:
 @contextmanager
 def owned(node: Node) -> Iterator[Pool]:
     """This process uses a little of the GPU, and the daemon has heard of it."""
-    with Pool(node, GPU) as pool:
+    with Pool(node.keeper_socket, GPU) as pool:
         pool.allocate(MIB)
         wait_until(lambda: is_owner(node), what="the daemon knows the owner")
         yield pool
@@ -104,10 +104,10 @@ def test_a_borrower_that_hangs_makes_a_reclaim_partial() -> None:
         running_node(gpus=2, gpu_bytes=64 * MIB) as node,
         owned(node),
         aqua_client.producer(GPU, settings=settings_of(node)) as mine,
-        running_program(node, tensors=4) as hanging,
+        BareClient(node.socket) as hanging,
     ):
-        assert hanging.first["tiers"] == ["peer"]
-        stop_process(hanging.process.pid)
+        while lent_bytes(node) == 0:  # it borrows of any GPU
+            hanging.acquire()
         result = mine.reclaim(MIB, deadline=0.2, on_progress=seen.append)
         assert result.outcome == "partial"
         assert not result.complete
