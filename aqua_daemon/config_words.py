@@ -75,9 +75,21 @@ def format_bytes(nbytes: int) -> str:
 
 def parse_whole(key: str, text: str, lowest: int, highest: int) -> int:
     """A whole number. Raises ConfigError: another form, or outside the range."""
-    if not text.isascii() or not text.isdigit() or not lowest <= int(text) <= highest:
+    digits = text.removeprefix("-") if lowest < 0 else text
+    if not text.isascii() or not digits.isdigit() or not lowest <= int(text) <= highest:
         raise ConfigError(key, text, f"give a whole number from {lowest} to {highest}")
     return int(text)
+
+
+def parse_number(key: str, text: str, lowest: float, highest: float) -> float:
+    """A number, whole or not. Raises ConfigError: another form, or outside the range."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = float("nan")
+    if not lowest <= number <= highest:
+        raise ConfigError(key, text, f"give a number from {lowest:g} to {highest:g}")
+    return number
 
 
 def one_of(key: str, words: Mapping[str, str], choices: tuple[str, ...]) -> str:

@@ -293,8 +293,9 @@ class BrokerCalls:
         event = requests.quota_set(payload, session_id=session_id)
         answer = await self._service.request(event, timeout_seconds=wait_seconds)
         outcome = _expect(answer, AnswerQuota).outcome
-        if outcome is QuotaOutcome.APPLIED:
+        if outcome in {QuotaOutcome.APPLIED, QuotaOutcome.DEFERRED}:
             await self._settings_file.keep(self._service.snapshot)
+            outcome = outcome if requests.knows_deferred(payload) else QuotaOutcome.APPLIED
         quotas = self._service.snapshot().quotas
         return replies.quota_set(outcome, next(one for one in quotas if one.tenant == event.tenant))
 

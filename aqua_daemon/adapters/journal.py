@@ -238,7 +238,9 @@ def _quota_in_words(quota: Quota) -> str:
     size = "the default" if quota.nbytes is None else f"{quota.nbytes} bytes"
     leases = "" if quota.leases is None else f", {quota.leases} leases"
     sessions = "" if quota.sessions is None else f", {quota.sessions} sessions"
-    return size + leases + sessions
+    weight = "" if quota.weight is None else f", weight {quota.weight:g}"
+    priority = "" if quota.priority is None else f", priority {quota.priority}"
+    return size + leases + sessions + weight + priority
 
 
 def _fields(record: object) -> dict[str, Json]:

@@ -22,11 +22,12 @@ from aqua_daemon.adapters.wire import checks
 from aqua_daemon.core.errors import InvalidRequest
 from aqua_daemon.core.limits import Quota
 from aqua_daemon.core.model import GpuUuid, NodeSnapshot, QuotaSnapshot, TenantName
+from aqua_daemon.core.sizes import LARGEST_WEIGHT, MOST_PRIORITY, SMALLEST_WEIGHT
 
 SCHEMA = 1
 NAME = "quotas.json"
 _PARTS = frozenset({"schema", "quotas", "drained"})
-_KEYS = frozenset({"bytes", "revision", "leases", "sessions"})
+_KEYS = frozenset({"bytes", "revision", "leases", "sessions", "weight", "priority"})
 _LARGEST_BYTES = 16 * 2**20
 
 
@@ -144,13 +145,20 @@ def replace_file(path: Path, content: bytes) -> None:
         os.close(directory)
 
 
-def _entry(quota: QuotaSnapshot) -> dict[str, int | None]:
-    # Counts only where they are set: a file without them can be read by daemons that know none.
-    entry = {"bytes": None if quota.is_default else quota.nbytes, "revision": quota.revision}
+def _entry(quota: QuotaSnapshot) -> dict[str, float | None]:
+    # The rest only where it is set: a file without can be read by daemons that do not know it.
+    entry: dict[str, float | None] = {
+        "bytes": None if quota.is_default else quota.nbytes,
+        "revision": quota.revision,
+    }
     if not quota.leases_are_default:
         entry["leases"] = quota.leases
     if not quota.sessions_are_default:
         entry["sessions"] = quota.sessions
+    if not quota.weight_is_default:
+        entry["weight"] = quota.weight
+    if not quota.priority_is_default:
+        entry["priority"] = quota.priority
     return entry
 
 
@@ -172,15 +180,32 @@ def _quota(name: str, value: object) -> Quota:
     if isinstance(value, Mapping) and {"bytes", "revision"} <= value.keys() <= _KEYS:
         nbytes, revision = value["bytes"], value["revision"]
         leases, sessions = value.get("leases"), value.get("sessions")
+        weight, priority = value.get("weight"), value.get("priority")
         are_limits = (
             _is_limit(nbytes, checks.LARGEST_BYTES)
             and _is_limit(leases, checks.LARGEST_COUNT)
             and _is_limit(sessions, checks.LARGEST_COUNT)
+            and _is_number(weight, SMALLEST_WEIGHT, LARGEST_WEIGHT, kinds=(int, float))
+            and _is_number(priority, -MOST_PRIORITY, MOST_PRIORITY)
         )
         if are_limits and type(revision) is int and revision >= 1:
-            return Quota(revision=revision, nbytes=nbytes, leases=leases, sessions=sessions)
+            return Quota(
+                revision=revision,
+                nbytes=nbytes,
+                leases=leases,
+                sessions=sessions,
+                weight=weight,
+                priority=priority,
+            )
     raise ValueError(f"the quota of {checks.shown(name)} is not bytes and a revision")
 
 
 def _is_limit(value: object, most: int) -> bool:
-    return value is None or (type(value) is int and 0 <= value <= most)
+    return _is_number(value, 0, most)
+
+
+def _is_number(
+    value: object, least: float, most: float, kinds: tuple[type[float], ...] = (int,)
+) -> bool:
+    """Whether it is not set, or one of these; `True` is none, whatever Python says."""
+    return value is None or (type(value) in kinds and least <= value <= most)  # type: ignore[operator]  # a number by now

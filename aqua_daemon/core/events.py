@@ -224,6 +224,8 @@ class QuotaSet:
     revision: int | None  # that the setting is to have; None: the next
     leases: int | Unchanged | None = UNCHANGED
     sessions: int | Unchanged | None = UNCHANGED
+    weight: float | Unchanged | None = UNCHANGED
+    priority: int | Unchanged | None = UNCHANGED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

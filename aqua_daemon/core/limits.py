@@ -14,6 +14,7 @@ class QuotaOutcome(Enum):
     """What came of setting a quota."""
 
     APPLIED = "applied"  # it is in force under the revision named
+    DEFERRED = "deferred"  # it is, and more than that is held: it comes back by itself
     STALE = "stale"  # a later revision is in force
     CONFLICT = "conflict"  # the same revision is in force, with other limits
 

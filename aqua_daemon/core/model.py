@@ -256,6 +256,10 @@ class QuotaSnapshot:
     sessions: int = MOST_TENANT_SESSIONS
     sessions_are_default: bool = True
     held_sessions: int = 0
+    weight: float = 1.0
+    weight_is_default: bool = True
+    priority: int = 0
+    priority_is_default: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

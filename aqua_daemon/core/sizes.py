@@ -56,6 +56,9 @@ SPARE_ADMIN_SESSIONS = 8
 
 # Settings of tenants that come and go are kept for ever; this many are a file of 1 MB.
 MOST_QUOTAS = 10_000
+# Wider ranges would only make shares of nothing.
+SMALLEST_WEIGHT, LARGEST_WEIGHT = 0.01, 100.0
+MOST_PRIORITY = 1000  # above 0, and below
 
 # The invariants that an event touches are checked after it. All of them are checked a few looks
 # after each event, which costs less than the event, and half a millisecond of looks at each tick, a

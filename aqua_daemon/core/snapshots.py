@@ -95,4 +95,8 @@ def _quota(books: Books, tenant: TenantName) -> QuotaSnapshot:
         sessions=limits.sessions,
         sessions_are_default=found.sessions is None,
         held_sessions=account.sessions,
+        weight=books.weight_of(tenant),
+        weight_is_default=found.weight is None,
+        priority=books.priority_of(tenant),
+        priority_is_default=found.priority is None,
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 from aqua_protos import broker_pb2
-from aqua_protos.agreement import QUOTA_COUNTS
+from aqua_protos.agreement import QUOTA_COUNTS, QUOTA_WEIGHTS
 
 from aqua_daemon.ctl.link import opened
 from aqua_daemon.ctl.options import (
@@ -68,6 +68,8 @@ def get_command(path: Path, seconds: float, tenant: str | None, *, as_json: bool
 @click.option("--bytes", "nbytes", metavar="SIZE", help="As SIZE: 4GiB, or `default`.")
 @click.option("--leases", metavar="N", help="How many leases, or `default`.")
 @click.option("--sessions", metavar="N", help="How many sessions, or `default`.")
+@click.option("--weight", metavar="W", help="Of its share of what is short, or `default`: 1.")
+@click.option("--priority", metavar="P", help="Who has less is asked first; or `default`: 0.")
 @click.option(
     "--revision",
     type=click.IntRange(min=1),
@@ -85,6 +87,8 @@ def set_command(
     nbytes: str | None,
     leases: str | None,
     sessions: str | None,
+    weight: str | None,
+    priority: str | None,
     revision: int | None,
     *,
     is_dry_run: bool,
@@ -97,7 +101,13 @@ def set_command(
     """
     if size is not None and nbytes is not None:
         raise click.UsageError("give the bytes once: SIZE or --bytes")
-    wish = Wish(nbytes=size if nbytes is None else nbytes, leases=leases, sessions=sessions)
+    wish = Wish(
+        nbytes=size if nbytes is None else nbytes,
+        leases=leases,
+        sessions=sessions,
+        weight=weight,
+        priority=priority,
+    )
     try:
         request = wish.request(tenant, revision)
     except ValueError as error:
@@ -108,6 +118,8 @@ def set_command(
             return _say_only([one for one in quotas if one.tenant == tenant], tenant, wish)
         if wish.has_counts:
             link.require(QUOTA_COUNTS, "quotas of leases and sessions")
+        if wish.has_rank:
+            link.require(QUOTA_WEIGHTS, "weights and priorities of tenants")
         setting = set_quota(link, request)
     _print_setting(setting, as_json=as_json)
     return 0 if setting.is_in_force else FAILED

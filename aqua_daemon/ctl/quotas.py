@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from aqua_protos import broker_pb2
 from rich.table import Table
 
-from aqua_daemon.config_words import ConfigError, parse_bytes, parse_whole
+from aqua_daemon.config_words import ConfigError, parse_bytes, parse_number, parse_whole
+from aqua_daemon.core.sizes import LARGEST_WEIGHT, MOST_PRIORITY, SMALLEST_WEIGHT
 from aqua_daemon.ctl.link import Link
 
 MIB = 2**20
@@ -19,6 +20,7 @@ LARGEST_COUNT = 1_000_000
 DEFAULT_WORD = "default"
 _WORDS = {
     broker_pb2.QUOTA_OUTCOME_APPLIED: "applied",
+    broker_pb2.QUOTA_OUTCOME_DEFERRED: "deferred",
     broker_pb2.QUOTA_OUTCOME_STALE: "stale",
     broker_pb2.QUOTA_OUTCOME_CONFLICT: "conflict",
 }
@@ -31,16 +33,29 @@ class Wish:
     nbytes: str | None = None
     leases: str | None = None
     sessions: str | None = None
+    weight: str | None = None
+    priority: str | None = None
 
     def __str__(self) -> str:
         """For people."""
-        named = ((self.nbytes, ""), (self.leases, " leases"), (self.sessions, " sessions"))
-        return ", ".join(f"{word}{what}" for word, what in named if word is not None)
+        named = (
+            (self.nbytes, "{}"),
+            (self.leases, "{} leases"),
+            (self.sessions, "{} sessions"),
+            (self.weight, "weight {}"),
+            (self.priority, "priority {}"),
+        )
+        return ", ".join(what.format(word) for word, what in named if word is not None)
 
     @property
     def has_counts(self) -> bool:
         """Whether it names what daemons of 0.1.0 do not know."""
         return self.leases is not None or self.sessions is not None
+
+    @property
+    def has_rank(self) -> bool:
+        """Whether it names a weight or a priority, which they do not know either."""
+        return self.weight is not None or self.priority is not None
 
     def request(self, tenant: str, revision: int | None) -> broker_pb2.SetQuotaRequest:
         """The call that sets it.
@@ -49,12 +64,17 @@ class Wish:
             ValueError: a word that is none, or nothing is named; the message says what may be given.
         """
         if self == Wish():
-            raise ValueError("say what to set: a SIZE or --bytes, --leases, --sessions")
+            msg = "say what to set: a SIZE or --bytes, --leases, --sessions, --weight, --priority"
+            raise ValueError(msg)
         request = broker_pb2.SetQuotaRequest(
-            request_id=secrets.token_hex(16), tenant=tenant, revision=revision or 0
+            request_id=secrets.token_hex(16),
+            tenant=tenant,
+            revision=revision or 0,
+            knows_deferred=True,
         )
         try:
             self._fill(request)
+            self._fill_rank(request)
         except ConfigError as error:
             raise ValueError(f"{error}, or {DEFAULT_WORD}") from error
         return request
@@ -73,18 +93,29 @@ class Wish:
         elif self.sessions is not None:
             request.sessions = parse_whole("sessions", self.sessions, 0, LARGEST_COUNT)
 
+    def _fill_rank(self, request: broker_pb2.SetQuotaRequest) -> None:
+        if self.weight == DEFAULT_WORD:
+            request.default_weight = True
+        elif self.weight is not None:
+            request.weight = parse_number("weight", self.weight, SMALLEST_WEIGHT, LARGEST_WEIGHT)
+        if self.priority == DEFAULT_WORD:
+            request.default_priority = True
+        elif self.priority is not None:
+            most = MOST_PRIORITY
+            request.priority = parse_whole("priority", self.priority, -most, most)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
     """What came of setting a quota."""
 
-    outcome: str  # applied, stale, conflict; "not tried" in a dry run
+    outcome: str  # applied, deferred, stale, conflict; "now" in a dry run
     quota: broker_pb2.Quota
 
     @property
     def is_in_force(self) -> bool:
         """Whether the caller got what it wanted."""
-        return self.outcome == "applied"
+        return self.outcome in {"applied", "deferred"}
 
 
 def fetch_quotas(link: Link) -> broker_pb2.GetQuotasReply:
@@ -104,6 +135,11 @@ def quotas_table(quotas: Iterable[broker_pb2.Quota], *, has_counts: bool = True)
     table.add_column("TENANT", overflow="fold")
     for column in ("QUOTA MIB", "HELD MIB", "LEASES", "SESSIONS", "REVISION"):
         table.add_column(column, justify="right", no_wrap=True)
+    quotas = tuple(quotas)
+    has_rank = any(not (one.weight_is_default and one.priority_is_default) for one in quotas)
+    has_rank = has_rank and has_counts
+    for column in ("WEIGHT", "PRIORITY") if has_rank else ():
+        table.add_column(column, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for quota in sorted(quotas, key=lambda quota: (-quota.held_bytes, quota.tenant)):
         table.add_row(
@@ -113,6 +149,7 @@ def quotas_table(quotas: Iterable[broker_pb2.Quota], *, has_counts: bool = True)
             f"{quota.held_leases}/{quota.leases}" if has_counts else "-",
             f"{quota.held_sessions}/{quota.sessions}" if has_counts else "-",
             str(quota.revision),
+            *((f"{quota.weight:g}", str(quota.priority)) if has_rank else ()),
             remark(quota),
         )
     return table
@@ -135,6 +172,7 @@ def remark(quota: broker_pb2.Quota) -> str:
     if quota.held_sessions > quota.sessions:
         return "over: no session is opened until some have ended"
     are_default = quota.is_default and quota.leases_are_default and quota.sessions_are_default
+    are_default = are_default and quota.weight_is_default and quota.priority_is_default
     return DEFAULT_WORD if are_default else ""
 
 
@@ -144,11 +182,17 @@ def sentence(setting: Setting) -> str:
     size = "the default" if quota.is_default else f"{quota.nbytes / MIB:g} MiB"
     leases = "" if quota.leases_are_default else f", {quota.leases} leases"
     sessions = "" if quota.sessions_are_default else f", {quota.sessions} sessions"
-    in_force = f"{quota.tenant} has {size}{leases}{sessions}, revision {quota.revision}"
+    weight = f", weight {quota.weight:g}" if quota.weight and not quota.weight_is_default else ""
+    # Daemons of 0.1.0 say nothing of either.
+    has_priority = quota.priority and not quota.priority_is_default
+    priority = f", priority {quota.priority}" if has_priority else ""
+    in_force = f"{quota.tenant} has {size}{leases}{sessions}{weight}{priority}, "
+    in_force += f"revision {quota.revision}"
     match setting.outcome:
-        case "applied":
+        case "applied" | "deferred":
             said = remark(quota)
-            return f"applied: {in_force}" + (f"; it is {said}" if said.startswith("over") else "")
+            over = f"; it is {said}" if said.startswith("over") else ""
+            return f"{setting.outcome}: {in_force}{over}"
         case "stale":
             return f"stale: a later revision is in force: {in_force}. Look, then set a later one"
         case "conflict":

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 
 OBSERVER = "observer"  # of a client that comes to look or to set something, and borrows nothing
 QUOTA_COUNTS = "quota-counts"  # of a daemon whose quotas are of leases and sessions, too
-DAEMON_FEATURES = (OBSERVER, QUOTA_COUNTS)  # the client library has none yet
+QUOTA_WEIGHTS = "quota-weights"  # of a daemon whose quotas have a weight and a priority, too
+DAEMON_FEATURES = (OBSERVER, QUOTA_COUNTS, QUOTA_WEIGHTS)  # the client library has none yet
 
 
 @dataclass(frozen=True, slots=True)

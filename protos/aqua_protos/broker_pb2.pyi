@@ -35,6 +35,7 @@ class QuotaOutcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     QUOTA_OUTCOME_APPLIED: _ClassVar[QuotaOutcome]
     QUOTA_OUTCOME_STALE: _ClassVar[QuotaOutcome]
     QUOTA_OUTCOME_CONFLICT: _ClassVar[QuotaOutcome]
+    QUOTA_OUTCOME_DEFERRED: _ClassVar[QuotaOutcome]
 SAFETY_CLASS_UNSPECIFIED: SafetyClass
 SAFETY_CLASS_STORE: SafetyClass
 SAFETY_CLASS_CACHE: SafetyClass
@@ -53,6 +54,7 @@ QUOTA_OUTCOME_UNSPECIFIED: QuotaOutcome
 QUOTA_OUTCOME_APPLIED: QuotaOutcome
 QUOTA_OUTCOME_STALE: QuotaOutcome
 QUOTA_OUTCOME_CONFLICT: QuotaOutcome
+QUOTA_OUTCOME_DEFERRED: QuotaOutcome
 
 class HostRoom(_message.Message):
     __slots__ = ("revision", "nbytes")
@@ -363,7 +365,7 @@ class CallerLimits(_message.Message):
     def __init__(self, connections_per_uid: _Optional[int] = ..., sessions_per_process: _Optional[int] = ..., calls_per_process: _Optional[int] = ..., calls_per_uid: _Optional[int] = ..., calls_per_second_per_process: _Optional[float] = ..., calls_per_second_per_uid: _Optional[float] = ...) -> None: ...
 
 class Quota(_message.Message):
-    __slots__ = ("tenant", "nbytes", "is_default", "revision", "held_bytes", "leases", "leases_are_default", "held_leases", "sessions", "sessions_are_default", "held_sessions")
+    __slots__ = ("tenant", "nbytes", "is_default", "revision", "held_bytes", "leases", "leases_are_default", "held_leases", "sessions", "sessions_are_default", "held_sessions", "weight", "weight_is_default", "priority", "priority_is_default")
     TENANT_FIELD_NUMBER: _ClassVar[int]
     NBYTES_FIELD_NUMBER: _ClassVar[int]
     IS_DEFAULT_FIELD_NUMBER: _ClassVar[int]
@@ -375,6 +377,10 @@ class Quota(_message.Message):
     SESSIONS_FIELD_NUMBER: _ClassVar[int]
     SESSIONS_ARE_DEFAULT_FIELD_NUMBER: _ClassVar[int]
     HELD_SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_IS_DEFAULT_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_IS_DEFAULT_FIELD_NUMBER: _ClassVar[int]
     tenant: str
     nbytes: int
     is_default: bool
@@ -386,10 +392,14 @@ class Quota(_message.Message):
     sessions: int
     sessions_are_default: bool
     held_sessions: int
-    def __init__(self, tenant: _Optional[str] = ..., nbytes: _Optional[int] = ..., is_default: bool = ..., revision: _Optional[int] = ..., held_bytes: _Optional[int] = ..., leases: _Optional[int] = ..., leases_are_default: bool = ..., held_leases: _Optional[int] = ..., sessions: _Optional[int] = ..., sessions_are_default: bool = ..., held_sessions: _Optional[int] = ...) -> None: ...
+    weight: float
+    weight_is_default: bool
+    priority: int
+    priority_is_default: bool
+    def __init__(self, tenant: _Optional[str] = ..., nbytes: _Optional[int] = ..., is_default: bool = ..., revision: _Optional[int] = ..., held_bytes: _Optional[int] = ..., leases: _Optional[int] = ..., leases_are_default: bool = ..., held_leases: _Optional[int] = ..., sessions: _Optional[int] = ..., sessions_are_default: bool = ..., held_sessions: _Optional[int] = ..., weight: _Optional[float] = ..., weight_is_default: bool = ..., priority: _Optional[int] = ..., priority_is_default: bool = ...) -> None: ...
 
 class SetQuotaRequest(_message.Message):
-    __slots__ = ("request_id", "tenant", "nbytes", "use_default", "revision", "leases", "default_leases", "sessions", "default_sessions")
+    __slots__ = ("request_id", "tenant", "nbytes", "use_default", "revision", "leases", "default_leases", "sessions", "default_sessions", "weight", "default_weight", "priority", "default_priority", "knows_deferred")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
     NBYTES_FIELD_NUMBER: _ClassVar[int]
@@ -399,6 +409,11 @@ class SetQuotaRequest(_message.Message):
     DEFAULT_LEASES_FIELD_NUMBER: _ClassVar[int]
     SESSIONS_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    KNOWS_DEFERRED_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     tenant: str
     nbytes: int
@@ -408,7 +423,12 @@ class SetQuotaRequest(_message.Message):
     default_leases: bool
     sessions: int
     default_sessions: bool
-    def __init__(self, request_id: _Optional[str] = ..., tenant: _Optional[str] = ..., nbytes: _Optional[int] = ..., use_default: bool = ..., revision: _Optional[int] = ..., leases: _Optional[int] = ..., default_leases: bool = ..., sessions: _Optional[int] = ..., default_sessions: bool = ...) -> None: ...
+    weight: float
+    default_weight: bool
+    priority: int
+    default_priority: bool
+    knows_deferred: bool
+    def __init__(self, request_id: _Optional[str] = ..., tenant: _Optional[str] = ..., nbytes: _Optional[int] = ..., use_default: bool = ..., revision: _Optional[int] = ..., leases: _Optional[int] = ..., default_leases: bool = ..., sessions: _Optional[int] = ..., default_sessions: bool = ..., weight: _Optional[float] = ..., default_weight: bool = ..., priority: _Optional[int] = ..., default_priority: bool = ..., knows_deferred: bool = ...) -> None: ...
 
 class SetQuotaReply(_message.Message):
     __slots__ = ("outcome", "quota")

@@ -53,6 +53,8 @@ def test_quotas_that_an_older_daemon_does_not_know_are_not_half_set(
         assert refused.returncode == 1
         assert "(version 0.1.0) does not know quotas of leases and sessions" in refused.stderr
         assert f"upgrade it to this aquactl's version, {new.version}" in refused.stderr
+        refused = new.run(*words, "set", "uid-7", "--weight", "2", *where)
+        assert "does not know weights and priorities of tenants" in refused.stderr
         assert new.run(*words, "get", "uid-7", *where).returncode == 1  # it has none
         assert new.run(*words, "set", "uid-7", "8MiB", *where).returncode == 0
         shown = new.run(*words, "get", *where).stdout.splitlines()

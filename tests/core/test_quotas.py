@@ -6,11 +6,11 @@ import pytest
 
 from aqua_daemon.core.broker import Broker
 from aqua_daemon.core.errors import InvalidRequest, NotPermitted, QuotaExceeded, UnknownSession
-from aqua_daemon.core.events import QuotaSet, SessionOpened
+from aqua_daemon.core.events import UNCHANGED, QuotaSet, SessionOpened, Unchanged
 from aqua_daemon.core.instructions import AnswerQuota, SendRevoke
 from aqua_daemon.core.limits import UNSET, Quota, QuotaOutcome
-from aqua_daemon.core.model import QuotaSnapshot, RequestId, SessionId, TenantName
-from aqua_daemon.core.sizes import MOST_QUOTAS
+from aqua_daemon.core.model import LeaseState, QuotaSnapshot, RequestId, SessionId, TenantName
+from aqua_daemon.core.sizes import MIB, MOST_QUOTAS
 from tests.core.bench import ALICE, BOB, CACHE, NEAR, SLAB, Bench, process
 
 ROOT = TenantName("root")
@@ -165,7 +165,9 @@ def test_lowering_below_what_is_held_takes_nothing_back() -> None:
     admin(bench)
     session = bench.open()
     leases = [bench.grant(session, safety_class=CACHE) for _ in range(3)]
-    assert set_quota(bench, 2 * SLAB).outcome is APPLIED
+    assert set_quota(bench, 2 * SLAB, revision=4).outcome is QuotaOutcome.DEFERRED
+    assert set_quota(bench, 2 * SLAB, revision=4).outcome is QuotaOutcome.DEFERRED
+    assert set_quota(bench, SLAB, revision=4).outcome is CONFLICT
     assert bench.the(SendRevoke) == []
     assert bench.tick(1.0) is not None
     assert bench.snapshot.invariant_violations == 0
@@ -227,3 +229,60 @@ def test_a_new_daemon_knows_what_was_set_and_lets_holders_keep_more() -> None:
     with pytest.raises(QuotaExceeded):
         bench.ask(session, safety_class=CACHE)
     assert bench.gpu(NEAR).trouble == ""
+
+
+def rank(bench: Bench, **what: float | Unchanged | None) -> AnswerQuota:
+    bench.handle(
+        QuotaSet(
+            session_id=SessionId("admin"),
+            request_id=bench.request_id(),
+            tenant=ALICE,
+            nbytes=UNCHANGED,
+            revision=None,
+            **what,  # type: ignore[arg-type]  # weight or priority
+        )
+    )
+    [answer] = bench.the(AnswerQuota)
+    return answer
+
+
+def test_who_has_less_priority_is_asked_first() -> None:
+    """Set by an admin, it turns the order around; set back, it is as before."""
+    bench = Bench()
+    admin(bench)
+    first, second = bench.open(), bench.open("s2", tenant=BOB, pid=12)
+    bench.open("owner", tenant=BOB, pid=77)
+    mine, theirs = bench.grant(first, safety_class=CACHE), bench.grant(second, safety_class=CACHE)
+    bench.report(NEAR, {77: MIB})
+    assert rank(bench, priority=5).quota.priority == 5
+    bench.reclaim(SessionId("owner"), SLAB)
+    assert (bench.state(mine), bench.state(theirs)) == (LeaseState.LEASED, LeaseState.REVOKING)
+    assert rank(bench, priority=None).quota == Quota(revision=2, nbytes=None)
+    assert (quota(bench).priority, quota(bench).priority_is_default) == (0, True)
+
+
+def test_a_weight_is_part_of_the_setting_with_its_revision() -> None:
+    """What is not named stays; the snapshot shows what is in force."""
+    bench = Bench()
+    admin(bench)
+    assert rank(bench, weight=2.5).quota == Quota(revision=1, nbytes=None, weight=2.5)
+    assert set_quota(bench, SLAB).quota == Quota(revision=2, nbytes=SLAB, weight=2.5)
+    assert (quota(bench).weight, quota(bench).weight_is_default) == (2.5, False)
+
+
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [
+        ({"weight": 0.0}, "give 0.01 to 100"),
+        ({"weight": float("nan")}, "give 0.01 to 100"),
+        ({"weight": 1000.0}, "give 0.01 to 100"),
+        ({"priority": 1001}, "give -1000 to 1000"),
+    ],
+)
+def test_ranks_out_of_range_are_refused(what: dict[str, float], says: str) -> None:
+    """With the range; nothing is set."""
+    bench = Bench()
+    admin(bench)
+    with pytest.raises(InvalidRequest, match=says):
+        rank(bench, **what)
+    assert bench.snapshot.quotas[0].revision == 0

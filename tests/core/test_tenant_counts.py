@@ -144,6 +144,20 @@ def test_a_setting_leaves_what_it_does_not_name() -> None:
     assert shown.sessions == bench.settings.tenant_quota_sessions
 
 
+def test_fewer_leases_or_sessions_than_are_held_are_deferred() -> None:
+    """In force for what comes; what is held comes back by itself, and then it is applied."""
+    bench = Bench()
+    admin(bench)
+    session = bench.open()
+    held = bench.grant(session, safety_class=CACHE)
+    assert set_quota(bench, leases=0).outcome is QuotaOutcome.DEFERRED
+    assert set_quota(bench, sessions=0, leases=1).outcome is QuotaOutcome.DEFERRED
+    assert set_quota(bench, sessions=1, leases=0).outcome is QuotaOutcome.DEFERRED
+    bench.release(session, held)
+    bench.freed(held)
+    assert set_quota(bench, leases=0).outcome is QuotaOutcome.APPLIED
+
+
 @pytest.mark.parametrize(("leases", "sessions"), [(-1, UNCHANGED), (UNCHANGED, -1)])
 def test_fewer_than_none_is_refused(
     leases: int | Unchanged | None, sessions: int | Unchanged | None

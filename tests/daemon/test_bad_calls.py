@@ -221,7 +221,15 @@ BAD_CALLS = [
             payload=broker_pb2.SetQuotaRequest(request_id=ID, tenant="uid-7", **{name: False}),
             says="the quota is missing",
         )
-        for name in ("default_leases", "default_sessions")
+        for name in ("default_leases", "default_sessions", "default_weight", "default_priority")
+    ),
+    *(
+        BadCall(name="SetQuota", payload=setting(weight=n), says=f"weight is {n}: it must be from")
+        for n in (math.nan, math.inf, 0.0, -1.0, 101.0)
+    ),
+    *(
+        BadCall(name="SetQuota", payload=setting(priority=n), says=f"priority is {n}: it must")
+        for n in (-1001, 1001, HUGE)
     ),
     *(
         BadCall(name="SetQuota", payload=setting(**{name: n}), says=f"{name} is {n}: it must")

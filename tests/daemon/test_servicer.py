@@ -321,6 +321,47 @@ def test_an_admin_sets_a_quota_that_is_kept_and_others_see_their_own() -> None:
     asyncio.run(story())
 
 
+def test_a_weight_and_a_priority_are_set_beside_the_limits() -> None:
+    """Each alone or together, with the same revisions; what is set back is the default again."""
+
+    async def story() -> None:
+        async with running() as node, greeted(node) as admin:
+            reply = await set_quota(admin, tenant="uid-7", weight=2.5, priority=-3)
+            assert reply.outcome == broker_pb2.QUOTA_OUTCOME_APPLIED
+            assert (reply.quota.weight, reply.quota.priority) == (2.5, -3)
+            assert (reply.quota.weight_is_default, reply.quota.is_default) == (False, True)
+            kept = Quota(revision=1, nbytes=None, weight=2.5, priority=-3)
+            assert [*node.settings_file.read().quotas.values()] == [kept]
+            late = await set_quota(admin, tenant="uid-7", weight=3.0, revision=1)
+            assert late.outcome == broker_pb2.QUOTA_OUTCOME_CONFLICT
+            reply = await set_quota(admin, tenant="uid-7", default_weight=True)
+            assert (reply.quota.weight, reply.quota.weight_is_default) == (1.0, True)
+            assert (reply.quota.priority, reply.quota.revision) == (-3, 2)
+
+    asyncio.run(story())
+
+
+def test_a_limit_below_what_is_held_is_deferred_for_those_who_know_the_word() -> None:
+    """It is in force and kept either way; an older aquactl hears that it is applied."""
+
+    async def story() -> None:
+        async with (
+            running() as node,
+            greeted(node) as admin,
+            greeted_as(node, uid=4711, unit="a.service") as one,
+        ):
+            mine = "uid-4711/a.service"
+            await one.acquire()
+            reply = await set_quota(admin, tenant=mine, nbytes=0, revision=5, knows_deferred=True)
+            assert reply.outcome == broker_pb2.QUOTA_OUTCOME_DEFERRED
+            assert node.settings_file.read().quotas == {mine: Quota(revision=5, nbytes=0)}
+            reply = await set_quota(admin, tenant=mine, nbytes=0, revision=5)
+            assert reply.outcome == broker_pb2.QUOTA_OUTCOME_APPLIED
+            assert reply.quota.held_bytes > 0
+
+    asyncio.run(story())
+
+
 def test_an_admin_drains_a_gpu_that_stays_drained_in_the_file() -> None:
     """Who is hit is said without any effect first; what is kept is kept when the reply is there."""
 
@@ -424,25 +465,8 @@ def test_a_quota_that_can_not_be_kept_is_an_error_that_says_so() -> None:
     asyncio.run(story())
 
 
-async def set_quota(
-    client: Client,
-    *,
-    tenant: str,
-    nbytes: int | None = None,
-    use_default: bool | None = None,
-    leases: int | None = None,
-    sessions: int | None = None,
-    revision: int = 0,
-) -> broker_pb2.SetQuotaReply:
-    request = broker_pb2.SetQuotaRequest(request_id=new_id(), tenant=tenant, revision=revision)
-    if nbytes is not None:
-        request.nbytes = nbytes
-    if use_default is not None:
-        request.use_default = use_default
-    if leases is not None:
-        request.leases = leases
-    if sessions is not None:
-        request.sessions = sessions
+async def set_quota(client: Client, **fields: object) -> broker_pb2.SetQuotaReply:
+    request = broker_pb2.SetQuotaRequest(request_id=new_id(), **fields)  # type: ignore[arg-type]  # the message's own fields
     return broker_pb2.SetQuotaReply.FromString(await client.call("SetQuota", request))
 
 

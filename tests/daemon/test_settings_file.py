@@ -93,6 +93,22 @@ def test_counts_are_kept_only_where_they_are_set(tmp_path: Path) -> None:
     }
 
 
+def test_weights_and_priorities_are_kept_only_where_they_are_set(tmp_path: Path) -> None:
+    """A file without them is as it always was; one that has some is read again with them."""
+    path = tmp_path / "quotas.json"
+    assert b"weight" not in content_of(SHOWN)
+    assert b"priority" not in content_of(SHOWN)
+    ranked = (
+        replace(SHOWN[0], weight=2.5, weight_is_default=False),
+        replace(SHOWN[1], priority=-7, priority_is_default=False),
+    )
+    asyncio.run(SettingsFile(path).keep(lambda: books(*ranked)))
+    assert SettingsFile(path).read().quotas == {
+        ranked[0].tenant: Quota(revision=3, nbytes=64 * MIB, weight=2.5),
+        ranked[1].tenant: Quota(revision=2, nbytes=None, priority=-7),
+    }
+
+
 def test_drained_gpus_are_kept_only_while_there_are_any(tmp_path: Path) -> None:
     """Beside the quotas; without one the file is as releases that know of none write it."""
     path = tmp_path / "quotas.json"
@@ -150,6 +166,12 @@ BAD_DRAINED: tuple[object, ...] = (None, {}, "SHM-1", [7], [""], ["SHM-1; rm"])
                 {"bytes": 1, "revision": 1, "leases": True},
                 {"bytes": 1, "revision": 1, "sessions": 1.5},
                 {"bytes": 1, "revision": 1, "sessions": 2**40},
+                {"bytes": 1, "revision": 1, "weight": 0},
+                {"bytes": 1, "revision": 1, "weight": "2"},
+                {"bytes": 1, "revision": 1, "weight": True},
+                {"bytes": 1, "revision": 1, "weight": float("nan")},
+                {"bytes": 1, "revision": 1, "priority": 0.5},
+                {"bytes": 1, "revision": 1, "priority": -1001},
             )
         ),
     ],

@@ -113,6 +113,8 @@ def test_leases_and_sessions_hold_at_once_and_after_a_crash(node: Node) -> None:
         (("--leases", "-1"), "or default"),
         (("--leases", "1000001"), "or default"),
         (("--sessions", "few"), "or default"),
+        (("--weight", "0"), "give a number from 0.01 to 100, or default"),
+        (("--priority", "1.5"), "from -1000 to 1000, or default"),
     ],
 )
 def test_what_is_no_quota_is_a_wrong_call(node: Node, words: tuple[str, ...], says: str) -> None:
@@ -120,6 +122,21 @@ def test_what_is_no_quota_is_a_wrong_call(node: Node, words: tuple[str, ...], sa
     run = aquactl(node, "quota", "set", "uid-77", *words)
     assert run.returncode == 2
     assert says in run.stderr
+
+
+def test_a_weight_and_a_priority_are_shown_where_there_are_any(node: Node) -> None:
+    """Set like the rest, and kept; a node without any has no columns for them."""
+    assert "WEIGHT" not in aquactl(node, "quota", "get").stdout
+    run = aquactl(node, "quota", "set", "uid-77", "--weight", "2.5", "--priority", "-3")
+    assert run.stdout == "applied: uid-77 has the default, weight 2.5, priority -3, revision 1\n"
+    shown = aquactl(node, "quota", "get").stdout.splitlines()
+    assert shown[0].split()[-3:] == ["REVISION", "WEIGHT", "PRIORITY"]
+    (line,) = [line for line in shown if line.startswith("uid-77")]
+    assert line.split()[-2:] == ["2.5", "-3"]
+    kept = json.loads(state_file(node).read_text())["quotas"]["uid-77"]
+    assert (kept["weight"], kept["priority"]) == (2.5, -3)
+    run = aquactl(node, "quota", "set", "uid-77", "--weight", "default", "--priority", "default")
+    assert run.stdout == "applied: uid-77 has the default, revision 2\n"
 
 
 def test_lowering_below_what_is_held_leaves_it(node: Node) -> None:
@@ -130,6 +147,7 @@ def test_lowering_below_what_is_held_leaves_it(node: Node) -> None:
         mine = own_tenant(node)
         run = aquactl(node, "quota", "set", mine, "2MiB")
         assert run.returncode == 0
+        assert run.stdout.startswith(f"deferred: {mine} has 2 MiB, revision 1; it is over")
         assert "over: nothing is granted until it gives back" in run.stdout
         assert handle.tier == "peer"
         assert torch.equal(handle.fetch(), tensor)

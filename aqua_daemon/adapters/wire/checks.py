@@ -12,7 +12,12 @@ from collections.abc import Iterable
 
 from aqua_daemon.core.errors import InvalidRequest
 from aqua_daemon.core.model import GpuUuid, LeaseId, RequestId, SessionId, TenantName
-from aqua_daemon.core.sizes import SLAB_GRANULE_BYTES
+from aqua_daemon.core.sizes import (
+    LARGEST_WEIGHT,
+    MOST_PRIORITY,
+    SLAB_GRANULE_BYTES,
+    SMALLEST_WEIGHT,
+)
 
 MOST_LEASES = 10_000  # in one message; a keepalive of so many is 0.7 MiB
 MOST_GPUS = 1024  # named in one message
@@ -105,6 +110,22 @@ def counter(field: str, value: int) -> int:
     """A number that only grows."""
     if not 0 <= value <= _LARGEST_COUNTER:
         msg = f"{field} is {value}: it must count up from 0, to at most {_LARGEST_COUNTER}"
+        raise InvalidRequest(msg)
+    return value
+
+
+def weight(field: str, value: float) -> float:
+    """A tenant's weight."""
+    if not math.isfinite(value) or not SMALLEST_WEIGHT <= value <= LARGEST_WEIGHT:
+        msg = f"{field} is {value}: it must be from {SMALLEST_WEIGHT:g} to {LARGEST_WEIGHT:g}"
+        raise InvalidRequest(msg)
+    return value
+
+
+def priority(field: str, value: int) -> int:
+    """A tenant's priority."""
+    if abs(value) > MOST_PRIORITY:
+        msg = f"{field} is {value}: it must be from {-MOST_PRIORITY} to {MOST_PRIORITY}"
         raise InvalidRequest(msg)
     return value
 

@@ -47,6 +47,7 @@ _STATES = {
 
 _OUTCOMES = {
     QuotaOutcome.APPLIED: broker_pb2.QUOTA_OUTCOME_APPLIED,
+    QuotaOutcome.DEFERRED: broker_pb2.QUOTA_OUTCOME_DEFERRED,
     QuotaOutcome.STALE: broker_pb2.QUOTA_OUTCOME_STALE,
     QuotaOutcome.CONFLICT: broker_pb2.QUOTA_OUTCOME_CONFLICT,
 }
@@ -265,6 +266,10 @@ def _quota(quota: QuotaSnapshot) -> broker_pb2.Quota:
         sessions=quota.sessions,
         sessions_are_default=quota.sessions_are_default,
         held_sessions=quota.held_sessions,
+        weight=quota.weight,
+        weight_is_default=quota.weight_is_default,
+        priority=quota.priority,
+        priority_is_default=quota.priority_is_default,
     )
 
 

@@ -6,6 +6,7 @@ what does not parse, and nobody learns what was wrong.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeVar
 
 from aqua_protos import broker_pb2
@@ -43,6 +44,7 @@ _CLASSES = {
 }
 
 _MessageT = TypeVar("_MessageT", bound=Message)
+_NumberT = TypeVar("_NumberT", int, float)
 
 
 def parsed(kind: type[_MessageT], payload: bytes) -> _MessageT:
@@ -200,30 +202,46 @@ def _gpus(message: broker_pb2.DrainRequest | broker_pb2.UndrainRequest) -> tuple
 def quota_set(payload: bytes, *, session_id: SessionId) -> QuotaSet:
     """SetQuota."""
     message = parsed(broker_pb2.SetQuotaRequest, payload)
-    nbytes = _chosen(message, "quota", value="nbytes", default="use_default")
-    leases = _chosen(message, "lease_quota", value="leases", default="default_leases")
-    sessions = _chosen(message, "session_quota", value="sessions", default="default_sessions")
-    if nbytes is leases is sessions is UNCHANGED:
-        msg = "the quota is missing: give nbytes, leases or sessions, or the default of one as true"
+    nbytes = _chosen(message, "quota", "nbytes", "use_default", checks.nbytes)
+    leases = _chosen(message, "lease_quota", "leases", "default_leases", checks.count)
+    sessions = _chosen(message, "session_quota", "sessions", "default_sessions", checks.count)
+    weight = _chosen(message, "weight_setting", "weight", "default_weight", checks.weight)
+    priority = _chosen(message, "priority_setting", "priority", "default_priority", checks.priority)
+    if {nbytes, leases, sessions, weight, priority} == {UNCHANGED}:
+        msg = (
+            "the quota is missing: give nbytes, leases, sessions, weight or priority, or the "
+            "default of one as true"
+        )
         raise InvalidRequest(msg)
     return QuotaSet(
         session_id=session_id,
         request_id=checks.request_id(message.request_id),
         tenant=checks.tenant(message.tenant),
-        nbytes=checks.nbytes("nbytes", nbytes) if isinstance(nbytes, int) else nbytes,
-        leases=checks.count("leases", leases) if isinstance(leases, int) else leases,
-        sessions=checks.count("sessions", sessions) if isinstance(sessions, int) else sessions,
+        nbytes=nbytes,
+        leases=leases,
+        sessions=sessions,
+        weight=weight,
+        priority=priority,
         revision=checks.counter("revision", message.revision) or None,
     )
 
 
+def knows_deferred(payload: bytes) -> bool:
+    """Whether who sends SetQuota can be told that more is held than it allows."""
+    return parsed(broker_pb2.SetQuotaRequest, payload).knows_deferred
+
+
 def _chosen(
-    message: broker_pb2.SetQuotaRequest, group: str, *, value: str, default: str
-) -> int | Unchanged | None:
+    message: broker_pb2.SetQuotaRequest,
+    group: str,
+    value: str,
+    default: str,
+    check: Callable[[str, _NumberT], _NumberT],
+) -> _NumberT | Unchanged | None:
     """What a oneof says: a number, None for the default, or nothing."""
     match message.WhichOneof(group):
         case name if name == value:
-            return int(getattr(message, value))
+            return check(value, getattr(message, value))
         case name if name == default and getattr(message, default):
             return None
         case _:
