@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
 import torch
 
 import aqua_client
@@ -13,7 +15,7 @@ from aqua_client.settings import ClientSettings
 from tests.end_to_end.bare_client import BareClient
 from tests.end_to_end.owning import Pool, PoolFull
 from tests.end_to_end.test_paging import noise
-from tests.nodes import MIB, Node, running_node, wait_until
+from tests.nodes import MIB, REPOSITORY, Node, running_node, wait_until
 
 GPU = "SHM-1"
 CALM = LlmFigures(pending_requests=0, kv_used_bytes=8 * MIB, kv_total_bytes=64 * MIB)
@@ -142,3 +144,23 @@ def test_an_informer_lends_when_it_is_calm_and_takes_back_in_a_burst() -> None:
         assert node.scrape()[lendable] == 0
         assert torch.equal(handle.fetch(), tensor)
         assert mine.stats()["report_failures"] == {}
+
+
+def test_the_readmes_examples_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As they stand there, in a process that uses the GPU."""
+    blocks = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+    mine = [block for block in blocks if "producer(" in block or "reclaim_on_oom" in block]
+    with running_node(gpus=2, gpu_bytes=64 * MIB) as node, owned(node):
+        monkeypatch.setenv("AQUA_SOCKET", node.socket)
+        monkeypatch.setenv("AQUA_CONNECT_SECONDS", "10")
+        for block in mine:
+            exec(compile(block, "README.md", "exec"), {"__name__": "readme"})  # noqa: S102 - ours
+    told = capsys.readouterr().out
+    assert told.splitlines() == [
+        "nothing_lent 0 0",
+        "Nothing(reason='not_calm')",
+        "[2, 4, 6]",
+        "[8]",
+    ]
