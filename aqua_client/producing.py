@@ -143,13 +143,15 @@ class Producer:
         if result.outcome is not ReclaimOutcome.REFUSED:
             self._offered_bytes = 0  # also where the daemon was not there: the next one hears it
         if self._reporter is not None:
-            self._reporter.reclaimed_by_hand()
+            lent_bytes = reclaiming.lent_bytes(self._session, self.gpu)
+            self._reporter.reclaimed_by_hand(nbytes, lent_bytes=lent_bytes)
         return result
 
     def report(self, figures: Figures) -> Decision:
         """Tell the informer how the engine is doing; what it decides is done in the background.
 
         Returns in microseconds, whatever the daemon does. What goes wrong is counted in `stats`.
+        From the first report on nothing of the GPU is lent but what the informer has decided.
 
         Raises:
             InvalidRequest: there is no informer.

@@ -51,6 +51,12 @@ def reclaim(
         )
 
 
+def lent_bytes(session: Session, gpu: str) -> int | None:
+    """What borrowers have of *gpu*; None: the daemon does not say."""
+    found = _look(session, gpu)
+    return None if found is None else found.lent_bytes
+
+
 def _watched(
     session: Session, gpu: str, nbytes: int, deadline_seconds: float, watcher: Watcher
 ) -> ReclaimResult:

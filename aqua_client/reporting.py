@@ -2,7 +2,8 @@
 
 The engine's thread never waits for the daemon, and nothing that goes wrong here reaches it: errors
 are counted, and each kind of them is logged once. Of several decisions only the newest matters, so
-a daemon that is slow or away is caught up with in one step.
+a daemon that is slow or away is caught up with in one step. From the first report on the GPU lends
+what the informer has decided and nothing else: what the daemon lent before by itself comes back.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Reporter:
         self._clock = clock
         self._pid = os.getpid()
         self._change = threading.Condition()
-        self._thread: threading.Thread | None = None  # started by the first decision
+        self._thread: threading.Thread | None = None  # started by the first report
         self._wanted_bytes = 0
         self._is_due = False
         self._is_closed = False
@@ -70,10 +71,15 @@ class Reporter:
             self._wanted_bytes = nbytes
             self._is_due = False
 
-    def reclaimed_by_hand(self) -> None:
-        """The process has taken memory back itself: nothing is lent, and for a while nothing will."""
+    def reclaimed_by_hand(self, nbytes: int, *, lent_bytes: int | None) -> None:
+        """The process has taken memory back itself, and for a while no more of it is to be lent.
+
+        *lent_bytes*: what still is, which a burst is to take back too; None: nobody knows.
+        """
         with self._change:
-            self._wanted_bytes = 0
+            if lent_bytes is None:
+                lent_bytes = max(0, self._wanted_bytes - nbytes)
+            self._wanted_bytes = lent_bytes
             self._is_due = False
             self._rests_until = self._clock() + REST_SECONDS
 
@@ -98,6 +104,8 @@ class Reporter:
     def _take(self, decision: Decision, now: float) -> Decision:
         if isinstance(decision, Lend) and now < self._rests_until:
             decision = Nothing(reason="rests")
+        if self._thread is None:
+            self._want(self._wanted_bytes)  # nothing, unless it was said by hand
         match decision:
             case Lend(nbytes=nbytes):
                 self._want(nbytes)

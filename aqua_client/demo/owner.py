@@ -84,6 +84,8 @@ def _take_back(mine: Producer, memory: Memory, arguments: argparse.Namespace) ->
     if not lent_bytes:
         return
     result = mine.reclaim(lent_bytes, arguments.deadline)
+    if result.error is not None:
+        raise result.error
     _say(
         "reclaimed",
         asked_bytes=result.asked_bytes,

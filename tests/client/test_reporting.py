@@ -114,13 +114,44 @@ def test_an_engine_and_its_informer(daemon: FakeDaemon, settings: ClientSettings
         settle_seconds=1e-9,
     )
     informer = LlmInformer(LlmThresholds(margins=margins))
-    daemon.lent_bytes = [0, 32 * MIB, 0]
     with producer("SHM-1", informer=informer, settings=settings) as mine:
         wait_until(lambda: mine.report(CALM) == LEND, what="calm for long enough")
-        wait_until(lambda: said(daemon) == [("Offer", 40 * MIB)], what="it is offered")
+        wait_until(lambda: mine.stats()["offered_bytes"] == 40 * MIB, what="it is offered")
+        daemon.calls.clear()
+        daemon.lent_bytes = [32 * MIB, 0]
         assert mine.report(BURST) == RECLAIM
-        wait_until(lambda: len(said(daemon)) == 4, what="it comes back")
-        assert said(daemon)[1:] == [("Offer", 0), ("Reclaim", 32 * MIB), ("Offer", 0)]
+        wait_until(lambda: len(said(daemon)) == 3, what="it comes back")
+        assert said(daemon) == [("Offer", 0), ("Reclaim", 32 * MIB), ("Offer", 0)]
+
+
+def test_from_the_first_report_on_only_the_informer_lends(
+    daemon: FakeDaemon, settings: ClientSettings
+) -> None:
+    """What the daemon lent by itself before comes back, though the informer decides nothing yet."""
+    daemon.lent_bytes = [12 * MIB, 0]
+    with producing(settings) as mine:
+        assert said(daemon) == []
+        mine.report(CALM)
+        wait_until(lambda: len(said(daemon)) == 3, what="it comes back")
+        assert said(daemon) == [("Offer", 0), ("Reclaim", 12 * MIB), ("Offer", 0)]
+
+
+def test_a_burst_takes_back_what_a_reclaim_by_hand_has_left(
+    daemon: FakeDaemon, settings: ClientSettings
+) -> None:
+    """The informer knows that so much is still lent, and offers no more of it meanwhile."""
+    informer = Scripted(LEND)
+    daemon.gpus = [broker_pb2.GpuState(gpu="SHM-1", lent_bytes=24 * MIB)]
+    with producer("SHM-1", informer=informer, settings=settings) as mine:
+        mine.report(CALM)
+        wait_until(lambda: mine.stats()["offered_bytes"] == 40 * MIB, what="it is offered")
+        mine.reclaim(8 * MIB)
+        daemon.lent_bytes = [24 * MIB, 0]
+        informer.script = [replace(RECLAIM, nbytes=24 * MIB)]
+        mine.report(BURST)
+        assert informer.offered[-1] == 24 * MIB
+        wait_until(lambda: said(daemon)[-1] == ("Offer", 0), what="nothing is offered")
+        assert said(daemon)[1:4] == [("Reclaim", 8 * MIB), ("Offer", 0), ("Reclaim", 24 * MIB)]
 
 
 def test_a_daemon_that_hangs_costs_the_engine_nothing(
@@ -197,12 +228,12 @@ def test_after_a_reclaim_by_hand_the_informer_rests() -> None:
     informer = Scripted(LEND, LEND, LEND)
     reporter = Reporter(informer, lambda _nbytes: carried.set(), clock=clock)
     reporter.offered_by_hand(8 * MIB)
-    reporter.reclaimed_by_hand()
+    reporter.reclaimed_by_hand(4 * MIB, lent_bytes=None)
     clock.advance(REST_SECONDS - 1)
     assert reporter.report(CALM) == Nothing(reason="rests")
     clock.advance(1)
     assert reporter.report(CALM) == LEND
-    assert informer.offered == [0, 0]
+    assert informer.offered == [4 * MIB] * 2
     assert carried.wait(10)
     reporter.close()
     assert reporter.report(CALM) == Nothing(reason="closed")
