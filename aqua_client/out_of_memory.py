@@ -60,6 +60,10 @@ def reclaim_on_oom(
 ) -> ReclaimOnOom:
     """A decorator, and a context manager, that takes lent memory back when there is too little.
 
+        @aqua_client.reclaim_on_oom("cuda:0", deadline=2.0)
+        def step(batch):
+            return model(batch)
+
     *device*: as for `producer`, or a Producer; None: torch's current CUDA device. *deadline*: how
     many seconds borrowers have. *least_bytes*: at least so much is asked back, and at least what
     the error says was missing. *errors*: what counts as out of memory beside torch's own.

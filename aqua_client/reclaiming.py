@@ -1,8 +1,8 @@
 """One reclaim, from the asking to a result that has a name; its progress where somebody watches.
 
 The daemon answers a reclaim once, when it is over. Meanwhile one look at the GPU each 50 ms says
-how far it has come: a call that names one GPU, and costs the daemon as much with 10,000 leases as
-with none.
+how far it has come: a call that names one GPU and is answered with its sums alone, however many
+leases there are.
 """
 
 from __future__ import annotations

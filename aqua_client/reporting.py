@@ -84,7 +84,9 @@ class Reporter:
             self._rests_until = self._clock() + REST_SECONDS
 
     def stats(self) -> dict[str, object]:
-        """What was decided, and what went wrong."""
+        """What was decided, and what went wrong; nothing in a forked child."""
+        if os.getpid() != self._pid:
+            return {}
         with self._change:
             return {
                 "wanted_bytes": self._wanted_bytes,

@@ -19,6 +19,13 @@ class BatchInformer:
     The paper's informer offers once, after the first batch of the largest size: free bytes less
     5 GiB, if 10 GiB are free. This one offers the same, after `settle_seconds` of such batches, and
     follows the engine from then on.
+
+    >>> informer = BatchInformer()
+    >>> seen = BatchFigures(free_bytes=50 * 2**30, batch_size=8, total_bytes=80 * 2**30)
+    >>> informer.decide(seen, offered_bytes=0, now=0.0)
+    Nothing(reason='settling')
+    >>> informer.decide(seen, offered_bytes=0, now=30.0).nbytes // 2**30
+    45
     """
 
     def __init__(self, margins: Margins | None = None, *, largest_batch: int | None = None) -> None:

@@ -66,7 +66,15 @@ EARLIER = LlmThresholds(
 
 
 class LlmInformer:
-    """Takes all back at 10 waiting requests, offers again at 2 or fewer, unless told otherwise."""
+    """Takes all back at 10 waiting requests, offers again at 2 or fewer, unless told otherwise.
+
+    >>> informer = LlmInformer()
+    >>> burst = LlmFigures(pending_requests=12, kv_used_bytes=2**30, kv_total_bytes=40 * 2**30)
+    >>> informer.decide(burst, offered_bytes=2**34, now=0.0)
+    Reclaim(nbytes=17179869184, reason='pending')
+    >>> informer.decide(burst, offered_bytes=0, now=1.0)
+    Nothing(reason='pending')
+    """
 
     def __init__(self, thresholds: LlmThresholds = PAPER) -> None:
         self._thresholds = thresholds

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import doctest
 import math
 from collections.abc import Callable, Iterable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aqua_client.errors import InvalidRequest, InvalidSetting
@@ -26,6 +27,8 @@ from aqua_client.informing import (
     Nothing,
     Reclaim,
 )
+from aqua_client.informing import batch as batch_module
+from aqua_client.informing import llm as llm_module
 
 TOTAL = 80 * GIB
 SETTLE = Margins().settle_seconds
@@ -210,6 +213,7 @@ def engines() -> list[Callable[[], tuple[Engine, Callable[[int], Figures]]]]:
     swings=st.lists(st.integers(0, GIB - 1), min_size=2, max_size=40),
     after=st.floats(0.1, 2 * SETTLE),
 )
+@settings(deadline=None)  # other work shares the machine
 def test_free_memory_that_swings_within_the_band_moves_nothing(
     make: Callable[[], tuple[Engine, Callable[[int], Figures]]],
     middle: int,
@@ -227,6 +231,7 @@ def test_free_memory_that_swings_within_the_band_moves_nothing(
     offered=st.sampled_from([0, 20 * GIB]),
     after=st.floats(0.01, 3 * SETTLE),
 )
+@settings(deadline=None)  # other work shares the machine
 def test_requests_that_swing_between_the_thresholds_move_nothing(
     pending: list[int], offered: int, after: float
 ) -> None:
@@ -241,6 +246,7 @@ def test_requests_that_swing_between_the_thresholds_move_nothing(
     above=st.lists(st.booleans(), min_size=1, max_size=60),
     after=st.floats(0.01, SETTLE / 2),
 )
+@settings(deadline=None)  # other work shares the machine
 def test_requests_that_swing_round_one_threshold_decide_once(
     threshold: int, above: list[bool], after: float
 ) -> None:
@@ -257,6 +263,7 @@ LOADS = st.lists(
 
 @pytest.mark.parametrize("thresholds", [LlmThresholds(), EARLIER])
 @given(loads=LOADS)
+@settings(deadline=None)  # other work shares the machine
 def test_any_load_of_a_language_model(
     thresholds: LlmThresholds, loads: list[tuple[int, int, float]]
 ) -> None:
@@ -270,6 +277,7 @@ def test_any_load_of_a_language_model(
 
 
 @given(loads=LOADS)
+@settings(deadline=None)  # other work shares the machine
 def test_any_load_of_a_batch_engine(loads: list[tuple[int, int, float]]) -> None:
     """The same, with batches of every size."""
     engine = Engine(BatchInformer())
@@ -283,6 +291,12 @@ def check(engine: Engine, decision: Decision, free_bytes: int) -> None:
     if isinstance(decision, Lend) and len(engine.moves) > 1:
         (before, _), (now, _) = engine.moves[-2:]
         assert now - before >= SETTLE * (1 - 1e-9)
+
+
+def test_the_examples_of_the_informers_are_true() -> None:
+    """As their docstrings show them."""
+    for module in (batch_module, llm_module):
+        assert doctest.testmod(module) == doctest.TestResults(failed=0, attempted=4)
 
 
 # What can't be
