@@ -209,6 +209,14 @@ class Node:
         loaded = self._read_line(owner)
         assert loaded["event"] == "loaded", loaded
 
+    def end_owner(self, owner: subprocess.Popen[str]) -> None:
+        """Kill an owner, if it is still there, and forget it."""
+        owner.kill()
+        owner.wait(END_SECONDS)
+        if owner.stdout:
+            owner.stdout.close()
+        self.forget(owner)
+
     def forget(self, owner: subprocess.Popen[str]) -> None:
         """An owner that has ended and whose pipe is closed."""
         self._owners.remove(owner)

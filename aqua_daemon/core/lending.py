@@ -72,6 +72,8 @@ def _sees_newcomers(settings: BrokerSettings) -> bool:
 
 
 def _note_growth(account: GpuAccount, before: Mapping[int, int]) -> None:
+    if account.limits:
+        return  # a producer speaks for the GPU, and asks for its memory before it grows
     # Of processes that were there: contexts, the keeper's among them, come at once by nature.
     growth_bytes = sum(
         nbytes - before[pid] for pid, nbytes in account.owner_bytes.items() if pid in before

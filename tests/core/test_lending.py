@@ -193,6 +193,16 @@ def test_an_owner_that_outgrows_the_reserve_is_a_warning() -> None:
     assert bench.gpu(NEAR).warnings == ()
 
 
+def test_growth_beside_a_producer_is_no_warning() -> None:
+    """It takes its memory back first: the reserve has nothing to answer."""
+    bench = Bench()
+    owner = bench.open("owner", pid=OWNER, home=NEAR)
+    bench.report(NEAR, {OWNER: 10 * MIB})
+    offer(bench, owner, SLAB)
+    bench.report(NEAR, {OWNER: 110 * MIB})
+    assert bench.gpu(NEAR).warnings == ()
+
+
 def test_a_context_that_comes_with_its_process_is_no_growth() -> None:
     """Half a gigabyte at once is what every CUDA process begins with, the keeper's too."""
     bench = Bench()

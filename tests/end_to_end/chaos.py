@@ -36,11 +36,14 @@ with aqua_client.producer(sys.argv[1]) as gpu:
 class Client:
     """A parker's process."""
 
-    def __init__(self, node: Node, seed: int) -> None:
+    def __init__(self, node: Node, seed: int, *words: str, **variables: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.end_to_end.parker", str(seed)],
+            [sys.executable, "-m", "tests.end_to_end.parker", str(seed), *words],
             env=environment(
-                AQUA_SOCKET=node.socket, AQUA_HOME_GPU="SHM-0", AQUA_HOST_LIMIT="512MiB"
+                AQUA_SOCKET=node.socket,
+                AQUA_HOME_GPU="SHM-0",
+                AQUA_HOST_LIMIT="512MiB",
+                **variables,
             ),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -1,6 +1,6 @@
 """A client program for chaos: it parks, fetches, compares and forks until it is told to stop.
 
-    python -m tests.end_to_end.parker SEED
+    python -m tests.end_to_end.parker SEED [PAUSE_SECONDS]
 
 Any line on stdin ends the churn: it then compares everything once more, waits until leases can be
 had again, and prints one line of JSON. The next line, or the end of stdin, ends the program.
@@ -28,6 +28,7 @@ MOST_HANDLES = 24
 LARGEST_BYTES = 5 * MIB
 CHILD_SECONDS = 1.0  # a forked child holds the sentinel for up to so long
 HEAL_SECONDS = 40.0
+PAUSE_SECONDS = 0.002
 
 ResultT = TypeVar("ResultT")
 
@@ -145,8 +146,9 @@ def main() -> None:
     warnings.simplefilter("ignore", aqua_client.AquaWarning)
     torch.set_num_threads(1)  # its pool of threads does not survive a fork
     parker = Parker(int(sys.argv[1]))
+    pause_seconds = float(sys.argv[2]) if len(sys.argv) > 2 else PAUSE_SECONDS
     print(json.dumps({"pid": os.getpid()}), flush=True)
-    while not select.select([sys.stdin], [], [], 0.002)[0]:
+    while not select.select([sys.stdin], [], [], pause_seconds)[0]:
         parker.step()
         parker.reap()
     sys.stdin.readline()
