@@ -41,6 +41,8 @@ check: $(VENV) $(GENCODE)
 check-long: $(VENV) $(GENCODE)
 	$(BIN)/python -m tests.simulation --seeds 2000 --steps 500 \
 	    --json $(RESULTS)/simulation-$(TODAY).json
+	$(BIN)/python -m tests.simulation --elastic --events 10000000 --jobs 2 \
+	    --json $(RESULTS)/elastic-$(TODAY).json
 	$(BIN)/python -m tests.benchmarks.long --json $(RESULTS)/long-$(TODAY).json -- -n 2
 	$(BIN)/python -m tests.benchmarks.soak --seconds $(SOAK_SECONDS) \
 	    --json $(RESULTS)/soak-$(TODAY).json

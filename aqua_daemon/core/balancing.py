@@ -4,13 +4,17 @@ Story of a newcomer on a full node: its request is refused and remembered as a w
 nobody is granted more than its share; at the next rebalance those above theirs are asked for the
 difference; what they give back is there when the newcomer asks again. Wants are forgotten when they
 are not repeated. Nothing is moved twice within `REST_SECONDS`.
+
+Who lets a deadline pass is asked for no more by choice until it has answered: it would only come
+into quarantine as well. Meanwhile what it holds is the first of its share.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 
+from aqua_daemon.core.accounts import GpuAccount, is_coming
 from aqua_daemon.core.errors import InsufficientMemory
 from aqua_daemon.core.fairness import Party, fair_shares
 from aqua_daemon.core.instructions import NoteRebalance
@@ -30,6 +34,8 @@ from aqua_daemon.core.rebalancing import Recall, lack, recalls
 from aqua_daemon.core.revoking import in_order, revoke
 from aqua_daemon.core.sizes import MIB, REST_SECONDS, WANT_SECONDS
 from aqua_daemon.core.turn import Turn, Want
+
+_STAYING = frozenset({LeaseState.LEASED, LeaseState.QUARANTINED})
 
 
 def note_want(turn: Turn, session: Session, nbytes: int) -> None:
@@ -55,12 +61,13 @@ def check_share(turn: Turn, session: Session, nbytes: int) -> None:
     """
     if not turn.books.wants:
         return
-    shares = _shares(turn)
+    parties = tuple(_parties(turn))
+    shares = _shares(turn, parties)
     share = shares.get(session.tenant)
     smallest_bytes = turn.books.settings.smallest_slab_bytes
     is_wanted = any(
         party.tenant != session.tenant and lack(party, shares) >= smallest_bytes
-        for party in _parties(turn)
+        for party in parties
     )
     if share is None or not is_wanted:
         return  # who is new is counted from its first refusal on
@@ -81,30 +88,31 @@ def rebalance(turn: Turn) -> None:
         return
     books.rebalanced_at = turn.now
     books.shares = None
-    for session_id in [one for one in books.wants if one not in set(_living_wants(turn))]:
-        del books.wants[session_id]
+    living = dict.fromkeys(_living_wants(turn))
+    books.wants = {session_id: books.wants[session_id] for session_id in living}
     if not books.wants or books.is_restarting:
         return
+    leases = _leases_of_tenants(turn)
+    parties = tuple(_parties(turn, leases))
     suggested = recalls(
-        tuple(_parties(turn)),
-        _shares(turn),
+        parties,
+        _shares(turn, parties),
         smallest_bytes=books.settings.smallest_slab_bytes,
         coming_bytes=sum(
-            turn.ledger.gpus[gpu].coming_bytes + turn.ledger.gpus[gpu].lendable_bytes
+            turn.ledger.gpus[gpu].coming_bytes + _grantable_bytes(turn, turn.ledger.gpus[gpu])
             for gpu in _within_reach(turn)
         ),
     )
     for recall in suggested:
-        _follow(turn, recall)
+        _follow(turn, recall, leases[recall.tenant])
 
 
-def _follow(turn: Turn, recall: Recall) -> None:
+def _follow(turn: Turn, recall: Recall, leases: list[Lease]) -> None:
     """Revoke the tenant's cheapest leases that may be moved, and say so; or say why none may."""
-    usable = _within_reach(turn, recall.for_tenant)
-    mine = [lease for lease in turn.ledger.leases.values() if lease.tenant == recall.tenant]
+    usable, silent = _within_reach(turn, recall.for_tenant), _silent_sessions(turn)
     chosen: list[Lease] = []
     left_bytes, block = recall.nbytes, RebalanceBlock.NO_WHOLE_SLAB
-    for lease in in_order(turn, mine):
+    for lease in in_order(turn, leases):
         account = turn.ledger.gpus[lease.lender]
         if lease.state is not LeaseState.LEASED or lease.nbytes > left_bytes:
             continue
@@ -112,6 +120,8 @@ def _follow(turn: Turn, recall: Recall) -> None:
             block = RebalanceBlock.OUT_OF_REACH
         elif account.is_quiet:
             block = RebalanceBlock.QUIET
+        elif lease.session_id in silent:
+            block = RebalanceBlock.UNANSWERED
         elif turn.now - lease.since < REST_SECONDS:
             block = RebalanceBlock.TOO_RECENT
         else:
@@ -137,39 +147,78 @@ def _within_reach(turn: Turn, tenant: TenantName | None = None) -> set[GpuUuid]:
     return {gpu for gpu in turn.ledger.gpus if to_itself or any(gpu != home for home in homes)}
 
 
-def _shares(turn: Turn) -> dict[TenantName, float]:
+def _shares(turn: Turn, parties: Iterable[Party]) -> dict[TenantName, float]:
     books = turn.books
     if books.shares is None:
-        books.shares = fair_shares(_capacity_bytes(turn), _parties(turn))
+        books.shares = fair_shares(_capacity_bytes(turn), parties)
     return books.shares
 
 
 def _capacity_bytes(turn: Turn) -> int:
-    """What there is to share: what is leased and will come back, and what may be within reach."""
+    """What there is to share: what is held, and what more may be within reach."""
     within_reach = _within_reach(turn)
     return sum(
-        account.held_bytes
-        - account.bytes_in[LeaseState.QUARANTINED]
-        + (account.lendable_bytes if account.gpu in within_reach else 0)
+        account.held_bytes + (_grantable_bytes(turn, account) if account.gpu in within_reach else 0)
         for account in turn.ledger.gpus.values()
     )
 
 
-def _parties(turn: Turn) -> Iterator[Party]:
+def _grantable_bytes(turn: Turn, account: GpuAccount) -> int:
+    """What may be granted there in whole slabs."""
+    smallest_bytes = turn.books.settings.smallest_slab_bytes
+    return account.lendable_bytes // smallest_bytes * smallest_bytes
+
+
+def _leases_of_tenants(turn: Turn) -> dict[TenantName, list[Lease]]:
+    found: dict[TenantName, list[Lease]] = {}
+    for lease in turn.ledger.leases.values():
+        found.setdefault(lease.tenant, []).append(lease)
+    return found
+
+
+def _parties(turn: Turn, leases: Mapping[TenantName, list[Lease]] | None = None) -> Iterator[Party]:
+    """Everybody who has or wants something; what leaves is counted where *leases* are given."""
     wanted: dict[TenantName, int] = {}
     for session_id in _living_wants(turn):
         tenant = turn.ledger.sessions[session_id].tenant
         wanted[tenant] = wanted.get(tenant, 0) + turn.books.wants[session_id].nbytes
+    stuck = _stuck_bytes(turn, _silent_sessions(turn))
     for tenant in dict.fromkeys(chain(turn.ledger.tenants, wanted)):
         held_bytes = _held_bytes(turn, tenant)
         if held_bytes or tenant in wanted:
+            mine = leases.get(tenant, ()) if leases is not None else ()
             yield Party(
                 tenant=tenant,
                 held_bytes=held_bytes,
                 wanted_bytes=wanted.get(tenant, 0),
+                stuck_bytes=stuck.get(tenant, 0),
+                leaving_bytes=sum(lease.nbytes for lease in mine if is_coming(lease)),
                 weight=turn.books.weight_of(tenant) if owner_of(tenant) != tenant else 1.0,
                 owner_weight=turn.books.weight_of(owner_of(tenant)),
             )
+
+
+def _stuck_bytes(turn: Turn, silent: Iterable[SessionId]) -> dict[TenantName, int]:
+    """What nobody is asked for by choice: what silent sessions hold and have not begun to return."""
+    stuck: dict[TenantName, int] = {}
+    for session_id in silent:
+        for lease_id in turn.ledger.session_accounts[session_id].leases:
+            lease = turn.ledger.leases[lease_id]
+            if lease.state in _STAYING:
+                stuck[lease.tenant] = stuck.get(lease.tenant, 0) + lease.nbytes
+    return stuck
+
+
+def _silent_sessions(turn: Turn) -> set[SessionId]:
+    """Those that let a deadline pass: what more they were asked for would be quarantined too."""
+    if not any(gpu.bytes_in[LeaseState.QUARANTINED] for gpu in turn.ledger.gpus.values()):
+        return set()
+    leases = turn.ledger.leases
+    return {
+        session_id
+        for session_id, account in turn.ledger.session_accounts.items()
+        if any(leases[one].state is LeaseState.QUARANTINED for one in account.recalled)
+    }
 
 
 def _held_bytes(turn: Turn, tenant: TenantName) -> int:

@@ -3,6 +3,9 @@
 The shares are those of water-filling: nobody gets more than it wants, and whoever gets less has, by
 its weight, as much as anybody (Bertsekas and Gallager, Data Networks, section 6.5.2). First among
 tenants, then among the sub-tenants of each: calling oneself by many names buys nothing.
+
+What a tenant does not give back nobody else can have: it is the least that its share can be, and
+the first of it, so that only who keeps more than its share makes those of others smaller.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ class Party:
     tenant: TenantName
     held_bytes: int
     wanted_bytes: int = 0  # beyond what it holds
+    stuck_bytes: int = 0  # of what it holds, with those who do not answer
+    leaving_bytes: int = 0  # of what it holds, on its way back
     weight: float = 1.0  # among the sub-tenants of its tenant
     owner_weight: float = 1.0  # of its tenant, among tenants
 
@@ -41,6 +46,7 @@ def fair_shares(capacity_bytes: float, parties: Iterable[Party]) -> dict[TenantN
         capacity_bytes,
         {owner: sum(one.demand_bytes for one in group) for owner, group in of_owner.items()},
         {owner: group[0].owner_weight for owner, group in of_owner.items()},
+        {owner: sum(one.stuck_bytes for one in group) for owner, group in of_owner.items()},
     )
     shares: dict[TenantName, float] = {}
     for owner, group in of_owner.items():
@@ -48,17 +54,37 @@ def fair_shares(capacity_bytes: float, parties: Iterable[Party]) -> dict[TenantN
             of_tenants[owner],
             {party.tenant: party.demand_bytes for party in group},
             {party.tenant: party.weight for party in group},
+            {party.tenant: party.stuck_bytes for party in group},
         )
     return shares
 
 
 def max_min(
+    capacity: float,
+    demands: Mapping[_Key, float],
+    weights: Mapping[_Key, float],
+    floors: Mapping[_Key, float] | None = None,
+) -> dict[_Key, float]:
+    """What each gets of *capacity*: its floor at least. Weights are above 0."""
+    shares: dict[_Key, float] = {}
+    least = floors or {}
+    # Each that stands above the water lowers it for the others, which may leave more above it.
+    drinking = dict(demands)
+    while True:
+        poured = _poured(capacity - sum(shares.values()), drinking, weights)
+        above = {key: least[key] for key in poured if poured[key] < least.get(key, 0)}
+        if not above:
+            return shares | poured
+        shares |= above
+        drinking = {key: demand for key, demand in drinking.items() if key not in above}
+
+
+def _poured(
     capacity: float, demands: Mapping[_Key, float], weights: Mapping[_Key, float]
 ) -> dict[_Key, float]:
-    """What each gets of *capacity*. Weights are above 0."""
     shares: dict[_Key, float] = {}
     thirstiest_last = sorted(demands, key=lambda key: demands[key] / weights[key])
-    left, weight_left = capacity, sum(weights[key] for key in demands)
+    left, weight_left = max(0.0, capacity), sum(weights[key] for key in demands)
     for key in thirstiest_last:
         # The level that the water reaches if all that are left drink alike.
         share = min(demands[key], left * weights[key] / weight_left)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 from typing import NewType
 
 from aqua_daemon.core.sizes import (
@@ -27,6 +28,7 @@ RequestId = NewType("RequestId", str)
 SUB_TENANT_MARK = "+"  # "uid-1000/llm.service+blue"; in no name of a unit or a container
 
 
+@lru_cache(maxsize=4096)  # asked for each change of a sum, and of few names
 def owner_of(tenant: TenantName) -> TenantName:
     """The tenant whose quota and share this one divides: its own, unless it is a sub-tenant."""
     return TenantName(tenant.partition(SUB_TENANT_MARK)[0])
@@ -76,6 +78,7 @@ class RebalanceBlock(Enum):
     OUT_OF_REACH = "out_of_reach"  # on the GPU of who wants it
     QUIET = "quiet"  # on a GPU that is left alone
     TOO_RECENT = "too_recent"  # granted a moment ago
+    UNANSWERED = "unanswered"  # with a session that has not answered what it was asked before
 
 
 class RevokeReason(Enum):
@@ -299,7 +302,6 @@ class BrokerSettings:
     lending: LendingPolicy = LendingPolicy.AUTO  # of GPUs that `lending_of` does not name
     lending_of: Mapping[GpuUuid, LendingPolicy] = field(default_factory=dict)
     settle_seconds: float = 0.0  # `auto` lends what nobody has used for so long
-    ramp_seconds: float = 0.0  # until a GPU that begins to lend lends all; 0: at once
     newcomer_seconds: float = 0.0  # a new process's GPU is quiet so long; 0: it is as any other
     term_seconds: float = TERM_SECONDS
     restart_grace_seconds: float = RESTART_GRACE_SECONDS

@@ -46,8 +46,8 @@ def recalls(
     )
     needed = sum(lacks[tenant] for tenant in lacking) - coming_bytes
     found: list[Recall] = []
-    for party in sorted(parties, key=lambda one: shares[one.tenant] - one.held_bytes):
-        excess = int(party.held_bytes - shares[party.tenant])
+    for party in sorted(parties, key=lambda one: -_excess(one, shares)):
+        excess = int(_excess(party, shares))
         if needed < smallest_bytes or excess < smallest_bytes:
             break
         nbytes = min(excess, int(needed))
@@ -60,6 +60,11 @@ def lack(party: Party, shares: Mapping[TenantName, float]) -> int:
     """How many of the bytes that it wants would still be within its share; 0 if not known."""
     share = shares.get(party.tenant, 0.0)
     return int(min(party.wanted_bytes, max(0.0, share - party.held_bytes)))
+
+
+def _excess(party: Party, shares: Mapping[TenantName, float]) -> float:
+    # What is on its way back already is not asked for again.
+    return party.held_bytes - party.leaving_bytes - shares[party.tenant]
 
 
 def _recall(

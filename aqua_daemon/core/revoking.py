@@ -94,6 +94,7 @@ def in_order(turn: Turn, leases: Iterable[Lease]) -> list[Lease]:
     """
     found: list[tuple[int, bool, int, float, LeaseId]] = []
     above = _above_their_part(turn)
+    priorities: dict[TenantName, int] = {}
     for lease in leases:
         if lease.state is LeaseState.ALLOCATING and lease.revocation is None:
             rank = 0
@@ -107,7 +108,9 @@ def in_order(turn: Turn, leases: Iterable[Lease]) -> list[Lease]:
             rank = 3
         idle_seconds = lease.use.idle_seconds if lease.use is not None else 0.0
         used_at = lease.named_at - idle_seconds
-        priority = turn.books.priority_of(lease.tenant)
+        priority = priorities.get(lease.tenant)
+        if priority is None:
+            priority = priorities[lease.tenant] = turn.books.priority_of(lease.tenant)
         found.append((rank, lease.tenant not in above, priority, used_at, lease.lease_id))
     found.sort()
     return [turn.ledger.leases[lease_id] for *_, lease_id in found]
@@ -147,7 +150,7 @@ def revocations(
     carried_seconds = _carried_seconds(turn, leases)
     found = [_revocation(turn, lease, reason, seconds, carried_seconds) for lease in leases]
     least = turn.now + least_seconds
-    return [replace(one, deadline=max(one.deadline, least)) for one in found]
+    return [one if one.deadline >= least else replace(one, deadline=least) for one in found]
 
 
 def send_revokes(turn: Turn, leases: Iterable[Lease]) -> None:

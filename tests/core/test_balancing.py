@@ -8,8 +8,21 @@ from aqua_daemon.core.errors import InsufficientMemory
 from aqua_daemon.core.events import ProcessEnded
 from aqua_daemon.core.instructions import NoteRebalance, SendRevoke
 from aqua_daemon.core.limits import Quota
-from aqua_daemon.core.model import LeaseId, RebalanceBlock, RevokeReason, SessionId, TenantName
-from aqua_daemon.core.sizes import MIB, REST_SECONDS, WANT_SECONDS
+from aqua_daemon.core.model import (
+    LeaseId,
+    LeaseState,
+    RebalanceBlock,
+    RevokeReason,
+    SessionId,
+    TenantName,
+)
+from aqua_daemon.core.sizes import (
+    GRANT_RESERVE_FACTOR,
+    MIB,
+    REST_SECONDS,
+    WANT_SECONDS,
+    reserve_bytes,
+)
 from tests.core.bench import ALICE, BOB, GPU_BYTES, HOME, NEAR, SLAB, Bench, use
 
 # One GPU lends 217.6 MiB: six slabs of 32 MiB, or 54 of 4.
@@ -159,3 +172,41 @@ def test_the_cheapest_go_first() -> None:
     until_rebalanced(bench)
     [order] = bench.the(SendRevoke)
     assert order.lease_ids == (leases[-1], leases[-2])
+
+
+def test_who_does_not_answer_is_asked_for_no_more_until_it_does() -> None:
+    """Its other leases would only come into quarantine too, and nobody would get any of them."""
+    bench, alice, leases, bob = crowded()
+    with pytest.raises(InsufficientMemory):
+        bench.ask(bob, wanted_bytes=1024 * MIB)
+    until_rebalanced(bench)
+    [order] = bench.the(SendRevoke)
+    for _ in range(4):  # the deadline passes, and Bob goes on asking
+        rest(bench, alice, bob, seconds=PERIOD)
+        with pytest.raises(InsufficientMemory):
+            bench.ask(bob, wanted_bytes=1024 * MIB)
+    states = [bench.lease(lease_id).state for lease_id in leases]
+    assert states.count(LeaseState.QUARANTINED) == len(order.lease_ids) == 2
+    assert states.count(LeaseState.LEASED) == 4
+    bench.acknowledge(alice, *order.lease_ids)
+    bench.freed(*order.lease_ids)
+    assert bench.lease(bench.grant(bob)).tenant == BOB
+
+
+def test_scraps_that_no_slab_fits_into_are_not_waited_for() -> None:
+    """What is free on several GPUs, on each less than the smallest slab, serves nobody."""
+    bench = Bench(rebalance_seconds=PERIOD, lend_to_own_gpu=True)
+    smallest = bench.settings.smallest_slab_bytes
+    for gpu in (HOME, NEAR):  # six slabs fit, and three quarters of the smallest are over
+        reserved = reserve_bytes(GPU_BYTES) * GRANT_RESERVE_FACTOR
+        spare = int(GPU_BYTES - reserved) - 6 * SLAB - smallest * 3 // 4
+        bench.report(gpu, {1: spare})
+    alice, bob = bench.open("alice"), bench.open("bob", tenant=BOB, pid=12)
+    for _ in range(11):
+        bench.grant(alice)
+    for _ in range(8):
+        bench.grant(alice, nbytes=smallest)
+    rest(bench, alice, bob)
+    lacks(bench, bob, nbytes=smallest)
+    [note] = until_rebalanced(bench)
+    assert (note.tenant, note.nbytes) == (ALICE, smallest)

@@ -18,8 +18,25 @@ _DEMANDS = st.dictionaries(
 )
 
 
-def party(name: str, held: int, wanted: int = 0, **weights: float) -> Party:
-    return Party(tenant=TenantName(name), held_bytes=held, wanted_bytes=wanted, **weights)
+def party(
+    name: str,
+    held: int,
+    wanted: int = 0,
+    *,
+    stuck: int = 0,
+    leaving: int = 0,
+    weight: float = 1.0,
+    owner_weight: float = 1.0,
+) -> Party:
+    return Party(
+        tenant=TenantName(name),
+        held_bytes=held,
+        wanted_bytes=wanted,
+        stuck_bytes=stuck,
+        leaving_bytes=leaving,
+        weight=weight,
+        owner_weight=owner_weight,
+    )
 
 
 @pytest.mark.parametrize(
@@ -87,6 +104,31 @@ def test_a_weight_is_that_of_the_whole_tenant() -> None:
         ],
     )
     assert shares == pytest.approx({"uid-1+a": 37.5, "uid-1+b": 37.5, "uid-2": 25})
+
+
+@pytest.mark.parametrize(
+    ("stuck", "shares"),
+    [
+        (20, (30, 30, 30)),  # what can't be given back is the first of its own share
+        (50, (50, 20, 20)),
+        (100, (100, 0, 0)),
+    ],
+)
+def test_what_is_stuck_comes_out_of_the_share_of_who_keeps_it(
+    stuck: int, shares: tuple[float, ...]
+) -> None:
+    """Others have less only where somebody keeps more than its share."""
+    demands, floors = {0: 100, 1: 100, 2: 100}, {0: stuck}
+    found = max_min(90, demands, dict.fromkeys(demands, 1.0), floors)
+    assert tuple(found.values()) == pytest.approx(shares)
+
+
+def test_what_leaves_a_tenant_already_is_not_above_its_share() -> None:
+    """It is not asked for again, nor anything of its share in its place."""
+    parties = (party("a", 60, leaving=20), party("b", 60), party("c", 0, 100))
+    shares = {TenantName("a"): 40.0, TenantName("b"): 40.0, TenantName("c"): 40.0}
+    found = recalls(parties, shares, smallest_bytes=4, coming_bytes=20)
+    assert [(one.tenant, one.nbytes) for one in found] == [("b", 20)]
 
 
 def test_what_is_asked_back_leaves_nobody_below_its_share() -> None:

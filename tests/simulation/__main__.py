@@ -8,15 +8,21 @@ import os
 import platform
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from itertools import count, islice
 from pathlib import Path
 
+from tests.simulation.elastic.run import simulate_elastic
 from tests.simulation.run import Outcome, simulate
+
+_STEPS = 500
+_ROUNDS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +57,15 @@ class Summary:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what was asked for; 1 if any promise was broken."""
     asked = _parser().parse_args(arguments)
-    seeds = [asked.seed] if asked.seed is not None else range(asked.seeds)
-    summary = run_seeds(seeds, steps=asked.steps, jobs=asked.jobs, lines=asked.story)
+    simulate_one = simulate_elastic if asked.elastic else simulate
+    steps = asked.steps or (_ROUNDS if asked.elastic else _STEPS)
+    seeds: Iterable[int] = [asked.seed] if asked.seed is not None else range(asked.seeds)
+    if asked.events:
+        seeds = count()
+    run = partial(simulate_one, steps=steps)
+    summary = run_seeds(
+        seeds, steps=steps, jobs=asked.jobs, lines=asked.story, events=asked.events, run=run
+    )
     _print_summary(summary)
     if asked.json is not None:
         asked.json.parent.mkdir(parents=True, exist_ok=True)
@@ -60,19 +73,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if summary.failures else 0
 
 
-def run_seeds(seeds: Iterable[int], *, steps: int, jobs: int = 1, lines: int = 20) -> Summary:
-    """Run each of *seeds*, telling the story of those that fail as they do."""
-    seeds = tuple(seeds)
+def run_seeds(
+    seeds: Iterable[int],
+    *,
+    steps: int,
+    jobs: int = 1,
+    lines: int = 20,
+    events: int = 0,
+    run: Callable[[int], Outcome] | None = None,
+) -> Summary:
+    """Run each of *seeds*, or until so many *events*, telling the story of those that fail."""
     started = time.monotonic()
     counts: Counter[str] = Counter()
     failures: list[int] = []
-    for outcome in _outcomes(seeds, steps, jobs):
-        counts.update(outcome.counts)
-        if outcome.failure:
-            failures.append(outcome.seed)
-            _print_failure(outcome, lines)
+    number = 0
+    with closing(_outcomes(seeds, run or partial(simulate, steps=steps), jobs)) as outcomes:
+        for outcome in outcomes:
+            number += 1
+            counts.update(outcome.counts)
+            if outcome.failure:
+                failures.append(outcome.seed)
+                _print_failure(outcome, lines)
+            if events and counts["events"] >= events:
+                break
     return Summary(
-        seeds=len(seeds),
+        seeds=number,
         steps=steps,
         seconds=time.monotonic() - started,
         counts=counts,
@@ -81,12 +106,20 @@ def run_seeds(seeds: Iterable[int], *, steps: int, jobs: int = 1, lines: int = 2
     )
 
 
-def _outcomes(seeds: tuple[int, ...], steps: int, jobs: int) -> Iterable[Outcome]:
+def _outcomes(seeds: Iterable[int], run: Callable[[int], Outcome], jobs: int) -> Generator[Outcome]:
     if jobs == 1:
-        yield from (simulate(seed, steps) for seed in seeds)
+        for seed in seeds:
+            yield run(seed)
         return
     with ProcessPoolExecutor(jobs) as pool:
-        yield from pool.map(partial(simulate, steps=steps), seeds, chunksize=4)
+        seeds = iter(seeds)
+        running = deque(pool.submit(run, seed) for seed in islice(seeds, 4 * jobs))
+        try:
+            while running:
+                yield running.popleft().result()
+                running.extend(pool.submit(run, seed) for seed in islice(seeds, 1))
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _print_failure(outcome: Outcome, lines: int) -> None:
@@ -112,7 +145,15 @@ def _parser() -> argparse.ArgumentParser:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--seeds", type=int, default=200, help="run seeds 0 to N-1")
     which.add_argument("--seed", type=int, help="run this one seed again")
-    parser.add_argument("--steps", type=int, default=500, help="acts and faults in each run")
+    which.add_argument("--events", type=int, default=0, help="run seeds until so many events")
+    parser.add_argument(
+        "--elastic", action="store_true", help="nodes whose load breathes, and fair shares"
+    )
+    parser.add_argument(
+        "--steps",
+        type=int,
+        help=f"acts and faults in each run ({_STEPS}), or storms of an elastic one ({_ROUNDS})",
+    )
     parser.add_argument("--story", type=int, default=20, help="lines told of a failed run")
     parser.add_argument("--jobs", type=int, default=1, help="processes to run seeds in")
     parser.add_argument("--json", type=Path, help="keep the summary there")

@@ -11,7 +11,6 @@ from dataclasses import replace
 
 from aqua_daemon.core.broker import Broker
 from aqua_daemon.core.events import (
-    DrainRequested,
     Event,
     GpuReported,
     KeepaliveReceived,
@@ -27,7 +26,6 @@ from aqua_daemon.core.events import (
 )
 from aqua_daemon.core.instructions import (
     AllocateSlab,
-    AnswerDrain,
     AnswerGranted,
     AnswerKeepalive,
     AnswerReclaim,
@@ -40,7 +38,6 @@ from aqua_daemon.core.model import (
     BrokerSettings,
     GpuReport,
     GpuSnapshot,
-    GpuUuid,
     LeaseId,
     LeaseState,
     LeaseUse,
@@ -54,10 +51,8 @@ from aqua_daemon.core.model import (
 class BrokenBroker:
     """The real broker; what is broken is in the classes below."""
 
-    def __init__(
-        self, settings: BrokerSettings, now: float, drained: Iterable[GpuUuid] = ()
-    ) -> None:
-        self.inner = Broker(self.told(settings), now=now, strict=False, drained=drained)
+    def __init__(self, settings: BrokerSettings, now: float) -> None:
+        self.inner = Broker(self.told(settings), now=now, strict=False)
 
     def told(self, settings: BrokerSettings) -> BrokerSettings:
         """The settings that it goes by."""
@@ -108,10 +103,8 @@ class TakesThePidfdAsProof(BrokenBroker):
 class GrantsTwice(BrokenBroker):
     """A repeated request is a new request."""
 
-    def __init__(
-        self, settings: BrokerSettings, now: float, drained: Iterable[GpuUuid] = ()
-    ) -> None:
-        super().__init__(settings, now, drained)
+    def __init__(self, settings: BrokerSettings, now: float) -> None:
+        super().__init__(settings, now)
         self._said: dict[RequestId, RequestId] = {}
 
     def handle(self, event: Event, *, now: float) -> tuple[Instruction, ...]:
@@ -266,10 +259,8 @@ class GrantsBeforeTheSlabIsMade(BrokenBroker):
 class NeverForgets(BrokenBroker):
     """Keeps something of every session for ever."""
 
-    def __init__(
-        self, settings: BrokerSettings, now: float, drained: Iterable[GpuUuid] = ()
-    ) -> None:
-        super().__init__(settings, now, drained)
+    def __init__(self, settings: BrokerSettings, now: float) -> None:
+        super().__init__(settings, now)
         self.graveyard: list[SessionId] = []
 
     def handle(self, event: Event, *, now: float) -> tuple[Instruction, ...]:
@@ -300,29 +291,6 @@ class LeaksEveryTenthSlab(BrokenBroker):
         return tuple(kept)
 
 
-class LeavesWhatIsLentThere(BrokenBroker):
-    """A drain asks nobody for anything."""
-
-    def handle(self, event: Event, *, now: float) -> tuple[Instruction, ...]:
-        """Only look, and say that it was done."""
-        if isinstance(event, DrainRequested):
-            event = replace(event, is_dry_run=True)
-        done = self.inner.handle(event, now=now)
-        return tuple(
-            replace(one, is_dry_run=False) if isinstance(one, AnswerDrain) else one for one in done
-        )
-
-
-class ForgetsDrains(BrokenBroker):
-    """A new daemon lends whatever was drained."""
-
-    def __init__(
-        self, settings: BrokerSettings, now: float, drained: Iterable[GpuUuid] = ()
-    ) -> None:
-        del drained
-        super().__init__(settings, now)
-
-
 BROKEN: tuple[type[BrokenBroker], ...] = (
     FreesAtTheDeadline,
     TakesThePidfdAsProof,
@@ -342,8 +310,6 @@ BROKEN: tuple[type[BrokenBroker], ...] = (
     NeverForgets,
     NeverAnswersReclaims,
     LeaksEveryTenthSlab,
-    LeavesWhatIsLentThere,
-    ForgetsDrains,
 )
 
 

@@ -7,6 +7,7 @@ and its connection to the daemon are `linking`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import assert_never
@@ -30,6 +31,8 @@ from aqua_daemon.core.instructions import (
 from aqua_daemon.core.model import Lease, LeaseId, RequestId, SafetyClass, SessionId
 from tests.simulation.holdings import Holdings
 from tests.simulation.linking import LinkedProcess
+
+Told = Callable[[Answer | BrokerError | None], None]
 
 _STUCK = 0.12  # of revokes: never answered while faults strike
 _SLOW = 0.15  # of revokes: answered when it is too late
@@ -59,9 +62,17 @@ class Client(LinkedProcess):
         self.holdings = Holdings(self.process, self._stage)
         self.connect_after(self._stage.chance.between(0.1, 3.0))
 
-    def acquire(self, nbytes: int, safety_class: SafetyClass) -> None:
-        """Borrow a slab."""
+    def acquire(
+        self,
+        nbytes: int,
+        safety_class: SafetyClass,
+        *,
+        wanted_bytes: int = 0,
+        told: Told = lambda _: None,
+    ) -> None:
+        """Borrow a slab, one of *wanted_bytes*; *told* hears of what came, once something did."""
         if self.session_id is None:
+            told(None)
             return
         event = LeaseRequested(
             session_id=self.session_id,
@@ -69,8 +80,9 @@ class Client(LinkedProcess):
             lease_id=LeaseId(self._stage.chance.new_id()),
             nbytes=nbytes,
             safety_class=safety_class,
+            wanted_bytes=wanted_bytes,
         )
-        self._acquire(event, tries=3)
+        self._acquire(event, told, tries=3)
 
     def release(self, lease_ids: tuple[LeaseId, ...]) -> None:
         """Give slabs back that are not needed; their items go to host memory or are dropped."""
@@ -100,14 +112,15 @@ class Client(LinkedProcess):
 
     # --- private -----------------------------------------------------------------------------
 
-    def _acquire(self, event: LeaseRequested, *, tries: int) -> None:
+    def _acquire(self, event: LeaseRequested, told: Told, *, tries: int) -> None:
         seconds = self._stage.chance.pick((0.2, 1.0, 3.0))
-        self.caller.call(event, partial(self._acquired, event, tries), seconds=seconds)
+        self.caller.call(event, partial(self._acquired, event, told, tries), seconds=seconds)
 
     def _acquired(
-        self, event: LeaseRequested, tries: int, answer: Answer | BrokerError | None
+        self, event: LeaseRequested, told: Told, tries: int, answer: Answer | BrokerError | None
     ) -> None:
         if event.session_id != self.session_id:
+            told(None)
             return
         match answer:
             case AnswerGranted(lease=lease):
@@ -115,11 +128,13 @@ class Client(LinkedProcess):
             case None if tries > 0 and self._stage.chance.happens(0.7):
                 self._stage.count("acquires repeated")
                 again = replace(event, lease_id=LeaseId(self._stage.chance.new_id()))
-                self._acquire(again, tries=tries - 1)
+                self._acquire(again, told, tries=tries - 1)
+                return
             case BrokerError():
                 self._stage.count(f"refused: {answer.reason}")
             case _:
                 self._stage.count("acquires given up")
+        told(answer)
 
     def _take(self, lease: Lease) -> None:
         lease_id = lease.lease_id
@@ -164,7 +179,7 @@ class Client(LinkedProcess):
                 self._plan(part)
 
     def _plan(self, lease_ids: tuple[LeaseId, ...]) -> None:
-        if self._stage.chance.strikes(_STUCK):
+        if self.never_acknowledges or self._stage.chance.strikes(_STUCK):
             self._stage.count("revokes left unanswered")
             self.stuck.append(lease_ids)
             return

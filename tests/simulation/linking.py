@@ -41,6 +41,7 @@ class LinkedProcess(ABC):
         self.session_id: SessionId | None = None
         self.connection: Connection | None = None
         self.stuck: list[tuple[LeaseId, ...]] = []
+        self.never_acknowledges = False
         self.closed_leases: dict[LeaseId, None] = {}  # given back or refused: never mapped again
         self._daemon: Daemon | None = None
         self._is_newcomer = True

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 from aqua_daemon.core.model import (
+    GpuUuid,
     Lease,
     LeaseId,
     LeaseState,
     RevokeReason,
     SessionId,
 )
+from aqua_daemon.core.sizes import REST_SECONDS
 from tests.simulation.books import Books
 from tests.simulation.judge import require
 from tests.simulation.stage import Stage
@@ -26,7 +29,9 @@ class Moves:
         find_slab: Callable[[LeaseId], Slab | None],
     ) -> None:
         self.granted: dict[LeaseId, SessionId] = {}  # whose handle has left a daemon
+        self.asked_back: Counter[tuple[GpuUuid, RevokeReason]] = Counter()  # leases
         self.lost_at = -1e9  # when a slab was last lost with its keeper
+        self._leased_at: dict[LeaseId, float] = {}
         self._stage = stage
         self._find_slab = find_slab
 
@@ -41,6 +46,10 @@ class Moves:
         known = books.leases.get(lease.lease_id)
         was = known.state if known is not None else None
         require(was is before, "{} moved from {}, it was {}", lease.lease_id, before, was)
+        if after is LeaseState.LEASED:
+            self._leased_at.setdefault(lease.lease_id, self._stage.now)
+        elif after is None:
+            self._leased_at.pop(lease.lease_id, None)
         if after is LeaseState.RETURNED:
             self.must_be_returned(lease.lease_id, books, "counted as returned")
         elif after is LeaseState.LEASED and before is not None:
@@ -48,6 +57,7 @@ class Moves:
             require(not dead, "{} leased to a dead process", lease.lease_id)
         elif after is LeaseState.REVOKING:
             self._check_deadline(lease, books)
+            self._check_rest(lease)
         elif after is LeaseState.QUARANTINED:
             self._stage.count("quarantines")
             self._check_quarantine(lease, books)
@@ -78,11 +88,17 @@ class Moves:
         if revocation is None:
             return
         self._stage.count(f"revokes: {revocation.reason.value}")
-        is_drain = revocation.reason is RevokeReason.DRAIN
-        longest = books.longest_drain_seconds() if is_drain else books.standard_revoke_seconds()
-        standard = self._stage.now + longest + 1e-6
+        standard = self._stage.now + books.standard_revoke_seconds() + 1e-6
         by_owner = revocation.reason is RevokeReason.RECLAIM
         require(by_owner or revocation.deadline <= standard, "{}: deadline is too late", lease)
+
+    def _check_rest(self, lease: Lease) -> None:
+        """By choice nothing is moved twice within a while."""
+        reason = lease.revocation.reason if lease.revocation is not None else RevokeReason.FAULT
+        self.asked_back[lease.lender, reason] += 1
+        rested = self._stage.now - self._leased_at.get(lease.lease_id, -1e9)
+        by_choice = reason is RevokeReason.REBALANCE
+        require(not by_choice or rested >= REST_SECONDS, "{} moved after {} s", lease, rested)
 
     def _check_quarantine(self, lease: Lease, books: Books) -> None:
         deadline = books.revoke_deadlines.get(lease.lease_id)

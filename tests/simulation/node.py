@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 
 from aqua_daemon.core.broker import Broker
@@ -12,8 +12,9 @@ from aqua_daemon.core.model import (
     LeaseId,
     ProcessIdentity,
     SessionId,
+    TenantName,
+    owner_of,
 )
-from tests.simulation.admins import Admins
 from tests.simulation.agenda import Agenda
 from tests.simulation.audit import Audit
 from tests.simulation.chance import Chance
@@ -26,21 +27,26 @@ from tests.simulation.stage import Stage
 from tests.simulation.story import Story
 from tests.simulation.truth import Gpu, Process, Slab
 
-MakeBroker = Callable[[BrokerSettings, float, Iterable[GpuUuid]], BrokerLike]
+MakeBroker = Callable[[BrokerSettings, float], BrokerLike]
 _REPORT_SECONDS = 1.0
 
 
-def real_broker(settings: BrokerSettings, now: float, drained: Iterable[GpuUuid]) -> BrokerLike:
+def real_broker(settings: BrokerSettings, now: float) -> BrokerLike:
     """The broker as it is."""
-    return Broker(settings, now=now, strict=True, drained=drained)
+    return Broker(settings, now=now, strict=True)
 
 
 class Node:
     """Everything that exists, and what can be done to it."""
 
-    def __init__(self, seed: int, make_broker: MakeBroker = real_broker) -> None:
+    def __init__(
+        self,
+        seed: int,
+        make_broker: MakeBroker = real_broker,
+        scenario: Scenario | None = None,
+    ) -> None:
         chance = Chance(seed)
-        self.scenario: Scenario = scenario_for(chance)
+        self.scenario: Scenario = scenario or scenario_for(chance)
         self.stage = Stage(agenda=Agenda(), chance=chance, story=Story())
         total = self.scenario.gpu_bytes
         self.gpus = {gpu: Gpu(gpu, total) for gpu in self.scenario.settings.gpus}
@@ -55,9 +61,6 @@ class Node:
         )
         self.audit = Audit(self.oracle, list(self.gpus.values()), self.clients)
         self.keepers = [self._new_keeper(gpus) for gpus in self.scenario.keepers]
-        self.admins = Admins(
-            self.scenario.settings.gpus, stage=self.stage, find_daemon=lambda: self.daemon
-        )
         self._make_broker = make_broker
         self._next_pid = 100
         self.start_daemon()
@@ -80,7 +83,7 @@ class Node:
         if self.daemon is not None:
             return
         self.oracle.daemon_started()
-        broker = self._make_broker(self.scenario.settings, self.stage.now, self.admins.kept)
+        broker = self._make_broker(self.scenario.settings, self.stage.now)
         self.oracle.reserved_bytes = lambda: broker.snapshot(self.stage.now).host_reserved_bytes
         self.daemon = Daemon(
             broker,
@@ -121,18 +124,18 @@ class Node:
 
     # --- clients -----------------------------------------------------------------------------
 
-    def start_client(self) -> Client:
+    def start_client(self, tenant: TenantName | None = None) -> Client:
         """A new process of some tenant; its pid may be one that was used before."""
         chance, scenario = self.stage.chance, self.scenario
-        tenant = chance.pick(scenario.tenants)
+        tenant = tenant or chance.pick(scenario.tenants)
         gone = [c.process for c in self.clients if not c.process.family_lives]
         pid = chance.pick(gone).identity.pid if gone and chance.happens(0.3) else self.new_pid()
         ticks = self.new_pid()
-        uid = int(tenant.removeprefix("uid-"))
+        uid = int(owner_of(tenant).removeprefix("uid-"))
         identity = ProcessIdentity(pid=pid, start_ticks=ticks, uid=uid)
         client = Client(
             Process(identity, tenant),
-            home_gpu=chance.pick((None, *scenario.settings.gpus)),
+            home_gpu=chance.pick(scenario.homes),
             term_seconds=scenario.settings.term_seconds,
             stage=self.stage,
             judge=self.oracle,

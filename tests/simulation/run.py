@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import traceback
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from tests.simulation.faults import Weather
 from tests.simulation.judge import require
@@ -25,21 +27,27 @@ class Outcome:
     failure: str  # empty: every promise held
     where: str
     story: tuple[str, ...]
+    family: str = ""  # of scenarios, as an option of the command
 
     @property
     def replay(self) -> str:
         """The command that does exactly this again."""
-        return f"python -m tests.simulation --seed {self.seed} --steps {self.steps}"
+        return f"python -m tests.simulation {self.family}--seed {self.seed} --steps {self.steps}"
 
 
 def simulate(seed: int, steps: int, make_broker: MakeBroker = real_broker) -> Outcome:
     """Run one node to its end, or to the first promise that does not hold."""
     node = Node(seed, make_broker)
+    return outcome_of(node, partial(_play, node, steps), seed=seed, steps=steps)
+
+
+def outcome_of(
+    node: Node, play: Callable[[], None], *, seed: int, steps: int, family: str = ""
+) -> Outcome:
+    """What came of *play* on *node*: its counts, and the first promise that did not hold."""
     failure = where = ""
     try:
-        _stormy(node, steps)
-        _quiet(node)
-        _everybody_leaves(node)
+        play()
     except Exception as error:  # noqa: BLE001 - whatever goes wrong is what a run is to find
         failure = f"{type(error).__name__}: {error}"
         where = "".join(traceback.format_tb(error.__traceback__)[-3:])
@@ -50,7 +58,14 @@ def simulate(seed: int, steps: int, make_broker: MakeBroker = real_broker) -> Ou
         failure=failure,
         where=where,
         story=tuple(node.stage.story.last_lines()) if failure else (),
+        family=family,
     )
+
+
+def _play(node: Node, steps: int) -> None:
+    _stormy(node, steps)
+    heal(node)
+    everybody_leaves(node)
 
 
 def _stormy(node: Node, steps: int) -> None:
@@ -61,14 +76,14 @@ def _stormy(node: Node, steps: int) -> None:
         pause = node.stage.chance.rng.expovariate(1.0) * mean_seconds
         if node.stage.chance.happens(0.02):
             pause += node.stage.chance.between(0.5, 3.0)
-        _pass(node, pause)
+        pass_time(node, pause)
         if step % _AUDIT_EVERY == 0:
-            _audit(node)
+            audit(node)
         if step % _INTEGRITY_EVERY == 0 and node.daemon is not None:
             node.daemon.broker.check_integrity()
 
 
-def _pass(node: Node, seconds: float) -> None:
+def pass_time(node: Node, seconds: float) -> None:
     """Let time pass, in pieces after each of which the clock is looked at."""
     until = node.stage.now + seconds
     while node.stage.now < until:
@@ -77,12 +92,13 @@ def _pass(node: Node, seconds: float) -> None:
             node.oracle.look_at_the_clock()
 
 
-def _audit(node: Node) -> None:
+def audit(node: Node) -> None:
+    """Compare whole states, if there is a daemon to ask."""
     if node.daemon is not None:
         node.audit.during(node.daemon.broker.snapshot(node.stage.now))
 
 
-def _quiet(node: Node) -> None:
+def heal(node: Node) -> None:
     """No more faults: who lives answers, children of the dead end. Everything must heal."""
     node.stage.chance.is_calm = True
     node.stage.tell("the faults are over")
@@ -99,7 +115,7 @@ def _quiet(node: Node) -> None:
     while node.stage.now < until:
         for client in node.clients:
             client.unstick()
-        _pass(node, 0.5)
+        pass_time(node, 0.5)
     node.start_daemon()
     daemon = node.daemon
     if daemon is None:
@@ -113,7 +129,7 @@ def _quiet(node: Node) -> None:
             client.holdings.read(number)
 
 
-def _everybody_leaves(node: Node) -> None:
+def everybody_leaves(node: Node) -> None:
     """Half say goodbye, half die: nothing may be left of either."""
     daemon = node.daemon
     if daemon is None:
@@ -121,11 +137,11 @@ def _everybody_leaves(node: Node) -> None:
     for number, client in enumerate(node.living()):
         if number % 2:
             client.say_goodbye()
-    _pass(node, 1.0)
+    pass_time(node, 1.0)
     for client in node.living():
         node.kill_client(client)
     # Deadlines that were noted may be forgotten only when they come.
-    _pass(node, 3.0 + 1.2 * node.scenario.settings.term_seconds)
+    pass_time(node, 3.0 + 1.2 * node.scenario.settings.term_seconds)
     snapshot = daemon.broker.snapshot(node.stage.now)
     node.audit.at_end(snapshot)
     daemon.broker.check_integrity()

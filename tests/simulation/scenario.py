@@ -19,7 +19,8 @@ class Scenario:
     gpu_bytes: int
     keepers: tuple[tuple[GpuUuid, ...], ...]  # which GPUs each keeper has
     tenants: tuple[TenantName, ...]
-    clients: int
+    clients: int  # at the start, and at most at any time
+    homes: tuple[GpuUuid | None, ...]  # of clients
     step_seconds: float  # mean
 
 
@@ -52,5 +53,6 @@ def scenario_for(chance: Chance) -> Scenario:
         keepers=(gpus,) if one_keeper else tuple((gpu,) for gpu in gpus),
         tenants=tuple(TenantName(f"uid-{1000 + n}") for n in range(chance.pick((1, 2, 3)))),
         clients=chance.pick((3, 5, 7)),
+        homes=(None, *gpus),
         step_seconds=chance.pick((0.02, 0.06, 0.15)),
     )

@@ -36,8 +36,6 @@ _FAULTS = (
 _OUTCOMES = (
     "acquires given up",
     "acquires repeated",
-    "drains",
-    "drains told ahead",
     "fetches from host",
     "fetches from peers",
     "frees ordered",
@@ -65,7 +63,6 @@ _OUTCOMES = (
     "releases",
     "revokes of unknown leases",
     "revokes: dead",
-    "revokes: drain",
     "revokes: lapsed",
     "revokes: reclaim",
     "revokes: reserve",
@@ -73,7 +70,6 @@ _OUTCOMES = (
     "sessions forgotten",
     "sessions re-attached",
     "slabs freed",
-    "undrains",
 )
 
 
