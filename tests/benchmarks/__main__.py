@@ -12,6 +12,7 @@ from pathlib import Path
 from tests.benchmarks import (
     books,
     deaths,
+    elastic,
     figure,
     fragmentation,
     grants,
@@ -36,6 +37,7 @@ SUBJECTS: Mapping[str, Callable[[Node], Iterator[Figure]]] = {
     "small": lambda node: small.measure(node.socket),
     "grants": grants.measure,
     "deaths": deaths.measure,
+    "elastic": lambda _node: elastic.measure(),
     "pushes": lambda _node: pushes.measure(),
     "idle": idle.measure,
     "core": lambda _node: books.measure(),

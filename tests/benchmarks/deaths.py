@@ -77,14 +77,14 @@ def _kill(node: Node) -> tuple[float, float]:
         holder.kill()
         holder.wait()
         holder.stdout.close()
-    moves = list(_moves(node.log(), killed))
-    noticed = min(at for at, before, _ in moves if before == "leased")
-    returned = max(at for at, _, after in moves if after is None)
+    told = list(moves(node.log(), killed))
+    noticed = min(at for at, before, _ in told if before == "leased")
+    returned = max(at for at, _, after in told if after is None)
     return _milliseconds(noticed - killed), _milliseconds(returned - killed)
 
 
-def _moves(log: str, since: dt.datetime) -> Iterator[tuple[dt.datetime, str | None, str | None]]:
-    """When a lease went from which state to which; None is none."""
+def moves(log: str, since: dt.datetime) -> Iterator[tuple[dt.datetime, str | None, str | None]]:
+    """When a lease went from which state to which since then; None is none."""
     since -= since.resolution * 1000  # the journal's times are whole milliseconds
     for line in log.splitlines()[: log.count("\n")]:  # the last one may be half written
         record = json.loads(line)
@@ -96,9 +96,9 @@ def _moves(log: str, since: dt.datetime) -> Iterator[tuple[dt.datetime, str | No
 
 def _is_told(log: str, killed: dt.datetime) -> bool:
     """Whether every lease that left LEASED has been freed."""
-    moves = [(before, after) for _, before, after in _moves(log, killed)]
-    left = sum(before == "leased" for before, _ in moves)
-    return 0 < left == sum(after is None for _, after in moves)
+    told = [(before, after) for _, before, after in moves(log, killed)]
+    left = sum(before == "leased" for before, _ in told)
+    return 0 < left == sum(after is None for _, after in told)
 
 
 def _milliseconds(span: dt.timedelta) -> float:
