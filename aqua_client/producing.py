@@ -45,8 +45,6 @@ from aqua_client.settings import ClientSettings
 
 logger = logging.getLogger("aqua")
 
-MOST_ROUNDS = 3  # of reclaims for one decision
-
 
 def producer(
     gpu: object,
@@ -200,16 +198,30 @@ class Producer:
         return result
 
     def _carry_out(self, wanted_bytes: int) -> None:
-        """Lend at most so much, and take back what is lent beyond it."""
-        lent_bytes = self._offer(wanted_bytes).lent_bytes
-        # Once is enough, unless the daemon counted what was on its way back anyhow.
-        for _ in range(MOST_ROUNDS):
-            if lent_bytes <= wanted_bytes:
-                return
-            result = self._reclaim(lent_bytes - wanted_bytes, 0.0)
-            if result.error is not None:
-                raise result.error
-            lent_bytes = self._offer(wanted_bytes).lent_bytes  # the reclaim has lowered the limit
+        """Lend at most so much, and set on its way back what is lent beyond it."""
+        beyond_bytes = self._offer(wanted_bytes).lent_bytes - wanted_bytes
+        if beyond_bytes > 0:
+            # A borrower that hangs must not hold up the burst that comes next and wants all of it.
+            threading.Thread(
+                target=self._take_back, args=(beyond_bytes,), name="aqua-reclaim", daemon=True
+            ).start()
+
+    def _take_back(self, nbytes: int) -> None:
+        """Wait for them; then it is looked again, and what is to be lent is said again.
+
+        For the reclaim has lowered the limit, and counted what was on its way back anyhow.
+        """
+        if self._reporter is None:
+            return
+        try:
+            result = self._reclaim(nbytes, 0.0)
+        except AquaError as error:
+            self._reporter.later(error)
+            return
+        if result.freed_bytes:
+            self._reporter.again()
+        else:
+            self._reporter.later(result.error)
 
     def _not_an_owner(self, error: NotAnOwner) -> NotAnOwner:
         msg = f"{error}: call this in a process that has memory of its own on {self.gpu}"

@@ -35,7 +35,10 @@ class Reporter:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """*carry_out* has the daemon lend so many bytes at most; it may wait, and raise AquaError."""
+        """*carry_out* has the daemon lend so many bytes at most, and may raise AquaError.
+
+        What takes long it leaves to a thread of its own, which ends with `again` or `later`.
+        """
         self._informer = informer
         self._carry_out = carry_out
         self._clock = clock
@@ -82,6 +85,21 @@ class Reporter:
             self._wanted_bytes = lent_bytes
             self._is_due = False
             self._rests_until = self._clock() + REST_SECONDS
+
+    def again(self) -> None:
+        """Carry out once more what is wanted: something has changed."""
+        with self._change:
+            self._is_due = True
+            self._change.notify_all()
+
+    def later(self, error: AquaError | None = None) -> None:
+        """The same after a pause, by a thread that may wait; *error* is why."""
+        with self._change:
+            if error is not None:
+                self._note_failure(str(getattr(error, "reason", type(error).__name__)), error)
+            # What is decided meanwhile does not wait for the retry of what it replaces.
+            self._change.wait_for(lambda: self._is_due or self._is_closed, RETRY_SECONDS)
+        self.again()
 
     def stats(self) -> dict[str, object]:
         """What was decided, and what went wrong; nothing in a forked child."""
@@ -139,16 +157,9 @@ class Reporter:
             try:
                 self._carry_out(wanted_bytes)
             except AquaError as error:
-                self._wait_to_retry(error)
+                self.later(error)
             with self._change:  # said by hand meanwhile, it may have been overtaken by this
                 self._is_due |= self._wanted_bytes != wanted_bytes
-
-    def _wait_to_retry(self, error: AquaError) -> None:
-        with self._change:
-            self._note_failure(str(getattr(error, "reason", type(error).__name__)), error)
-            # What is decided meanwhile does not wait for the retry of what it replaces.
-            self._change.wait_for(lambda: self._is_due or self._is_closed, RETRY_SECONDS)
-            self._is_due = True
 
     def _note_failure(self, reason: str, error: Exception) -> None:
         self._failures[reason] = self._failures.get(reason, 0) + 1

@@ -94,6 +94,7 @@ def broker_settings(config: DaemonConfig, gpus: tuple[GpuUuid, ...]) -> BrokerSe
         lending_of=config.lending.lending_of,
         settle_seconds=config.lending.settle_seconds,
         newcomer_seconds=config.lending.newcomer_seconds,
+        ramp_seconds=config.lending.ramp_seconds,
         rebalance_seconds=config.lending.rebalance_seconds,
         lend_over_pcie=config.lending.lend_over_pcie,
         host_bytes_per_second=config.lending.host_bytes_per_second,

@@ -25,6 +25,7 @@ LENDING_DEFAULTS: Mapping[str, str] = {
     "lending_of": "",  # as `lending` says
     "settle_seconds": "30",
     "newcomer_seconds": "10",
+    "ramp_seconds": "5",
     "rebalance_seconds": "5",
     "lend_over_pcie": "false",
     "host_bytes_per_second": format_bytes(int(HOST_BYTES_PER_SECOND)),
@@ -42,6 +43,7 @@ class LendingConfig:
     lending_of: Mapping[GpuUuid, LendingPolicy]
     settle_seconds: float
     newcomer_seconds: float
+    ramp_seconds: float
     rebalance_seconds: float
     lend_over_pcie: bool
     host_bytes_per_second: int  # what all evacuations together get of the way to host memory
@@ -58,6 +60,7 @@ def read_lending(words: Mapping[str, str]) -> LendingConfig:
         lending_of=_policies(words["lending_of"]),
         settle_seconds=parse_seconds("settle_seconds", words["settle_seconds"]),
         newcomer_seconds=parse_seconds("newcomer_seconds", words["newcomer_seconds"]),
+        ramp_seconds=parse_seconds("ramp_seconds", words["ramp_seconds"]),
         rebalance_seconds=parse_seconds("rebalance_seconds", words["rebalance_seconds"]),
         lend_over_pcie=parse_truth("lend_over_pcie", words),
         host_bytes_per_second=parse_bytes(

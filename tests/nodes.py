@@ -52,6 +52,7 @@ def environment(**more: str) -> dict[str, str]:
 STEADY: Mapping[str, str | float | bool] = {
     "settle_seconds": 0,
     "newcomer_seconds": 0,
+    "ramp_seconds": 0,
     "rebalance_seconds": 0,
 }
 

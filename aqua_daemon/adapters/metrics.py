@@ -151,7 +151,9 @@ def _gpu_metrics(gpus: Iterable[GpuSnapshot]) -> Iterator[Metric]:
     )
     quarantined = _gauge("quarantined_bytes", "Lent memory that did not come back.", "gpu")
     lendable = _gauge("lendable_bytes", "What may be granted now; 0 without its keeper.", "gpu")
+    drained = _gauge("gpu_drained", "1 while an admin wants nothing lent there.", "gpu")
     for gpu in gpus:
+        drained.add_metric([gpu.gpu], gpu.is_drained)
         parts = {
             "used_by_others": gpu.used_by_others_bytes,
             "lent": gpu.lent_bytes,
@@ -164,7 +166,7 @@ def _gpu_metrics(gpus: Iterable[GpuSnapshot]) -> Iterator[Metric]:
             pool.add_metric([gpu.gpu, state], nbytes)
         quarantined.add_metric([gpu.gpu], gpu.quarantined_bytes)
         lendable.add_metric([gpu.gpu], gpu.lendable_bytes)
-    yield from (pool, quarantined, lendable)
+    yield from (pool, quarantined, lendable, drained)
 
 
 def _state_metrics(snapshot: NodeSnapshot) -> Iterator[Metric]:

@@ -61,6 +61,14 @@ class Newcomer:
     is_alone: bool = False  # all that was lent there has gone back, or is quarantined
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ramp:
+    """How much may be lent on a GPU that has just begun to lend."""
+
+    opened_at: float | None  # None: it does not lend yet
+    most_bytes: int  # held there, with what is granted
+
+
 @dataclass(slots=True, kw_only=True)
 class GpuAccount:
     """One GPU: what its keeper said last, and the sums of its slabs."""
@@ -96,6 +104,7 @@ class GpuAccount:
     unsettled_bytes: int = 0  # free, but used a moment ago
     outgrown_bytes: int = 0  # how much its processes grew by at once, if more than the reserve
     newcomer: Newcomer | None = None
+    ramp: Ramp | None = None  # None: it lends all that it may
     has_postponed: bool = False  # slabs are RETURNED that are to be freed when it is quiet no more
 
     @property
@@ -119,6 +128,8 @@ class GpuAccount:
         room -= self.unsettled_bytes
         if self.limits:
             room = min(room, min(self.limits.values()) - self.held_bytes)
+        if self.ramp is not None:
+            room = min(room, self.ramp.most_bytes - self.held_bytes)
         return max(0, room)
 
     @property

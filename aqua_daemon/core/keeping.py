@@ -22,6 +22,7 @@ from aqua_daemon.core.model import (
     SessionState,
     SlabTag,
 )
+from aqua_daemon.core.ramping import ramp
 from aqua_daemon.core.returning import forget_if_over, lose, send_free
 from aqua_daemon.core.revoking import keep_reserve, return_from_proved_gone, revoke_from_dead
 from aqua_daemon.core.sessions import adopt_holder
@@ -67,6 +68,7 @@ def report(turn: Turn, event: GpuReported) -> None:
         account.keeper_slabs = dict(event.report.slab_bytes)
         _check_slabs(turn, account)
     lending.settle(turn, account)
+    ramp(turn, account)
     keep_reserve(turn, account)
 
 

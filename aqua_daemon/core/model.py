@@ -302,6 +302,7 @@ class BrokerSettings:
     lending: LendingPolicy = LendingPolicy.AUTO  # of GPUs that `lending_of` does not name
     lending_of: Mapping[GpuUuid, LendingPolicy] = field(default_factory=dict)
     settle_seconds: float = 0.0  # `auto` lends what nobody has used for so long
+    ramp_seconds: float = 0.0  # until a GPU that begins to lend lends all; 0: at once
     newcomer_seconds: float = 0.0  # a new process's GPU is quiet so long; 0: it is as any other
     term_seconds: float = TERM_SECONDS
     restart_grace_seconds: float = RESTART_GRACE_SECONDS

@@ -11,6 +11,7 @@ from aqua_daemon.core.balancing import rebalance
 from aqua_daemon.core.lending import settle
 from aqua_daemon.core.model import Lease, LeaseState, RevokeReason, SessionId, SessionState
 from aqua_daemon.core.quiescing import end_overdue
+from aqua_daemon.core.ramping import ramp
 from aqua_daemon.core.revoking import keep_reserve, quarantine_if_overdue, revoke
 from aqua_daemon.core.sessions import schedule
 from aqua_daemon.core.sizes import SUSPECT_TERM_FRACTION
@@ -26,6 +27,7 @@ def tick(turn: Turn) -> None:
     for account in turn.ledger.gpus.values():
         end_overdue(turn, account)
         settle(turn, account)
+        ramp(turn, account)
         keep_reserve(turn, account)
     rebalance(turn)
     turn.books.reclaim_timers.take_due(turn.now)  # the broker settles reclaims after each event

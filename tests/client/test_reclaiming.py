@@ -131,6 +131,19 @@ def test_a_refusal_and_silence_are_results(
         mine.close()
 
 
+def test_a_daemon_that_hangs_is_waited_for_no_longer_than_was_said(
+    mine: Producer, daemon: FakeDaemon
+) -> None:
+    """Watched or not: then it is unreachable, and no byte is claimed."""
+    seen: list[ReclaimProgress] = []
+    daemon.hangs = True
+    result = mine.reclaim(MIB, deadline=0.1, on_progress=seen.append)
+    assert (result.outcome, result.freed_bytes) == ("unreachable", 0)
+    assert seen == []
+    assert result.seconds < 20.0
+    assert mine.reclaim(MIB, deadline=0.1).outcome == "unreachable"
+
+
 def test_an_older_daemon_that_shows_every_gpu_is_read() -> None:
     """One that does not know the GPU is no news at all."""
     call = gpu_bytes_call("SHM-1")

@@ -104,6 +104,28 @@ def test_what_is_lent_beyond_a_lowered_offer_is_taken_back(
         assert mine.stats()["reclaims"] == 1
 
 
+def test_a_borrower_that_hangs_does_not_hold_up_a_burst(
+    daemon: FakeDaemon, settings: ClientSettings
+) -> None:
+    """What was asked back before is waited for beside it."""
+    daemon.lent_bytes = [40 * MIB, 40 * MIB, 0]
+    daemon.reclaims_may_end.clear()
+    script = (replace(LEND, nbytes=30 * MIB), replace(RECLAIM, nbytes=30 * MIB))
+    with producing(settings, *script) as mine:
+        mine.report(CALM)
+        wait_until(lambda: len(said(daemon)) == 2, what="what is lent beyond it is asked back")
+        mine.report(BURST)
+        wait_until(lambda: len(said(daemon)) == 4, what="all of it is")
+        assert said(daemon) == [
+            ("Offer", 30 * MIB),
+            ("Reclaim", 10 * MIB),
+            ("Offer", 0),
+            ("Reclaim", 40 * MIB),
+        ]
+        daemon.reclaims_may_end.set()
+        wait_until(lambda: mine.stats()["reclaims"] == 2, what="both have ended")
+
+
 def test_an_engine_and_its_informer(daemon: FakeDaemon, settings: ClientSettings) -> None:
     """Calm it offers what is spare, in a burst it takes back what is lent, with one report."""
     margins = Margins(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
@@ -18,6 +19,7 @@ from aqua_daemon.core.ledger import Ledger
 from aqua_daemon.core.lifecycle import TRANSITIONS, Move
 from aqua_daemon.core.model import (
     BrokerSettings,
+    GpuUuid,
     HostRoom,
     LeaseId,
     LeaseState,
@@ -112,7 +114,11 @@ def test_a_whole_life_under_faults_is_written() -> None:
     """The lines alone tell where each slab of a simulated node is, after every event."""
     moves: set[tuple[object, object]] = set()
     for seed in range(3):
-        outcome = simulate(seed, 200, lambda settings, now: AuditedBroker(settings, now, moves))
+        outcome = simulate(
+            seed,
+            200,
+            lambda settings, now, drained: AuditedBroker(settings, now, drained, moves),
+        )
         assert not outcome.failure, outcome.failure + outcome.where
     assert len(moves) >= 12, moves
 
@@ -128,9 +134,13 @@ class AuditedBroker:
     """A broker whose lines are compared with its books after each event."""
 
     def __init__(
-        self, settings: BrokerSettings, now: float, moves: set[tuple[object, object]]
+        self,
+        settings: BrokerSettings,
+        now: float,
+        drained: Iterable[GpuUuid],
+        moves: set[tuple[object, object]],
     ) -> None:
-        self.inner = Broker(settings, now=now, strict=True)
+        self.inner = Broker(settings, now=now, strict=True, drained=drained)
         self._written = Written()
         self._told: dict[object, object] = {}
         self._moves = moves

@@ -22,6 +22,7 @@ def test_the_defaults_are_those_of_the_rules() -> None:
         lending_of={},
         settle_seconds=30.0,
         newcomer_seconds=10.0,
+        ramp_seconds=5.0,
         rebalance_seconds=5.0,
         lend_over_pcie=False,
         host_bytes_per_second=8 * 2**30,

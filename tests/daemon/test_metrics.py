@@ -44,6 +44,7 @@ NAMES = {
     "aqua_faults",
     "aqua_fetch_bytes",
     "aqua_fetch_duration_seconds",
+    "aqua_gpu_drained",
     "aqua_host_pool_bytes",
     "aqua_host_reserved_bytes",
     "aqua_invariant_violations",
@@ -116,6 +117,7 @@ def test_the_metrics_equal_the_state() -> None:
     assert sum(pool.values()) == SNAPSHOT.gpus[0].total_bytes
     assert values(text, "aqua_quarantined_bytes") == {(GPU,): 8 * MIB}
     assert values(text, "aqua_lendable_bytes") == {(GPU,): 30 * MIB}
+    assert values(text, "aqua_gpu_drained") == {(GPU,): 0}
     assert values(text, "aqua_sessions") == {(): 1}
     assert values(text, "aqua_tenant_leased_bytes") == {(TENANT,): 4 * MIB}
     assert values(text, "aqua_host_reserved_bytes") == {(): 12 * MIB}

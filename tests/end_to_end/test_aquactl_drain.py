@@ -14,7 +14,9 @@ import torch
 
 import aqua_client
 from tests.end_to_end.borrower import borrowing
-from tests.nodes import MIB, Node, environment, running_node, wait_until
+from tests.nodes import MIB, Node, environment, read_line, running_node, wait_until
+
+AQUACTL = [sys.executable, "-m", "aqua_daemon.ctl"]
 
 
 @pytest.fixture
@@ -25,7 +27,7 @@ def node() -> Iterator[Node]:
 
 def aquactl(node: Node, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "aqua_daemon.ctl", *words, "--socket", node.socket],
+        [*AQUACTL, *words, "--socket", node.socket],
         env=environment(),
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -100,6 +102,33 @@ def test_who_does_not_move_out_is_named_and_the_status_is_1(node: Node) -> None:
         assert node.scrape()[revokes] == 1
 
 
+def test_it_is_followed_through_a_restart_of_the_daemon(node: Node) -> None:
+    """The next daemon asks again, gives the holder a term to come back, and the drain ends clean."""
+    with borrowing(node) as borrower:
+        slab = borrower.borrow(8 * MIB)
+        with subprocess.Popen(
+            [*AQUACTL, "drain", "SHM-1", "--deadline", "60", "--socket", node.socket],
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            wait_until(lambda: borrower.revokes, what="it is asked")
+            assert node.scrape()['aqua_gpu_drained{gpu="SHM-1"}'] == 1
+            node.kill_daemon()
+            assert process.stderr is not None
+            gone = read_line(process.stderr, seconds=20)
+            assert gone == "aquactl: the daemon is gone; waiting for it\n"
+            node.start_daemon()
+            wait_until(lambda: len(borrower.revokes) > 1, what="it is asked again")
+            assert {notice.reason for notice in borrower.revokes} == {"drain"}
+            borrower.acknowledge(slab)
+            told, _ = process.communicate(timeout=40)
+            assert process.returncode == 0, told
+        assert told.endswith("SHM-1: nothing is lent there any more\n")
+
+
 def test_what_is_not_waited_for_is_not_told(node: Node) -> None:
     """--no-wait ends with the plan; the borrower has its time, and its way out."""
     with borrowing(node) as borrower:
@@ -110,29 +139,34 @@ def test_what_is_not_waited_for_is_not_told(node: Node) -> None:
         borrower.acknowledge(slab)
 
 
-@pytest.mark.parametrize(("answer", "status"), [("n", 1), ("y", 0)])
-def test_on_a_terminal_it_asks_first(node: Node, answer: str, status: int) -> None:
-    """No is the answer to nothing said; --yes is for scripts, and without a terminal none is asked."""
+def test_on_a_terminal_it_asks_first(node: Node) -> None:
+    """No changes nothing; a GPU that is not there is named before anything is asked."""
+    status, asked = on_terminal(node, "SHM-7", answer="y")
+    assert (status, "SHM-7 is not on this node; it has SHM-0, SHM-1" in asked) == (1, True)
+    status, asked = on_terminal(node, "SHM-1", answer="n")
+    assert (status, "Drain SHM-1? [y/N]" in asked) == (1, True)
+    assert drained(node) == []
+    status, asked = on_terminal(node, "SHM-1", answer="y")
+    assert (status, "Drain SHM-1? [y/N]" in asked) == (0, True)
+    assert drained(node) == ["SHM-1"]
+
+
+def on_terminal(node: Node, gpu: str, *, answer: str) -> tuple[int, str]:
+    """Drain with a terminal to answer on; the exit status, and what was asked."""
     ours, theirs = pty.openpty()
-    with subprocess.Popen(
-        [sys.executable, "-m", "aqua_daemon.ctl", "drain", "SHM-1", "--socket", node.socket],
-        env=environment(),
-        stdin=theirs,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    try:
         os.write(ours, f"{answer}\n".encode())
-        _, asked = process.communicate(timeout=40)
-        assert process.returncode == status
-    os.close(ours)
-    os.close(theirs)
-    assert "Drain SHM-1? [y/N]" in asked
-    assert drained(node) == (["SHM-1"] if answer == "y" else [])
-
-
-def test_a_gpu_that_is_not_there_is_named(node: Node) -> None:
-    """With those that are."""
-    run = aquactl(node, "drain", "SHM-7")
-    assert run.returncode == 1
-    assert "SHM-7 is not on this node; it has SHM-0, SHM-1" in run.stderr
+        run = subprocess.run(
+            [*AQUACTL, "drain", gpu, "--socket", node.socket],
+            env=environment(),
+            stdin=theirs,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=40,
+            check=False,
+        )
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    return run.returncode, run.stderr

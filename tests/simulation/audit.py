@@ -24,6 +24,7 @@ class Audit:
     def during(self, snapshot: NodeSnapshot) -> None:
         """What must hold at any moment, whatever is in flight."""
         require(snapshot.invariant_violations == 0, "the broker saw a violation")
+        self._oracle.drains.shown(snapshot.drained)
         self._leases_follow_the_moves(snapshot)
         self._slabs_are_in_the_books(snapshot)
         for gpu in snapshot.gpus:

@@ -7,6 +7,7 @@ who has ended, who has claimed what. Sums are taken anew at each question: slow 
 from __future__ import annotations
 
 from aqua_daemon.core.events import (
+    DrainRequested,
     Event,
     GpuReported,
     KeeperAttached,
@@ -23,6 +24,7 @@ from aqua_daemon.core.events import (
     SessionReattached,
     SlabAllocationFailed,
     SlabFreed,
+    Ticked,
 )
 from aqua_daemon.core.model import (
     BrokerSettings,
@@ -68,12 +70,14 @@ class Books:
         self._limits: dict[GpuUuid, dict[SessionId, int]] = {}
         self._offers: dict[RequestId, OfferMade] = {}
         self._answered_offers: dict[RequestId, None] = {}
+        self._heard: Event = Ticked()  # what is being handled
         self._undo: tuple[SessionId, bool, bool] | None = None
         self.newcomer_at: dict[GpuUuid, float] = {}
         self._uses: dict[GpuUuid, list[tuple[float, int]]] = {}  # and until when it was so
 
     def hear(self, event: Event) -> None:
         """Take down what a daemon is told."""
+        self._heard = event
         session_id: SessionId | None = getattr(event, "session_id", None)
         if session_id is not None:
             self.heard_at[session_id] = self._stage.now
@@ -183,6 +187,16 @@ class Books:
         """The longest that a revoke may have: what the link takes for all that is lent."""
         all_bytes = sum(lease.nbytes for lease in self.leases.values())
         return max(STANDARD_REVOKE_SECONDS, all_bytes / self._settings.host_bytes_per_second)
+
+    def longest_drain_seconds(self) -> float:
+        """The longest that a revoke of a drain may have, by what is being handled."""
+        match self._heard:
+            case DrainRequested(deadline_seconds=seconds):
+                return self.standard_revoke_seconds() if seconds is None else seconds
+            case KeeperAttached():  # holders of what it has may yet have to come back
+                return max(self.standard_revoke_seconds(), self._settings.term_seconds)
+            case _:
+                return -1.0  # nobody has asked for any
 
     def latest_revoke_deadline(self, gpu: GpuUuid) -> float:
         """When the last of the revokes under way there ends."""

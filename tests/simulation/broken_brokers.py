@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from aqua_daemon.core.broker import Broker
 from aqua_daemon.core.events import (
+    DrainRequested,
     Event,
     GpuReported,
     KeepaliveReceived,
@@ -26,6 +27,7 @@ from aqua_daemon.core.events import (
 )
 from aqua_daemon.core.instructions import (
     AllocateSlab,
+    AnswerDrain,
     AnswerGranted,
     AnswerKeepalive,
     AnswerReclaim,
@@ -38,6 +40,7 @@ from aqua_daemon.core.model import (
     BrokerSettings,
     GpuReport,
     GpuSnapshot,
+    GpuUuid,
     LeaseId,
     LeaseState,
     LeaseUse,
@@ -51,8 +54,10 @@ from aqua_daemon.core.model import (
 class BrokenBroker:
     """The real broker; what is broken is in the classes below."""
 
-    def __init__(self, settings: BrokerSettings, now: float) -> None:
-        self.inner = Broker(self.told(settings), now=now, strict=False)
+    def __init__(
+        self, settings: BrokerSettings, now: float, drained: Iterable[GpuUuid] = ()
+    ) -> None:
+        self.inner = Broker(self.told(settings), now=now, strict=False, drained=drained)
 
     def told(self, settings: BrokerSettings) -> BrokerSettings:
         """The settings that it goes by."""
@@ -103,8 +108,10 @@ class TakesThePidfdAsProof(BrokenBroker):
 class GrantsTwice(BrokenBroker):
     """A repeated request is a new request."""
 
-    def __init__(self, settings: BrokerSettings, now: float) -> None:
-        super().__init__(settings, now)
+    def __init__(
+        self, settings: BrokerSettings, now: float, drained: Iterable[GpuUuid] = ()
+    ) -> None:
+        super().__init__(settings, now, drained)
         self._said: dict[RequestId, RequestId] = {}
 
     def handle(self, event: Event, *, now: float) -> tuple[Instruction, ...]:
@@ -259,8 +266,10 @@ class GrantsBeforeTheSlabIsMade(BrokenBroker):
 class NeverForgets(BrokenBroker):
     """Keeps something of every session for ever."""
 
-    def __init__(self, settings: BrokerSettings, now: float) -> None:
-        super().__init__(settings, now)
+    def __init__(
+        self, settings: BrokerSettings, now: float, drained: Iterable[GpuUuid] = ()
+    ) -> None:
+        super().__init__(settings, now, drained)
         self.graveyard: list[SessionId] = []
 
     def handle(self, event: Event, *, now: float) -> tuple[Instruction, ...]:
@@ -291,6 +300,29 @@ class LeaksEveryTenthSlab(BrokenBroker):
         return tuple(kept)
 
 
+class LeavesWhatIsLentThere(BrokenBroker):
+    """A drain asks nobody for anything."""
+
+    def handle(self, event: Event, *, now: float) -> tuple[Instruction, ...]:
+        """Only look, and say that it was done."""
+        if isinstance(event, DrainRequested):
+            event = replace(event, is_dry_run=True)
+        done = self.inner.handle(event, now=now)
+        return tuple(
+            replace(one, is_dry_run=False) if isinstance(one, AnswerDrain) else one for one in done
+        )
+
+
+class ForgetsDrains(BrokenBroker):
+    """A new daemon lends whatever was drained."""
+
+    def __init__(
+        self, settings: BrokerSettings, now: float, drained: Iterable[GpuUuid] = ()
+    ) -> None:
+        del drained
+        super().__init__(settings, now)
+
+
 BROKEN: tuple[type[BrokenBroker], ...] = (
     FreesAtTheDeadline,
     TakesThePidfdAsProof,
@@ -310,6 +342,8 @@ BROKEN: tuple[type[BrokenBroker], ...] = (
     NeverForgets,
     NeverAnswersReclaims,
     LeaksEveryTenthSlab,
+    LeavesWhatIsLentThere,
+    ForgetsDrains,
 )
 
 

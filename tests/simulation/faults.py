@@ -59,6 +59,8 @@ class Weather:
             self._detach_keeper: 0.8,
             self._restart: 0.6,
             self._impersonate: 0.8,
+            node.admins.drain: 0.4,
+            node.admins.undrain: 2.0,
         }
         self._acts = tuple(acts)
         self._odds = tuple(accumulate(acts.values()))

@@ -88,7 +88,9 @@ class Moves:
         if revocation is None:
             return
         self._stage.count(f"revokes: {revocation.reason.value}")
-        standard = self._stage.now + books.standard_revoke_seconds() + 1e-6
+        is_drain = revocation.reason is RevokeReason.DRAIN
+        longest = books.longest_drain_seconds() if is_drain else books.standard_revoke_seconds()
+        standard = self._stage.now + longest + 1e-6
         by_owner = revocation.reason is RevokeReason.RECLAIM
         require(by_owner or revocation.deadline <= standard, "{}: deadline is too late", lease)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from aqua_daemon.core.broker import Broker
@@ -15,6 +15,7 @@ from aqua_daemon.core.model import (
     TenantName,
     owner_of,
 )
+from tests.simulation.admins import Admins
 from tests.simulation.agenda import Agenda
 from tests.simulation.audit import Audit
 from tests.simulation.chance import Chance
@@ -27,13 +28,13 @@ from tests.simulation.stage import Stage
 from tests.simulation.story import Story
 from tests.simulation.truth import Gpu, Process, Slab
 
-MakeBroker = Callable[[BrokerSettings, float], BrokerLike]
+MakeBroker = Callable[[BrokerSettings, float, Iterable[GpuUuid]], BrokerLike]
 _REPORT_SECONDS = 1.0
 
 
-def real_broker(settings: BrokerSettings, now: float) -> BrokerLike:
+def real_broker(settings: BrokerSettings, now: float, drained: Iterable[GpuUuid]) -> BrokerLike:
     """The broker as it is."""
-    return Broker(settings, now=now, strict=True)
+    return Broker(settings, now=now, strict=True, drained=drained)
 
 
 class Node:
@@ -61,6 +62,9 @@ class Node:
         )
         self.audit = Audit(self.oracle, list(self.gpus.values()), self.clients)
         self.keepers = [self._new_keeper(gpus) for gpus in self.scenario.keepers]
+        self.admins = Admins(
+            self.scenario.settings.gpus, stage=self.stage, find_daemon=lambda: self.daemon
+        )
         self._make_broker = make_broker
         self._next_pid = 100
         self.start_daemon()
@@ -83,7 +87,7 @@ class Node:
         if self.daemon is not None:
             return
         self.oracle.daemon_started()
-        broker = self._make_broker(self.scenario.settings, self.stage.now)
+        broker = self._make_broker(self.scenario.settings, self.stage.now, self.admins.kept)
         self.oracle.reserved_bytes = lambda: broker.snapshot(self.stage.now).host_reserved_bytes
         self.daemon = Daemon(
             broker,

@@ -21,9 +21,11 @@ from aqua_daemon.core.events import (
 )
 from aqua_daemon.core.instructions import (
     AllocateSlab,
+    AnswerDrain,
     AnswerGranted,
     AnswerOffer,
     AnswerReclaim,
+    AnswerUndrain,
     ForgetSession,
     FreeSlab,
     Instruction,
@@ -46,6 +48,7 @@ from aqua_daemon.core.sizes import (
     reserve_bytes,
 )
 from tests.simulation.books import Books
+from tests.simulation.drains import Drains
 from tests.simulation.judge import require
 from tests.simulation.moves import Moves
 from tests.simulation.reclaims import Reclaims
@@ -77,6 +80,7 @@ class Oracle:
         self._stage = stage
         self._find_process = find_process
         self.moves = Moves(stage, find_slab)
+        self.drains = Drains(stage)
         self.reclaims = Reclaims(stage, find_process)
         self._requests: dict[tuple[SessionId, RequestId], LeaseId] = {}
 
@@ -141,6 +145,10 @@ class Oracle:
                 self._granted(session_id, instruction.request_id, lease)
             case SendRevoke():
                 self._revoking(instruction)
+            case AnswerDrain():
+                self.drains.drained(instruction, self.books)
+            case AnswerUndrain():
+                self.drains.undrained(instruction)
             case AnswerReclaim():
                 self.reclaims.answered(instruction, self.books)
             case AnswerOffer(request_id=request_id):
@@ -233,6 +241,7 @@ class Oracle:
                 by = heard + self.settings.term_seconds + _SLACK
                 require(now <= by, "{} is leased, unheard since {}", lease_id, heard)
         self.reclaims.look_at_the_clock()
+        self.drains.look(self.books)
 
     # --- private -----------------------------------------------------------------------------
 
@@ -245,6 +254,7 @@ class Oracle:
         require(before is None or before not in books.held, "two slabs for one request {}", key)
         self._requests[key] = tag.lease_id
         require(books.is_present(tag.session_id), "slab for absent {}", tag.session_id)
+        self.drains.grants(tag.lender)
         refusal = books.why_no_grant_on(tag.lender)
         require(not refusal, "slab on {}, {}", tag.lender, refusal)
         is_own = tag.lender == tag.borrower and not self.settings.lend_to_own_gpu

@@ -36,6 +36,8 @@ _FAULTS = (
 _OUTCOMES = (
     "acquires given up",
     "acquires repeated",
+    "drains",
+    "drains told ahead",
     "fetches from host",
     "fetches from peers",
     "frees ordered",
@@ -63,6 +65,7 @@ _OUTCOMES = (
     "releases",
     "revokes of unknown leases",
     "revokes: dead",
+    "revokes: drain",
     "revokes: lapsed",
     "revokes: reclaim",
     "revokes: reserve",
@@ -70,6 +73,7 @@ _OUTCOMES = (
     "sessions forgotten",
     "sessions re-attached",
     "slabs freed",
+    "undrains",
 )
 
 

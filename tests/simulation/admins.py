@@ -1,0 +1,83 @@
+"""Admins: they drain GPUs and let them be lent again, and what they set is kept in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from aqua_daemon.core.events import (
+    DrainRequested,
+    SessionClosed,
+    SessionOpened,
+    UndrainRequested,
+)
+from aqua_daemon.core.model import GpuUuid, ProcessIdentity, RequestId, SessionId, TenantName
+from tests.simulation.daemon import Daemon
+from tests.simulation.judge import require
+from tests.simulation.stage import Stage
+
+_ROOT = TenantName("uid-0")
+
+
+class Admins:
+    """Each act is a session of its own, as with aquactl."""
+
+    def __init__(
+        self,
+        gpus: Sequence[GpuUuid],
+        *,
+        stage: Stage,
+        find_daemon: Callable[[], Daemon | None],
+    ) -> None:
+        self.kept: dict[GpuUuid, None] = {}  # what the file says is drained
+        self._gpus = gpus
+        self._stage = stage
+        self._find_daemon = find_daemon
+
+    def drain(self) -> None:
+        """One GPU, or all of them; now and then only to hear what it would do."""
+        chance = self._stage.chance
+        gpus = (chance.pick(self._gpus),) if chance.happens(0.8) else ()
+        is_dry_run = chance.happens(0.2)
+        if self._asks(
+            lambda session_id: DrainRequested(
+                session_id=session_id,
+                request_id=RequestId(chance.new_id()),
+                gpus=gpus,
+                deadline_seconds=chance.pick((None, None, 0.3, 8.0)),
+                is_dry_run=is_dry_run,
+            )
+        ):
+            drained = () if is_dry_run else gpus or self._gpus
+            self.kept.update(dict.fromkeys(drained))
+
+    def undrain(self) -> None:
+        """One GPU that is drained, or all."""
+        chance = self._stage.chance
+        if not self.kept:
+            return
+        gpus = (chance.pick(list(self.kept)),) if chance.happens(0.5) else ()
+        if self._asks(
+            lambda session_id: UndrainRequested(
+                session_id=session_id, request_id=RequestId(chance.new_id()), gpus=gpus
+            )
+        ):
+            for gpu in gpus or tuple(self.kept):
+                del self.kept[gpu]
+
+    def _asks(self, make: Callable[[SessionId], DrainRequested | UndrainRequested]) -> bool:
+        """Whether a daemon is there; it must not refuse."""
+        daemon, chance = self._find_daemon(), self._stage.chance
+        if daemon is None:
+            return False
+        session_id = SessionId(chance.new_id())
+        came = SessionOpened(
+            session_id=session_id,
+            tenant=_ROOT,
+            process=ProcessIdentity(pid=1, start_ticks=1, uid=0),
+            home_gpu=None,
+            is_admin=True,
+        )
+        for event in (came, make(session_id), SessionClosed(session_id=session_id)):
+            error = daemon.handle(event)
+            require(error is None, "an admin was refused: {}", error)
+        return True
