@@ -114,7 +114,9 @@ def test_it_is_followed_through_a_restart_of_the_daemon(node: Node) -> None:
             stderr=subprocess.PIPE,
             text=True,
         ) as process:
-            wait_until(lambda: borrower.revokes, what="it is asked")
+            assert process.stdout is not None
+            while "8 MiB still lent" not in (line := read_line(process.stdout, seconds=20)):
+                assert line, "it is followed"
             assert node.scrape()['aqua_gpu_drained{gpu="SHM-1"}'] == 1
             node.kill_daemon()
             assert process.stderr is not None
