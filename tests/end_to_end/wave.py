@@ -42,6 +42,7 @@ def main() -> None:
             start = time.monotonic()
             result = mine.reclaim(ALL_BYTES, deadline=DEADLINE_SECONDS)
             took = time.monotonic() - start
+            assert result.error is None, result
             has_bytes = keeper.register(gpu, low_bytes + result.freed_bytes)
             waves.append({**asdict(result), "took": took, "grew": has_bytes - low_bytes})
             pause.wait(HIGH_SECONDS)
