@@ -37,6 +37,11 @@ def more(count: int, command: str) -> Text:
     return Text(f"... and {count} more ({command})", style="dim")
 
 
+def counted(count: int, name: str) -> str:
+    """`1 lease`, `2 leases`."""
+    return f"{count} {name}" if count == 1 else f"{count} {name}s"
+
+
 def clipped(text: str, columns: int) -> str:
     """*text* in so many characters, with dots for what is left out."""
     return text if len(text) <= columns else text[: max(0, columns - 1)] + "…"

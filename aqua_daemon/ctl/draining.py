@@ -14,7 +14,7 @@ from pathlib import Path
 from aqua_protos import broker_pb2
 from rich.text import Text
 
-from aqua_daemon.ctl.aligning import aligned, cut
+from aqua_daemon.ctl.aligning import aligned, counted, cut
 from aqua_daemon.ctl.link import Link, Unreachable, opened
 
 MIB = 2**20
@@ -113,8 +113,8 @@ def summary(reply: broker_pb2.DrainReply) -> str:
     tenants = len({hit.tenant for hit in reply.hits})
     sessions = len({hit.session_id for hit in reply.hits})
     return (
-        f"{', '.join(reply.gpus)}: {leases} leases, {nbytes // MIB} MiB, of {sessions} sessions of "
-        f"{tenants} tenants; to copy {copied // MIB} MiB takes {reply.copy_seconds:.1f} s, "
+        f"{', '.join(reply.gpus)}: {counted(leases, 'lease')}, {nbytes // MIB} MiB, of "
+        f"{counted(sessions, 'session')} of {counted(tenants, 'tenant')}; to copy {copied // MIB} MiB takes {reply.copy_seconds:.1f} s, "
         f"and what is not back after {reply.deadline_seconds:.1f} s is quarantined"
     )
 
@@ -177,7 +177,8 @@ def late_lines(left: Left) -> list[str]:
     for lease in left.late:
         held.setdefault((lease.lender_gpu, lease.tenant, lease.pid), []).append(lease.nbytes)
     lines = [
-        f"quarantined on {gpu}: {sum(sizes)} bytes in {len(sizes)} leases of {tenant}, process {pid}"
+        f"quarantined on {gpu}: {sum(sizes)} bytes in {counted(len(sizes), 'lease')} of {tenant}, "
+        f"process {pid}"
         for (gpu, tenant, pid), sizes in held.items()
     ]
     if left.strange_bytes:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from aqua_protos import broker_pb2
 from rich.text import Text
 
-from aqua_daemon.ctl.aligning import GAP, aligned, clipped, cut, more, short_gpus
+from aqua_daemon.ctl.aligning import GAP, aligned, clipped, counted, cut, more, short_gpus
 from aqua_daemon.ctl.screens import duration
 from aqua_daemon.ctl.verdict import Verdict, findings
 
@@ -61,13 +61,13 @@ def status_screen(
 
 def _headline(state: broker_pb2.GetStateReply, columns: int) -> Text:
     """What does not fit is left out whole, what is also seen below first: no figure is ever cut."""
-    up, gpus = f"up {duration(state.uptime_seconds)}", _counted(len(state.gpus), "GPU")
+    up, gpus = f"up {duration(state.uptime_seconds)}", counted(len(state.gpus), "GPU")
     host = state.host_reserved_bytes // MIB
     parts = [
         up,
         gpus,
-        _counted(state.sessions, "session"),
-        _counted(len(state.leases), "lease"),
+        counted(state.sessions, "session"),
+        counted(len(state.leases), "lease"),
         f"host room {host}/{state.host_pool_bytes // MIB} MiB",
     ]
     restarting = ("RESTARTING" + GAP if state.restarting else "", "bold yellow")
@@ -76,10 +76,6 @@ def _headline(state: broker_pb2.GetStateReply, columns: int) -> Text:
         if head.cell_len + len(GAP.join(parts)) > columns:
             parts.remove(expendable)
     return head.append(GAP.join(parts))
-
-
-def _counted(count: int, name: str) -> str:
-    return f"{count} {name}" if count == 1 else f"{count} {name}s"
 
 
 def _gpus(state: broker_pb2.GetStateReply, columns: int) -> list[Text]:

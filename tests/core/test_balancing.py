@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from aqua_daemon.core.errors import InsufficientMemory
-from aqua_daemon.core.events import ProcessEnded
+from aqua_daemon.core.events import UNCHANGED, ProcessEnded, QuotaSet
 from aqua_daemon.core.instructions import NoteRebalance, SendRevoke
-from aqua_daemon.core.limits import Quota
 from aqua_daemon.core.model import (
     LeaseId,
     LeaseState,
@@ -144,9 +143,19 @@ def test_what_lies_on_the_gpu_of_who_wants_it_is_out_of_reach() -> None:
 def test_a_weight_decides_how_much_each_gets() -> None:
     """Two to one: of Alice's six slabs one is above two thirds of the node, and not two."""
     bench, _, _, bob = crowded()
-    bench.broker._books.quotas[ALICE] = Quota(revision=1, nbytes=None, weight=2.0)
+    admin = bench.open("admin", tenant=TenantName("root"), home=None, pid=1, is_admin=True)
     with pytest.raises(InsufficientMemory):
         bench.ask(bob, wanted_bytes=1024 * MIB)
+    bench.handle(
+        QuotaSet(
+            session_id=admin,
+            request_id=bench.request_id(),
+            tenant=ALICE,
+            nbytes=UNCHANGED,
+            revision=None,
+            weight=2.0,
+        )
+    )
     [note] = until_rebalanced(bench)
     assert note.nbytes == SLAB
 

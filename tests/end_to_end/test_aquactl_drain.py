@@ -53,7 +53,7 @@ def test_borrowers_move_out_and_nothing_is_lent_until_undrained(node: Node) -> N
         run = aquactl(node, "drain", "SHM-1", "--deadline", "20")
         assert run.returncode == 0, run.stderr
         assert str(os.getpid()) in run.stdout
-        assert "of 1 sessions of 1 tenants" in run.stdout
+        assert "of 1 session of 1 tenant;" in run.stdout
         assert run.stdout.endswith("SHM-1: nothing is lent there any more\n")
         assert handle.tier == "host"
         assert client.offload(tensor).tier == "host"
@@ -91,7 +91,7 @@ def test_who_does_not_move_out_is_named_and_the_status_is_1(node: Node) -> None:
         run = aquactl(node, "drain", "SHM-1", "--deadline", "0.2")
         assert run.returncode == 1
         tenant = f"uid-{os.getuid()}"
-        assert f"quarantined on SHM-1: {8 * MIB} bytes in 1 leases of {tenant}" in run.stderr
+        assert f"quarantined on SHM-1: {8 * MIB} bytes in 1 lease of {tenant}" in run.stderr
         assert f"process {os.getpid()}" in run.stderr
         assert [notice.reason for notice in borrower.revokes] == ["drain"]
         borrower.acknowledge(slab)
