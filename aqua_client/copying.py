@@ -75,6 +75,11 @@ class Memory:
         with torch.inference_mode(mode=False):
             return cls(torch.from_numpy(pages))
 
+    @property
+    def nbytes(self) -> int:
+        """How much it is, until it is given up."""
+        return self._views[torch.uint8].numel()
+
     def view(self, dtype: torch.dtype) -> torch.Tensor:
         """All of it as *dtype*; kept, because making one costs as much as a small copy."""
         view = self._views.get(dtype)

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import AbstractContextManager, nullcontext
 
-from aqua_client import copying
+from aqua_client import moving
 from aqua_client.borrowing import Borrowing
 from aqua_client.evacuation_buffer import EvacuationBuffer
 from aqua_client.fallback import Shortage
+from aqua_client.host_tier import piece_sizes
 from aqua_client.records import SafetyClass
 from aqua_client.slabs import Place, Slab
 from aqua_client.streams import Streams
@@ -23,9 +23,6 @@ from aqua_client.tiers import Tiers
 
 # A revoke's standard deadline is 2 s, and what is copied meanwhile has to fit in too.
 ASKING_SECONDS = 0.5
-
-# What was moved so lately goes to the host, where nobody asks for it again.
-SETTLED_SECONDS = 10.0
 
 logger = logging.getLogger("aqua")
 
@@ -53,12 +50,12 @@ class Evacuation:
         """
         while (place := self._next(slab)) is not None:
             try:
-                target = self._target(place, slab)
+                targets = self._target(place, slab)
             except BaseException:
                 with self._tiers.lock:
                     self._tiers.unpin([place])
                 raise
-            self._move(place, target, slab)
+            self._move(place, targets, slab)
 
     def _next(self, slab: Slab) -> Place | None:
         """A piece to move, pinned. `cache` is dropped on the way."""
@@ -73,43 +70,34 @@ class Evacuation:
                 return place
         return None
 
-    def _target(self, place: Place, slab: Slab) -> Place:
-        stored = place.stored
-        if time.monotonic() - place.moved_at > SETTLED_SECONDS:
+    def _target(self, place: Place, slab: Slab) -> list[Place]:
+        if place.is_settled(time.monotonic()):
             try:
                 end = time.monotonic() + ASKING_SECONDS
                 found = self._borrowing.put(
-                    place.nbytes, stored, end=end, avoid_gpu=slab.lender_gpu
+                    place.nbytes, place.stored, end=end, avoid_gpu=slab.lender_gpu
                 )
             except Shortage as shortage:
                 logger.debug("moving to host memory: %s", shortage.reason)
             else:
                 if found.nbytes == place.nbytes:
-                    return found
+                    return [found]
                 with self._tiers.lock:  # a smaller slab came: pieces are moved whole
                     self._tiers.discard([found])
-        memory = self._buffer.memory(place.nbytes)
+        memories = [self._buffer.memory(size) for size in piece_sizes(place.nbytes)]
         with self._tiers.lock:
             self._tiers.host.claim(place.nbytes)
             self._tiers.host.cover(slab.lease_id, place.nbytes)
-            return self._tiers.put_in_host(memory, place.nbytes, stored)
+            return self._tiers.put_in_host(memories, place.stored)
 
-    def _move(self, place: Place, target: Place, slab: Slab) -> None:
+    def _move(self, place: Place, targets: list[Place], slab: Slab) -> None:
         try:
-            with self._apart(place, target):
-                copying.copy_span(place, target)
+            moving.copy_piece(self._streams, place, targets)
         except BaseException:
             with self._tiers.lock:
-                self._tiers.discard([target])
+                self._tiers.discard(targets)
                 self._tiers.unpin([place])
             raise
         with self._tiers.lock:
-            self._tiers.replace(place, target, slab.fence_reason)
+            self._tiers.replace(place, targets, slab.fence_reason)
             self._tiers.counters.evacuated_bytes += place.nbytes
-
-    def _apart(self, place: Place, target: Place) -> AbstractContextManager[None]:
-        """On a stream of the library's own, and all over at the end; on shared memory it is so."""
-        for memory in (place.memory, target.memory):
-            if self._streams is not None and memory.ordinal is not None:
-                return self._streams.on_own_stream(memory.ordinal)
-        return nullcontext()

@@ -1,12 +1,15 @@
-"""Asks the daemon for host room, so that its ledger knows of every byte. Never under the lock.
+"""Places in host memory, for which the daemon is asked first: its ledger knows of every byte.
 
-Without a daemon this process's own limit holds. The figures are `host_tier`'s.
+Never under the lock. Without a daemon this process's own limit holds. The figures are `host_tier`'s.
 """
 
 from __future__ import annotations
 
+from aqua_client.copying import Memory
 from aqua_client.errors import BrokerUnreachable, InsufficientMemory, Refused
+from aqua_client.host_tier import piece_sizes
 from aqua_client.lender import Lender
+from aqua_client.slabs import Place, Stored
 from aqua_client.tiers import Tiers
 
 
@@ -16,6 +19,26 @@ class HostReserving:
     def __init__(self, tiers: Tiers, lender: Lender) -> None:
         self._tiers = tiers
         self._lender = lender
+
+    def place(self, stored: Stored, nbytes: int, reason: str) -> list[Place]:
+        """Places in host memory for what is not in leased memory because of *reason*.
+
+        Raises:
+            InsufficientMemory: as `reserve`.
+            MemoryError: the process can't have so much.
+        """
+        tiers = self._tiers
+        self.reserve(nbytes)
+        try:
+            memories = [Memory.of_host(size) for size in piece_sizes(nbytes)]
+            with tiers.lock:
+                stored.reason = reason
+                tiers.counters.count_fallback(reason)
+                return tiers.put_in_host(memories, stored)
+        except BaseException:
+            with tiers.lock:
+                tiers.host.give_up(nbytes)
+            raise
 
     def reserve(self, nbytes: int) -> None:
         """Claim host memory; the caller gives it up.

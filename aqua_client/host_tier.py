@@ -13,6 +13,10 @@ from aqua_client.touched import TouchedPages
 
 STEP_BYTES = 16 * 2**20
 
+# What goes to the host lies there in pieces of this size, so that each finds room in any slab, and can
+# be brought back by itself and in a millisecond.
+PIECE_BYTES = 4 * 2**20
+
 
 class HostTier:
     """The books of host memory."""
@@ -81,6 +85,12 @@ class HostTier:
     def _room(self, nbytes: int) -> HostRoom:
         self._revision += 1
         return HostRoom(revision=self._revision, nbytes=nbytes)
+
+
+def piece_sizes(nbytes: int) -> list[int]:
+    """The sizes of the pieces that so many bytes are kept in."""
+    begins = range(0, nbytes, PIECE_BYTES)
+    return [min(PIECE_BYTES, nbytes - begin) for begin in begins]
 
 
 def _in_steps(nbytes: int) -> int:

@@ -6,16 +6,14 @@ worth it is `growth`'s to say. Does not cover what is asked in need (`borrowing`
 
 from __future__ import annotations
 
-import threading
 import time
 
 from aqua_client.borrowing import Borrowing
+from aqua_client.borrowing_aside import BorrowingAside
 from aqua_client.growth import Growth
 from aqua_client.records import SafetyClass
 from aqua_client.slabs import Slab
 from aqua_client.tiers import Tiers
-
-THREAD_NAME = "aqua-ahead"
 
 
 class LookingAhead:
@@ -26,7 +24,7 @@ class LookingAhead:
         self._borrowing = borrowing
         self._acquire_seconds = acquire_seconds
         self._growth = {safety: Growth() for safety in SafetyClass}
-        self._is_asking = False
+        self._aside = BorrowingAside(tiers)
 
     def look(self) -> None:
         """Under the lock: note how much is used, and let a thread borrow if that is due."""
@@ -49,7 +47,12 @@ class LookingAhead:
                     slab.low_bytes = slab.nbytes * 3 // 4
             is_nearly_full = free <= max(slab.nbytes for slab in slabs) // 4
             has_empty = not all(slab.places for slab in slabs)
-            if is_nearly_full and not has_empty and not self._is_asking and growth.is_due(now=now):
+            if (
+                is_nearly_full
+                and not has_empty
+                and not self._aside.is_asking
+                and growth.is_due(now=now)
+            ):
                 self._start(safety)
 
     def returned(self, slab: Slab) -> None:
@@ -58,21 +61,11 @@ class LookingAhead:
             self._growth[slab.safety].unused(now=time.monotonic())
 
     def _start(self, safety: SafetyClass) -> None:
-        # A daemon thread: the pager's own must not wait for a slab while a revoke comes.
-        thread = threading.Thread(target=self._ask, args=[safety], name=THREAD_NAME, daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:  # the process may have no more threads
-            self._growth[safety].refused(now=time.monotonic())
-        else:
-            self._is_asking = True  # it waits for the lock before it says that it has done
+        def borrow() -> bool:
+            return self._borrowing.borrow_ahead(safety, seconds=self._acquire_seconds)
 
-    def _ask(self, safety: SafetyClass) -> None:
-        is_there = False
-        try:
-            is_there = self._borrowing.borrow_ahead(safety, seconds=self._acquire_seconds)
-        finally:
-            with self._tiers.lock:
-                self._is_asking = False
-                if not is_there:
-                    self._growth[safety].refused(now=time.monotonic())
+        def done(is_there: bool) -> None:  # noqa: FBT001 - the answer
+            if not is_there:
+                self._growth[safety].refused(now=time.monotonic())
+
+        self._aside.start(borrow, done=done)

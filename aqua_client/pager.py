@@ -14,7 +14,6 @@ from collections.abc import Iterable, Sequence
 from aqua_client import in_flight
 from aqua_client.arriving import Arriving
 from aqua_client.borrowing import Borrowing
-from aqua_client.copying import Memory
 from aqua_client.counters import Counters
 from aqua_client.errors import AquaError, ForkedChild, HandleReleased
 from aqua_client.fallback import FallbackRule, Shortage
@@ -290,23 +289,13 @@ class Pager:
                 reservation.places.append(place)
                 missing -= place.nbytes
         if missing:
-            reservation.places.append(self._reserve_in_host(stored, missing, reason))
+            reservation.places += self._reserve_in_host(stored, missing, reason)
 
-    def _reserve_in_host(self, stored: Stored, nbytes: int, reason: str) -> Place:
+    def _reserve_in_host(self, stored: Stored, nbytes: int, reason: str) -> list[Place]:
         with self._tiers.lock:
             free = self._tiers.free_slab_bytes
         self._rule.enter(reason, nbytes=nbytes, peer_free_bytes=free)
-        self._host_reserving.reserve(nbytes)
-        try:
-            memory = Memory.of_host(nbytes)
-            with self._tiers.lock:
-                stored.reason = reason
-                self._counters.count_fallback(reason)
-                return self._tiers.put_in_host(memory, nbytes, stored)
-        except BaseException:
-            with self._tiers.lock:
-                self._tiers.host.give_up(nbytes)
-            raise
+        return self._host_reserving.place(stored, nbytes, reason)
 
     def _check_open(self) -> None:
         if self._is_closed:

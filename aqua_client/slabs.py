@@ -16,6 +16,10 @@ from aqua_client.extents import ExtentMap
 from aqua_client.records import Grant, LeaseUse, SafetyClass
 from aqua_client.streams import Event
 
+# By choice no piece is moved twice within this time, nor to another peer when it has to be: what
+# moves so often goes to the host, where nobody asks for it.
+SETTLED_SECONDS = 10.0
+
 
 class Stored:
     """One tensor's bytes, piece by piece, wherever they are now."""
@@ -29,6 +33,7 @@ class Stored:
         "prefetched",
         "reason",
         "safety",
+        "used_at",
     )
 
     def __init__(self, nbytes: int, safety: SafetyClass) -> None:
@@ -40,6 +45,7 @@ class Stored:
         self.is_released = False
         self.event: Event | None = None  # of its writing, until that is over
         self.prefetched: Prefetched | None = None
+        self.used_at = 0.0  # when it was last fetched
 
     @property
     def tier(self) -> str:
@@ -87,11 +93,15 @@ class Place:
         self.nbytes = nbytes
         self.stored = stored
         self.slab = slab
-        self.moved_at = float("-inf")  # when a revoke moved the piece here
+        self.moved_at = float("-inf")  # when the piece was moved here
         self.pins = 1
         self.is_writing = True  # then one of the pins is its writer's
         self.is_retired = False
         self.is_gone = False  # it has been freed
+
+    def is_settled(self, now: float) -> bool:
+        """Whether its piece was moved so long ago that it may be again."""
+        return now - self.moved_at > SETTLED_SECONDS
 
 
 def tier_of(places: Iterable[Place]) -> str:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from aqua_client.copying import Memory
 from aqua_client.counters import Counters
 from aqua_client.errors import HandleReleased, LeaseLost
+from aqua_client.held_slabs import HeldSlabs
 from aqua_client.host_tier import HostTier
 from aqua_client.records import LeaseUse, SafetyClass
 from aqua_client.slabs import Flight, Pins, Place, Prefetched, Reservation, Slab, Stored
@@ -31,7 +32,10 @@ class Tiers:
         self.has_changed = False
         self.counters = counters
         self.host = HostTier(host_limit_bytes)
-        self.slabs: dict[str, Slab] = {}
+        self._held = HeldSlabs()
+        self.slabs = self._held.by_lease
+        self.in_host: dict[Place, None] = {}  # the pieces that are there, the oldest first
+        self.fetched_at = 0.0  # when a fetch last began
         # Handles that were garbage collected. Finalizers may run inside the lock, so they only
         # append here.
         self.garbage: deque[Stored] = deque()
@@ -42,7 +46,6 @@ class Tiers:
         self.landing = threading.Lock()  # held by who asks after them; never taken inside `lock`
         self.prefetched: set[Stored] = set()  # and not fetched yet
         self.prefetched_bytes = 0
-        self._current: dict[SafetyClass, Slab] = {}
 
     def wake_worker(self) -> None:
         """Let the worker look."""
@@ -51,28 +54,27 @@ class Tiers:
 
     def put(self, nbytes: int, stored: Stored, *, avoid_gpu: str = "") -> Place | None:
         """A place in a slab that is held; None where none has room."""
-        slab = self._current.get(stored.safety)
-        if slab is None or not _has_room(slab, nbytes, avoid_gpu):
-            slab = self._slab_with_room(nbytes, stored.safety, avoid_gpu)
-            if slab is None:
-                return None
-            self._current[stored.safety] = slab
+        slab = self._held.with_room(nbytes, stored.safety, avoid_gpu)
+        if slab is None:
+            return None
         place = slab.put(nbytes, stored, now=time.monotonic())
         if slab.extents.used_bytes > slab.low_bytes:
             slab.low_bytes = slab.nbytes  # once: the worker sees to it that it is as before
             self.wake_worker()
         return place
 
+    def has_room(self, nbytes: int, safety: SafetyClass) -> bool:
+        """Whether `put` would find some."""
+        return self._held.with_room(nbytes, safety, "") is not None
+
     @property
     def free_slab_bytes(self) -> int:
         """What is free in the slabs that are held."""
-        return sum(slab.extents.free_bytes for slab in self.slabs.values() if not slab.is_fenced)
+        return self._held.free_bytes
 
     def add_slab(self, slab: Slab) -> None:
         """A slab has been borrowed; one that is ahead of need is filled after the others."""
-        self.slabs[slab.lease_id] = slab
-        if not slab.is_ahead:
-            self._current[slab.safety] = slab
+        self._held.add(slab)
 
     def fence(self, slab: Slab, reason: str) -> None:
         """Put nothing more into a slab: it is to be emptied."""
@@ -82,13 +84,11 @@ class Tiers:
 
     def forget_slab(self, slab: Slab) -> None:
         """A slab has been unmapped."""
-        self.slabs.pop(slab.lease_id, None)
-        if self._current.get(slab.safety) is slab:
-            del self._current[slab.safety]
+        self._held.forget(slab)
 
-    def put_in_host(self, memory: Memory, nbytes: int, stored: Stored) -> Place:
-        """A place in host memory that has been claimed."""
-        return Place(memory, 0, nbytes, stored, None)
+    def put_in_host(self, memories: Sequence[Memory], stored: Stored) -> list[Place]:
+        """Places in host memory that has been claimed."""
+        return [Place(memory, 0, memory.nbytes, stored, None) for memory in memories]
 
     def written(self, reservation: Reservation, event: Event | None = None) -> None:
         """The first copy is done: the bytes are stored, unless their slab was lost meanwhile.
@@ -100,6 +100,8 @@ class Tiers:
             stored.places = reservation.places
         for place in reservation.places:
             place.is_retired = bool(stored.lost_reason)
+            if place.slab is None:
+                self.in_host[place] = None
             if event is None:
                 self._unpin_writer(place)
                 self._settle(place)
@@ -161,7 +163,7 @@ class Tiers:
     def pin(self, stored: Stored) -> Pins:
         """Where to read from; nothing there changes until `unpin`. Raises as `check_stored`."""
         self.check_stored(stored)
-        now = time.monotonic()
+        now = self.fetched_at = stored.used_at = time.monotonic()
         pins = Pins(stored.places)
         try:
             for place in pins:
@@ -248,23 +250,36 @@ class Tiers:
         else:
             self.lose(place.stored, reason)
 
-    def replace(self, old: Place, new: Place, reason: str) -> None:
+    def replace(self, old: Place, new: Sequence[Place], reason: str) -> None:
         """A piece has been copied from *old*, which the caller pinned, to *new*.
 
-        Unless *new* was lost meanwhile: then it is still at *old*.
+        Unless some of *new* was lost meanwhile: then it is still at *old*. *reason*: why it is not
+        in leased memory, where it is not.
         """
-        new.is_writing = False
-        if old.is_retired:
-            new.is_retired = True  # released meanwhile: both places go
-        elif not new.is_retired:
-            places = old.stored.places
-            places[places.index(old)] = new
-            old.is_retired = True
-            new.moved_at = time.monotonic()
-            if new.slab is None:
-                old.stored.reason = reason
-        self._unpin(new)
-        self._unpin(old)
+        for place in new:
+            place.is_writing = False
+        if old.is_retired or any(place.is_retired for place in new):
+            for place in new:  # released meanwhile: both places go
+                place.is_retired = True
+        else:
+            self._swap(old, new, reason)
+        for place in (*new, old):
+            self._unpin(place)
+
+    def _swap(self, old: Place, new: Sequence[Place], reason: str) -> None:
+        stored = old.stored
+        index = stored.places.index(old)
+        stored.places[index : index + 1] = new
+        old.is_retired = True
+        now = time.monotonic()
+        for place in new:
+            place.moved_at = now
+            if place.slab is None:
+                self.in_host[place] = None
+        if any(place.slab is None for place in new):
+            stored.reason = reason
+        elif stored.tier == "peer":
+            stored.reason = ""
 
     def uses(self) -> list[LeaseUse]:
         """What the daemon is told of each lease."""
@@ -284,15 +299,6 @@ class Tiers:
         """Its places in slabs, also those that nobody else knows yet."""
         slabs = self.slabs.values()
         return [place for slab in slabs for place in slab.places if place.stored is stored]
-
-    def _slab_with_room(self, nbytes: int, safety: SafetyClass, avoid_gpu: str) -> Slab | None:
-        """The fullest, so that others become empty and can be given back."""
-        found = [
-            slab
-            for slab in self.slabs.values()
-            if slab.safety is safety and _has_room(slab, nbytes, avoid_gpu)
-        ]
-        return min(found, key=lambda slab: slab.extents.free_bytes, default=None)
 
     def _retire_all(self, stored: Stored) -> None:
         places, stored.places = stored.places, []
@@ -323,19 +329,12 @@ class Tiers:
         place.is_gone = True
         if place.slab is None:
             self.host.used_bytes -= place.nbytes  # at once: an interrupt must not come between
+            self.in_host.pop(place, None)
             place.memory.close()
             return
         place.slab.remove(place, now=time.monotonic())
         if place.slab.is_fenced and not place.slab.places:
             self.wake_worker()
-
-
-def _has_room(slab: Slab, nbytes: int, avoid_gpu: str) -> bool:
-    return (
-        not slab.is_fenced
-        and slab.extents.largest_free_bytes >= nbytes
-        and slab.lender_gpu != avoid_gpu
-    )
 
 
 def _loss(stored: Stored) -> str:

@@ -20,6 +20,7 @@ from aqua_client.cuda_driver import CudaError
 from aqua_client.evacuation import Evacuation
 from aqua_client.evacuation_buffer import EvacuationBuffer
 from aqua_client.looking_ahead import LookingAhead
+from aqua_client.promotion import Promotion
 from aqua_client.slabs import Slab
 from aqua_client.streams import Streams
 from aqua_client.tiers import Tiers
@@ -62,6 +63,7 @@ class Worker:
         self._buffer = EvacuationBuffer(tiers)
         self._evacuation = Evacuation(tiers, borrowing, of_caller, self._buffer)
         self._ahead = LookingAhead(tiers, borrowing, acquire_seconds=acquire_seconds)
+        self._promotion = Promotion(tiers, borrowing, of_caller, acquire_seconds=acquire_seconds)
         self._is_settled = False
         self._stuck_since: dict[str, float] = {}
         self._retry_at: dict[str, float] = {}
@@ -102,12 +104,17 @@ class Worker:
                 logger.exception("the pager's thread failed; it goes on")
 
     def _wait(self) -> None:
-        """Until there is something to do, or it is time to look; copies are watched meanwhile."""
+        """Until there is something to do, or it is time to look.
+
+        Meanwhile copies are watched, and what lies in the host is brought back step by step.
+        """
         tiers = self._tiers
         end = time.monotonic() + TICK_SECONDS
         poll = POLL_SECONDS
         while (left := end - time.monotonic()) > 0:
             has_landed = in_flight.land(tiers)
+            self._promotion.step()
+            left = min(left, self._promotion.seconds_left)
             with tiers.lock:
                 if not tiers.flights:
                     tiers.changed.wait_for(lambda: tiers.has_changed or tiers.flights, left)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from aqua_client import growth, worker
-from aqua_client.looking_ahead import THREAD_NAME
+from aqua_client.borrowing_aside import THREAD_NAME
 from aqua_client.pager import Pager
 from aqua_client.tensors import OffloadedTensor
 from tests.client.pagers import paging, park, random_bytes

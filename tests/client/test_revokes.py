@@ -12,7 +12,7 @@ import time
 import pytest
 import torch
 
-from aqua_client import copying
+from aqua_client import copying, slabs
 from aqua_client.copying import Memory, Span
 from aqua_client.errors import LeaseLost
 from aqua_client.pager import Pager
@@ -374,8 +374,15 @@ def test_leases_are_named_until_they_are_unmapped() -> None:
 
 
 @pytest.mark.limit(60)
-def test_threads_go_on_while_every_gpu_is_asked_back_again_and_again() -> None:
-    """Eight threads offload, fetch and release; not one byte differs."""
+@pytest.mark.parametrize("settled_seconds", [slabs.SETTLED_SECONDS, 0.0])
+def test_threads_go_on_while_every_gpu_is_asked_back_again_and_again(
+    settled_seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight threads offload, fetch and release; not one byte differs.
+
+    Also where all that went to the host is brought back at once, each time.
+    """
+    monkeypatch.setattr(slabs, "SETTLED_SECONDS", settled_seconds)
     node = FakeNode(gpu_bytes={f"SHM-{number}": 32 * MIB for number in range(1, 5)})
     faults: list[BaseException] = []
     stop = threading.Event()

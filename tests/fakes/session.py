@@ -59,6 +59,7 @@ class FakeNode:
     largest_slab_bytes: int = 32 * MIB
     host_pool_bytes: int = 1024 * MIB
     refusal: str = ""
+    refusals: dict[SafetyClass, str] = field(default_factory=dict)  # of one class alone
     unreachable: str = ""
     term_seconds: float = 10.0
     keeper_pid: int = 1
@@ -185,8 +186,9 @@ class FakeSession:
         node.asked.append(nbytes)
         node.wanted.append(wanted_bytes)
         with node.lock:
-            if node.refusal:
-                raise Refused(reason=node.refusal)
+            refusal = node.refusal or node.refusals.get(safety_class, "")
+            if refusal:
+                raise Refused(reason=refusal)
             gpu = max(node.gpu_bytes, key=lambda one: node.gpu_bytes[one] - node.lent_bytes(one))
             if node.gpu_bytes[gpu] - node.lent_bytes(gpu) < nbytes:
                 raise Refused(reason="no_room")

@@ -1,0 +1,40 @@
+"""Copies a piece from where it is to where it will be, beside what the program does.
+
+While it is copied it stays readable where it was; the swap is `tiers`'. What goes where is
+`evacuation`'s and `promotion`'s to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+from aqua_client import copying
+from aqua_client.copying import Memory
+from aqua_client.slabs import Place
+from aqua_client.streams import Streams
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    memory: Memory
+    offset: int
+    nbytes: int
+
+
+def copy_piece(streams: Streams | None, source: Place, targets: Sequence[Place]) -> None:
+    """Copy all of *source* to *targets*, which are as long together; it is over on return."""
+    with _apart(streams, [source, *targets]):
+        begin = source.offset
+        for target in targets:
+            copying.copy_span(_Span(source.memory, begin, target.nbytes), target)
+            begin += target.nbytes
+
+
+def _apart(streams: Streams | None, places: Sequence[Place]) -> AbstractContextManager[None]:
+    """On a stream of the library's own, and all over at the end; on shared memory it is so."""
+    for place in places:
+        if streams is not None and place.memory.ordinal is not None:
+            return streams.on_own_stream(place.memory.ordinal)
+    return nullcontext()
