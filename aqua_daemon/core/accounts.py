@@ -97,6 +97,7 @@ class GpuAccount:
     strange_slabs: dict[LeaseId, int] = field(default_factory=dict)  # reported, not in the books
     strange_bytes: int = 0
     limits: dict[SessionId, int] = field(default_factory=dict)
+    offers: dict[SessionId, None] = field(default_factory=dict)  # whose limit is not a reclaim's
     quiets: dict[SessionId, Quiet] = field(default_factory=dict)
     is_drained: bool = False  # an admin wants nothing lent there
     policy: LendingPolicy = LendingPolicy.AUTO
@@ -153,7 +154,7 @@ class GpuAccount:
             return "a new process settles there"
         if self.policy is LendingPolicy.NEVER:
             return "its lending policy is `never`"
-        if self.policy is LendingPolicy.OFFERED and not self.limits:
+        if self.policy is LendingPolicy.OFFERED and not self.offers:
             return "its lending policy is `offered`, and nobody has offered any of it"
         return ""
 
@@ -161,6 +162,12 @@ class GpuAccount:
     def no_grants_because(self) -> str:
         """Why nothing is granted here; else empty."""
         return self.trouble or self.refusal or self.doubt
+
+    def forget(self, session_id: SessionId) -> None:
+        """What a session that has ended wished is nobody's wish any more."""
+        self.limits.pop(session_id, None)
+        self.offers.pop(session_id, None)
+        self.quiets.pop(session_id, None)
 
     def learn(self, said: GpuReport) -> None:
         """Take over what a keeper's probe found. A failed probe says nothing: the last one stays."""

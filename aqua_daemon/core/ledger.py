@@ -106,8 +106,7 @@ class Ledger:
             tenant.sessions -= 1
         self._drop_idle_tenant(session.tenant)
         for gpu in self.gpus.values():
-            gpu.limits.pop(session_id, None)
-            gpu.quiets.pop(session_id, None)
+            gpu.forget(session_id)
         return session
 
     # Leases

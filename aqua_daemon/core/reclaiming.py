@@ -33,6 +33,7 @@ def make_offer(turn: Turn, event: OfferMade) -> None:
     if turn.repeated(session, event.request_id):
         return
     account.limits[event.session_id] = event.nbytes
+    account.offers[event.session_id] = None
     turn.answer(
         AnswerOffer(
             session_id=event.session_id,

@@ -245,8 +245,7 @@ def _end(turn: Turn, session: Session) -> Session:
     turn.ledger.replace_session(ended)
     turn.books.awaited.discard(session.session_id)
     for gpu in turn.ledger.gpus.values():
-        gpu.limits.pop(session.session_id, None)
-        gpu.quiets.pop(session.session_id, None)  # the next tick frees what waited
+        gpu.forget(session.session_id)  # the next tick frees what waited for quiet to end
     return ended
 
 

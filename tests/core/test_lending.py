@@ -57,6 +57,23 @@ def test_an_offered_gpu_lends_what_a_producer_offers() -> None:
         bench.ask(session)
 
 
+def test_who_takes_memory_back_has_offered_none() -> None:
+    """A reclaim sets a limit; once the one who had offered is gone, that limit is no offer."""
+    bench = Bench(lending=LendingPolicy.OFFERED)
+    owner, other = bench.open("owner", pid=OWNER), bench.open("other", pid=NEW)
+    session = bench.open()
+    bench.report(NEAR, {OWNER: MIB, NEW: MIB})
+    offer(bench, owner, 2 * SLAB)
+    kept = bench.grant(session)
+    bench.reclaim(other, 1 * MIB)
+    bench.handle(SessionClosed(session_id=owner))
+    bench.acknowledge(session, kept)
+    bench.freed(kept)
+    assert bench.gpu(NEAR).waits_for == (
+        "its lending policy is `offered`, and nobody has offered any of it"
+    )
+
+
 def test_what_was_let_go_a_moment_ago_is_not_lent() -> None:
     """An owner that breathes gets its memory back without a revoke; what stays free is lent."""
     bench = Bench(settle_seconds=5.0)
