@@ -147,6 +147,35 @@ def test_a_revoke_moves_the_bytes_and_gives_the_gpu_back(machine: FakeCudaNode, 
         machine.set_process(lender, 4242, 0)
 
 
+def test_what_found_no_room_is_brought_back(machine: FakeCudaNode, kind: str) -> None:
+    """Owners have all GPUs, then they leave: what was parked meanwhile lies on a peer again."""
+    tensor = noise(9 * MIB + 1, seed=3, device="cpu")
+    with (
+        served(machine, kind) as node,
+        connected(machine, node) as client,
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore", aqua_client.AquaWarning)
+        for uuid in machine.uuids:
+            machine.set_process(uuid, 4242, 4 * GIB - machine.used_bytes(uuid) - 100 * MIB)
+
+        handle = client.offload(tensor)
+
+        def is_parked_in_host() -> bool:
+            nonlocal handle
+            if handle.tier != "host":
+                handle = client.offload(tensor)
+            return handle.tier == "host"
+
+        wait_until(is_parked_in_host, what="no room")
+        for uuid in machine.uuids:
+            machine.set_process(uuid, 4242, 0)
+        wait_until(lambda: handle.tier == "peer", seconds=30.0, what="brought back")
+        assert torch.equal(handle.fetch(), tensor)
+        assert client.stats()["promoted_bytes"] == tensor.nbytes
+        assert client.stats()["host_bytes"] == 0
+
+
 def held_on(machine: FakeCudaNode, uuid: str) -> list[int]:
     return [one.number for one in machine.allocations() if one.uuid == uuid]
 
