@@ -43,6 +43,7 @@ check-long: $(VENV) $(GENCODE)
 	    --json $(RESULTS)/simulation-$(TODAY).json
 	$(BIN)/python -m tests.simulation --elastic --events 10000000 --jobs 2 \
 	    --json $(RESULTS)/elastic-$(TODAY).json
+	$(BIN)/python -m tests.mutants --json $(RESULTS)/mutants-$(TODAY).json
 	$(BIN)/python -m tests.benchmarks.long --json $(RESULTS)/long-$(TODAY).json -- -n 2
 	$(BIN)/python -m tests.benchmarks.soak --seconds $(SOAK_SECONDS) \
 	    --json $(RESULTS)/soak-$(TODAY).json

@@ -197,6 +197,7 @@ def test_who_does_not_answer_is_asked_for_no_more_until_it_does() -> None:
     states = [bench.lease(lease_id).state for lease_id in leases]
     assert states.count(LeaseState.QUARANTINED) == len(order.lease_ids) == 2
     assert states.count(LeaseState.LEASED) == 4
+    assert until_rebalanced(bench) == []  # what it keeps is the first of its share
     bench.acknowledge(alice, *order.lease_ids)
     bench.freed(*order.lease_ids)
     assert bench.lease(bench.grant(bob)).tenant == BOB
@@ -219,3 +220,28 @@ def test_scraps_that_no_slab_fits_into_are_not_waited_for() -> None:
     lacks(bench, bob, nbytes=smallest)
     [note] = until_rebalanced(bench)
     assert (note.tenant, note.nbytes) == (ALICE, smallest)
+
+
+def test_another_session_of_the_same_tenant_is_asked_in_its_place() -> None:
+    """Who is silent keeps the rest of its own, though it were the cheapest; the tenant gives back."""
+    bench = Bench(rebalance_seconds=PERIOD)
+    silent, other = bench.open("silent"), bench.open("other", pid=13)
+    idle = [bench.grant(silent) for _ in range(3)]
+    busy = [bench.grant(other) for _ in range(3)]
+    bob = bench.open("bob", tenant=BOB, pid=12)
+    rest(bench, silent, other, bob)
+    bench.keepalive(silent, *[use(lease_id, used_bytes=0) for lease_id in idle])
+    with pytest.raises(InsufficientMemory):
+        bench.ask(bob, wanted_bytes=1024 * MIB)
+    until_rebalanced(bench)
+    [order] = bench.the(SendRevoke)
+    assert order.session_id == silent
+    bench.tick(order.deadline - bench.now + 0.1)  # it does not answer
+    bench.keepalive(silent, *[use(lease_id, used_bytes=0) for lease_id in idle])
+    bench.keepalive(other, *[use(lease_id) for lease_id in busy])
+    bench.keepalive(bob)
+    with pytest.raises(InsufficientMemory):
+        bench.ask(bob, wanted_bytes=1024 * MIB)
+    until_rebalanced(bench)
+    [order] = [one for one in bench.the(SendRevoke) if one.reason is RevokeReason.REBALANCE]
+    assert order.session_id == other

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from aqua_daemon.core.broker import Broker
 from aqua_daemon.core.fairness import max_min
-from aqua_daemon.core.model import BrokerSettings
+from aqua_daemon.core.model import BrokerSettings, GpuUuid
 from tests.simulation.__main__ import main, run_seeds
 from tests.simulation.chance import Chance
 from tests.simulation.daemon import BrokerLike
@@ -56,9 +56,11 @@ def test_a_hundred_thousand_events_of_elastic_nodes() -> None:
 def test_a_broker_with_other_weights_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """The judge of shares goes by what admins set, and sees a broker that does not."""
 
-    def broker(scenario: ElasticScenario, settings: BrokerSettings, now: float) -> BrokerLike:
+    def broker(
+        scenario: ElasticScenario, settings: BrokerSettings, now: float, drained: Iterable[GpuUuid]
+    ) -> BrokerLike:
         quotas = {name: quota for name, quota in scenario.quotas.items() if quota.weight == 1.0}
-        return Broker(settings, now=now, strict=True, quotas=quotas)
+        return Broker(settings, now=now, strict=True, quotas=quotas, drained=drained)
 
     monkeypatch.setattr(run, "_broker", broker)  # weights that admins set are not in force
     unfair = [

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 
 from aqua_daemon.core.broker import Broker
-from aqua_daemon.core.model import BrokerSettings, RevokeReason
+from aqua_daemon.core.model import BrokerSettings, GpuUuid, RevokeReason
 from aqua_daemon.core.sizes import REST_SECONDS, reserve_bytes
 from tests.simulation.chance import Chance
 from tests.simulation.daemon import BrokerLike
@@ -112,5 +113,7 @@ class ElasticRun:
                 audit(self._node)
 
 
-def _broker(scenario: ElasticScenario, settings: BrokerSettings, now: float) -> BrokerLike:
-    return Broker(settings, now=now, strict=True, quotas=scenario.quotas)
+def _broker(
+    scenario: ElasticScenario, settings: BrokerSettings, now: float, drained: Iterable[GpuUuid]
+) -> BrokerLike:
+    return Broker(settings, now=now, strict=True, quotas=scenario.quotas, drained=drained)

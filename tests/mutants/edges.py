@@ -1,0 +1,110 @@
+"""Faults of keepers and of the client library."""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import Mutant
+
+EDGES = (
+    Mutant(
+        name="the scrub is skipped",
+        path="aqua_daemon/keeper/node.py",
+        old="return slab.memory.scrub()",
+        new="return slab.memory.nbytes",
+        tests=(
+            "tests/keeper/test_slabs.py::test_an_ex_tenant_that_kept_its_descriptor_sees_nothing",
+        ),
+    ),
+    Mutant(
+        name="the scrub removes nothing",
+        path="aqua_daemon/keeper/shm_memory.py",
+        old="mode = _FALLOC_FL_KEEP_SIZE | _FALLOC_FL_PUNCH_HOLE",
+        new="mode = _FALLOC_FL_KEEP_SIZE",
+        tests=("tests/keeper/test_shm_memory.py::test_a_scrub_removes_every_byte",),
+    ),
+    Mutant(
+        name="a mapped slab is freed",
+        path="aqua_daemon/keeper/node.py",
+        old="if mapped is not Mapped.NO:",
+        new="if False:",
+        tests=("tests/keeper/test_slabs.py::test_a_free_of_a_mapped_slab_waits_and_loses_nothing",),
+    ),
+    Mutant(
+        name="the sentinel is ignored",
+        path="aqua_daemon/keeper/proofs.py",
+        old=" and _polls(self.sentinel, select.POLLHUP)",
+        new="",
+        tests=("tests/keeper/test_proofs.py::test_only_both_together_prove_that_a_holder_is_gone",),
+    ),
+    Mutant(
+        name="the canary is not looked at",
+        path="aqua_client/opening.py",
+        old="if found != grant.canary:",
+        new="if False:",
+        tests=("tests/client/test_copying.py",),
+    ),
+    Mutant(
+        name="a fenced slab is filled again",
+        path="aqua_client/tiers.py",
+        old="slab.is_fenced = True",
+        new="slab.is_fenced = False",
+        tests=("tests/client/test_revokes.py::test_store_data_moves_to_another_gpu",),
+    ),
+    Mutant(
+        name="a fence keeps nothing out",
+        path="aqua_client/tiers.py",
+        old="        not slab.is_fenced\n",
+        new="        True\n",
+        tests=("tests/client/test_revokes.py",),
+    ),
+    Mutant(
+        name="a place is freed under its pins",
+        path="aqua_client/tiers.py",
+        old="            place.is_retired = True\n            if place.pins == 0:",
+        new="            place.is_retired = True\n            if True:",
+        tests=("tests/client/test_revokes.py::test_a_revoke_waits_for_a_fetch_and_others_do_not",),
+    ),
+    Mutant(
+        name="a piece is moved while it is written",
+        path="aqua_client/slabs.py",
+        old="if not (one.is_writing or one.is_retired)",
+        new="if not one.is_retired",
+        tests=("tests/client/test_revokes.py::test_a_revoke_waits_for_a_write",),
+    ),
+    Mutant(
+        name="an acknowledgement does not wait for the event",
+        path="aqua_client/in_flight.py",
+        old="return flight.event.is_done()",
+        new="return True",
+        tests=(
+            "tests/client/test_streams.py::test_a_revoke_is_not_acknowledged_before_the_copies_are_over",
+        ),
+    ),
+    Mutant(
+        name="a slab is acknowledged before it is empty",
+        path="aqua_client/worker.py",
+        old="                if not slab.places:\n",
+        new="                if True:\n",
+        tests=("tests/client/test_revokes.py::test_a_revoke_waits_for_a_fetch_and_others_do_not",),
+    ),
+    Mutant(
+        name="a child uses its parent's handles",
+        path="aqua_client/pager.py",
+        old="if self._is_forked:",
+        new="if False:",
+        tests=("tests/client/test_forking.py::test_every_call_in_a_child_says_so",),
+    ),
+    Mutant(
+        name="a child uses its parent's session",
+        path="aqua_client/session.py",
+        old="        if self._is_abandoned:\n            msg",
+        new="        if False:\n            msg",
+        tests=("tests/client/test_forking.py::test_every_call_in_a_child_says_so",),
+    ),
+    Mutant(
+        name="what was moved a moment ago is moved to a peer again",
+        path="aqua_client/evacuation.py",
+        old="if time.monotonic() - place.moved_at > SETTLED_SECONDS:",
+        new="if True:",
+        tests=("tests/client/test_revokes.py::test_what_was_moved_lately_goes_to_the_host",),
+    ),
+)

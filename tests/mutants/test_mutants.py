@@ -1,0 +1,76 @@
+"""Every mutant applies to the code as it is, and cheap ones are caught; all are tried elsewhere."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests.mutants.catalogue import MUTANTS
+from tests.mutants.mutant import ROOT, DoesNotApply, Mutant, apply, copy_tree
+from tests.mutants.trying import try_all, try_without
+
+# A rule of the broker, and two that many tests lean on.
+_CHEAP = (
+    "a slab is freed at the deadline",
+    "bytes that are promised are free",
+    "hysteresis is removed",
+)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda one: one.name)
+def test_a_mutant_applies(mutant: Mutant) -> None:
+    """Its text is there exactly once, what comes of it is Python, and its tests exist."""
+    source = mutant.source()
+    ast.parse(source)
+    assert mutant.new != mutant.old
+    for test in mutant.tests:
+        path, _, name = test.partition("::")
+        assert f"def {name}" in (ROOT / path).read_text(), test
+
+
+def test_names_are_told_apart() -> None:
+    """Each has a name of its own, and there are enough of them."""
+    assert len({one.name for one in MUTANTS}) == len(MUTANTS) >= 20
+
+
+@pytest.mark.limit(240)
+def test_cheap_ones_are_caught_and_the_code_as_it_is_passes() -> None:
+    """Three of all: that the machinery sees a difference."""
+    cheap = [one for one in MUTANTS if one.name in _CHEAP]
+    plain = try_without(test for one in cheap for test in one.tests)
+    assert not plain.is_caught, plain.why
+    assert [one.name for one in try_all(cheap, jobs=2) if not one.is_caught] == []
+
+
+@pytest.mark.limit(120)
+def test_a_fault_that_changes_nothing_survives_and_says_so() -> None:
+    """Not everything is caught: a mutant that is none is not."""
+    [first] = [one for one in MUTANTS if one.name == "hysteresis is removed"]
+    harmless = Mutant(
+        name="harmless",
+        path=first.path,
+        old=first.old,
+        new=f"({first.old})",
+        tests=first.tests,
+    )
+    [tried] = try_all([harmless], jobs=1)
+    assert (tried.is_caught, tried.verdict) == (False, "SURVIVED")
+
+
+def test_text_that_is_not_there_once_is_an_error_and_the_tree_stays_as_it_is(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """A mutant that does not apply any more must not pass for one that was caught."""
+    first = MUTANTS[0]
+    with pytest.raises(DoesNotApply, match="occurs 0 times"):
+        Mutant(name="gone", path=first.path, old="no such text", new="", tests=()).source()
+    with pytest.raises(DoesNotApply, match=r"occurs \d+ times"):
+        Mutant(name="many", path=first.path, old="return", new="", tests=()).source()
+    before = (ROOT / first.path).read_text()
+    where: Path = tmp_path_factory.mktemp("tree")
+    copy_tree(where)
+    apply(first, where)
+    assert (where / first.path).read_text() == first.source()
+    assert (ROOT / first.path).read_text() == before

@@ -1,0 +1,85 @@
+"""Running tests on a copy of the tree, with a fault or without."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.mutants.mutant import Mutant, apply, copy_tree
+
+LIMIT_SECONDS = 180.0
+_TESTS_FAILED = 1  # what pytest ends with; anything else above 0 is a mistake of the table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tried:
+    """What came of one mutant, or of none."""
+
+    name: str
+    is_caught: bool
+    seconds: float
+    why: str  # the line that says which test failed
+
+    @property
+    def verdict(self) -> str:
+        """In a word."""
+        return "caught" if self.is_caught else "SURVIVED"
+
+
+def try_all(mutants: Sequence[Mutant], *, jobs: int) -> Iterator[Tried]:
+    """Try each, so many at a time, in their order."""
+    with ThreadPoolExecutor(jobs) as pool:
+        yield from pool.map(try_mutant, mutants)
+
+
+def try_mutant(mutant: Mutant) -> Tried:
+    """Run the mutant's tests with its fault."""
+    mutant.source()
+    with tempfile.TemporaryDirectory(prefix="aqua-mutant-") as directory:
+        where = Path(directory)
+        copy_tree(where)
+        apply(mutant, where)
+        return _run(mutant.name, mutant.tests, where)
+
+
+def try_without(tests: Iterable[str]) -> Tried:
+    """Run *tests* on the code as it is: none may fail."""
+    with tempfile.TemporaryDirectory(prefix="aqua-mutant-") as directory:
+        where = Path(directory)
+        copy_tree(where)
+        return _run("unmutated", tuple(dict.fromkeys(tests)), where)
+
+
+def _run(name: str, tests: Sequence[str], where: Path) -> Tried:
+    started = time.monotonic()
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
+    path = f"{where}{os.pathsep}{where / 'protos'}"
+    try:
+        ended = subprocess.run(
+            command,
+            cwd=where,
+            env={**os.environ, "PYTHONPATH": path},
+            capture_output=True,
+            check=False,
+            text=True,
+            timeout=LIMIT_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return Tried(name=name, is_caught=True, seconds=LIMIT_SECONDS, why="it hung")
+    if ended.returncode not in {0, _TESTS_FAILED}:
+        msg = f"{name}: pytest ended with {ended.returncode}:\n{ended.stdout}{ended.stderr}"
+        raise RuntimeError(msg)
+    why = [line for line in ended.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    return Tried(
+        name=name,
+        is_caught=ended.returncode == _TESTS_FAILED,
+        seconds=time.monotonic() - started,
+        why=why[0] if why else ended.stdout.strip().splitlines()[-1],
+    )
