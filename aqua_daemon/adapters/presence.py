@@ -227,7 +227,8 @@ class PresenceServer:
             undo.callback(os.close, peer.pidfd)
             self.roll.check_room(peer.process, session_id)
             if not self._holders.are_of(session_id, peer.pidfd):
-                raise NotPermitted(f"session {session_id} is another process's: open your own")
+                msg = f"session {session_id} is another process's: open a session of your own"
+                raise NotPermitted(msg)
             sentinel = None if self._holders.knows(session_id) else new_sentinel()
             for end in sentinel or ():
                 undo.callback(end.close)
