@@ -166,7 +166,7 @@ def test_closing_waits_for_a_slab_that_is_being_mapped(monkeypatch: pytest.Monke
         return memory
 
     def look(session: FakeSession, *, seconds: float = 0.2) -> None:
-        mapped_at_goodbye.append(any(is_mapped(one) for one in node.leases))
+        mapped_at_goodbye.append(any(is_mapped(one) for one in tuple(node.leases)))
         close(session, seconds=seconds)
 
     monkeypatch.setattr(Memory, "of_grant", closed_meanwhile)

@@ -237,7 +237,7 @@ class FakeSession:
     def close(self, *, seconds: float = 0.2) -> None:
         assert seconds > 0
         self.is_closed = True
-        self.node.still_mapped += [one for one in self.node.leases if is_mapped(one)]
+        self.node.still_mapped += [one for one in tuple(self.node.leases) if is_mapped(one)]
         self.node.leases.clear()
 
     def _take_back(self, lease_ids: Sequence[str], room: HostRoom, how: str) -> set[str]:
