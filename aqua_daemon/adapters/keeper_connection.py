@@ -78,8 +78,11 @@ class KeeperConnection:
         """Ask; both descriptors stay the caller's.
 
         Raises:
-            OSError: the descriptors can't be sent; nothing was asked.
+            OSError: the descriptors can't be sent, or the slab's, which the answer brings, could not
+                be taken; nothing was asked.
         """
+        # An answer whose descriptor finds no room breaks the link, and with it all that is pending.
+        os.close(os.dup(pidfd))
         request_id = self._next_id()
         request = keeper_messages.allocate_request(request_id, order)
         self._link.send(request, (pidfd, sentinel))
