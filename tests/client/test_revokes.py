@@ -181,6 +181,22 @@ def test_a_revoke_waits_for_a_fetch_and_others_do_not() -> None:
         assert torch.equal(handle.fetch(), tensor)
 
 
+def test_nothing_new_is_put_into_a_slab_that_is_asked_back() -> None:
+    """Though it has room, and is still there because somebody reads in it."""
+    node = FakeNode()
+    with paging(node) as pager:
+        handle = park(pager, random_bytes(1000))
+        places = pager.pin(handle._stored)
+        revoked = node.revoke("SHM-1")
+        wait_until(lambda: pager.stats()["evacuated_bytes"], what="moved")
+        other = park(pager, random_bytes(1000, seed=1))
+        slab = other._stored.places[0].slab
+        assert slab is None or slab.lease_id not in revoked
+        pager.unpin(places, is_read=True)
+        wait_acknowledged(node, revoked)
+        assert torch.equal(other.fetch(), random_bytes(1000, seed=1))
+
+
 def test_a_revoke_waits_for_a_write() -> None:
     """What is being offloaded into the slab is moved when it is all there."""
     node = two_gpus()

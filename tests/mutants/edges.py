@@ -40,7 +40,9 @@ EDGES = (
         path="aqua_client/opening.py",
         old="if found != grant.canary:",
         new="if False:",
-        tests=("tests/client/test_copying.py",),
+        tests=(
+            "tests/client/test_copying.py::test_a_slab_that_is_not_what_was_granted_is_refused",
+        ),
     ),
     Mutant(
         name="a fenced slab is filled again",
@@ -51,17 +53,19 @@ EDGES = (
     ),
     Mutant(
         name="a fence keeps nothing out",
-        path="aqua_client/tiers.py",
+        path="aqua_client/held_slabs.py",
         old="        not slab.is_fenced\n",
         new="        True\n",
-        tests=("tests/client/test_revokes.py",),
+        tests=(
+            "tests/client/test_revokes.py::test_nothing_new_is_put_into_a_slab_that_is_asked_back",
+        ),
     ),
     Mutant(
         name="a place is freed under its pins",
         path="aqua_client/tiers.py",
         old="            place.is_retired = True\n            if place.pins == 0:",
         new="            place.is_retired = True\n            if True:",
-        tests=("tests/client/test_revokes.py::test_a_revoke_waits_for_a_fetch_and_others_do_not",),
+        tests=("tests/client/test_streams.py::test_a_fetch_holds_its_place_until_it_is_over",),
     ),
     Mutant(
         name="a piece is moved while it is written",
@@ -91,7 +95,7 @@ EDGES = (
         path="aqua_client/pager.py",
         old="if self._is_forked:",
         new="if False:",
-        tests=("tests/client/test_forking.py::test_every_call_in_a_child_says_so",),
+        tests=("tests/client/test_client.py::test_a_forked_child_is_told_to_connect_anew",),
     ),
     Mutant(
         name="a child uses its parent's session",
@@ -103,7 +107,7 @@ EDGES = (
     Mutant(
         name="what was moved a moment ago is moved to a peer again",
         path="aqua_client/evacuation.py",
-        old="if time.monotonic() - place.moved_at > SETTLED_SECONDS:",
+        old="if place.is_settled(time.monotonic()):",
         new="if True:",
         tests=("tests/client/test_revokes.py::test_what_was_moved_lately_goes_to_the_host",),
     ),
