@@ -183,7 +183,7 @@ def test_a_revoke_waits_for_a_fetch_and_others_do_not() -> None:
 
 def test_nothing_new_is_put_into_a_slab_that_is_asked_back() -> None:
     """Though it has room, and is still there because somebody reads in it."""
-    node = FakeNode()
+    node = FakeNode(gpu_bytes={"SHM-1": 4 * MIB})  # of this one slab
     with paging(node) as pager:
         handle = park(pager, random_bytes(1000))
         places = pager.pin(handle._stored)
