@@ -10,6 +10,7 @@ Between two iterations it looks at its input; each line is a command, each answe
     check              compare every byte, then release all
     copy BYTES TOUCHED how long a plain copy takes beside the iterations, that many bytes of the
                        destination being touched
+    unmap BYTES        how long the kernel takes to unmap so much shared memory that was used
     paper BYTES        answer a request as the paper's consumers do: looked for every 4 s, at the
                        end of an iteration; then everything is copied before the next one
 """
@@ -17,6 +18,7 @@ Between two iterations it looks at its input; each line is a command, each answe
 from __future__ import annotations
 
 import json
+import mmap
 import select
 import sys
 import threading
@@ -69,6 +71,8 @@ class Computing:
                 return self._check()
             case ["copy", nbytes, touched]:
                 return {"seconds": self._copy_beside(int(nbytes), int(touched))}
+            case ["unmap", nbytes]:
+                return {"seconds": _unmap(int(nbytes))}
             case ["paper", nbytes]:
                 return {"seconds": self._paper(int(nbytes))}
             case words:
@@ -131,6 +135,15 @@ class Computing:
             self.iterate()
         _copy(source, target)
         return time.monotonic() - asked_at
+
+
+def _unmap(nbytes: int) -> float:
+    memory = mmap.mmap(-1, nbytes)  # shared
+    for begin in range(0, nbytes, CHUNK_BYTES):
+        memory[begin : begin + CHUNK_BYTES] = b"1" * CHUNK_BYTES
+    start = time.monotonic()
+    memory.close()
+    return time.monotonic() - start
 
 
 def _touched(nbytes: int) -> torch.Tensor:

@@ -93,6 +93,22 @@ def test_an_empty_slab_goes_back_at_once() -> None:
         assert node.room.nbytes == 0
 
 
+def test_what_needs_no_copy_is_acknowledged_first_and_in_one_call() -> None:
+    """An owner waits for all of it: not a call for each slab, nor for copies that others need."""
+    node = FakeNode()
+    with paging(node) as pager:
+        dropped = [park(pager, random_bytes(MIB, seed=seed), keep="cache") for seed in range(8)]
+        cached = set(node.leases)
+        moved = park(pager, random_bytes(MIB))
+        wait_acknowledged(node, node.revoke("SHM-1"))
+        calls = [call.lease_ids for call in node.returned if call.how == "acknowledged"]
+        assert len(cached) > 1
+        assert set(calls[0]) == cached
+        assert [*calls[1]] == [*(set(node.acknowledged) - cached)]
+        assert {handle.tier for handle in dropped} == {"lost"}
+        assert moved.tier == "host"
+
+
 def test_unknown_leases_are_acknowledged_at_once_again_and_again() -> None:
     """A revoke is repeated until it is answered; the answer may have been lost."""
     node = FakeNode()
