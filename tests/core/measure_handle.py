@@ -41,6 +41,7 @@ from aqua_daemon.core.model import (
     TenantName,
 )
 from aqua_daemon.core.sizes import GIB, MIB
+from tests.core import measure_rebalance
 from tests.core.bench import SETTINGS, process, room, use
 
 GPUS = tuple(GpuUuid(f"SHM-{number}") for number in range(8))
@@ -231,6 +232,7 @@ def main() -> None:
         f"a grant among {FEW:,} leases {few * 1e6:.1f} us, among {MANY:,} {many * 1e6:.1f} us: "
         f"{many / few:.2f} times as long"
     )
+    measure_rebalance.main()
 
 
 def grant_seconds(*brokers: Grants) -> list[float]:
