@@ -31,9 +31,12 @@ def owner_command(nbytes: int, *, lend_bytes: int, socket: str, keeper_socket: s
 
 
 def neighbour_command(gpus: Sequence[str], nbytes: int, *, keeper_socket: str) -> list[str]:
-    """What to start: one process that uses so much of each of these GPUs."""
+    """What to start: one process that uses so much of each of these GPUs, and ends with its input.
+
+    So it ends with the demo, however that ends; else its keeper would live for it.
+    """
     loads = [_load(gpu, nbytes, keeper_socket) for gpu in gpus]
-    return [word for load in loads for word in (*load, "--")][:-1]
+    return [*(word for load in loads[:-1] for word in (*load, "--")), *loads[-1], "--follow"]
 
 
 class Neighbour:

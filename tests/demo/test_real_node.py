@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from aqua_client.demo.gauges import read_gpus
+from aqua_client.demo.neighbours import neighbour_command
 from aqua_client.demo.node import Node
 from aqua_client.demo.plan import MIB
 
@@ -61,6 +62,7 @@ def test_closing_ends_the_keeper_too(node: Node) -> None:
 
 KILLED = """
 import sys, threading
+from aqua_client.demo.neighbours import neighbour_command
 from aqua_client.demo.node import Node
 with Node() as node:
     node.ready()
@@ -114,3 +116,12 @@ def test_who_has_nothing_on_a_gpu_takes_nothing_back(node: Node) -> None:
     assert owner.returncode != 0
     assert "memory of its own on SHM-1" in owner.stderr
     assert "reclaimed" not in owner.stdout
+
+
+def test_a_neighbour_ends_with_its_input(node: Node) -> None:
+    """Whoever started it may be killed: it uses its GPUs no longer than that lives."""
+    command = neighbour_command(("SHM-2", "SHM-3"), MIB, keeper_socket=node.keeper_socket)
+    neighbour = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert neighbour.stdout.count("loaded") == 2
