@@ -86,8 +86,8 @@ EDGES = (
     Mutant(
         name="a slab is acknowledged before it is empty",
         path="aqua_client/worker.py",
-        old="                if not slab.places:\n",
-        new="                if True:\n",
+        old="if not slab.places and self._close(slab):",
+        new="if self._close(slab):",
         tests=("tests/client/test_revokes.py::test_a_revoke_waits_for_a_fetch_and_others_do_not",),
     ),
     Mutant(
