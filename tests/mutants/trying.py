@@ -76,7 +76,11 @@ def _run(name: str, tests: Sequence[str], where: Path) -> Tried:
     if ended.returncode not in {0, _TESTS_FAILED}:
         msg = f"{name}: pytest ended with {ended.returncode}:\n{ended.stdout}{ended.stderr}"
         raise RuntimeError(msg)
-    why = [line for line in ended.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    why = [
+        line
+        for line in ended.stdout.splitlines()
+        if line.startswith(("FAILED tests", "ERROR tests"))
+    ]
     return Tried(
         name=name,
         is_caught=ended.returncode == _TESTS_FAILED,
