@@ -114,15 +114,12 @@ def test_an_offload_waits_for_the_slab_that_is_on_its_way() -> None:
     """It asks for none of its own."""
     node = node_of()
 
-    def is_asking() -> bool:
-        return any(one.name == THREAD_NAME for one in threading.enumerate())
-
     with paging(node) as pager:
         parked = [park(pager, random_bytes(STEP_BYTES))]
+        asked = len(node.asked) + 1
         node.answers.clear()
+        grow_further(pager, parked, lambda: len(node.asked) == asked)
         threading.Timer(0.5, node.answers.set).start()
-        grow_further(pager, parked, is_asking)
-        asked = len(node.asked)
         parked.append(park(pager, random_bytes(4 * MIB)))
         assert parked[-1].tier == "peer"
         assert len(node.asked) == asked

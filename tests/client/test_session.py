@@ -263,11 +263,12 @@ def test_pushes_reach_the_listener(daemon: FakeDaemon, link: Link) -> None:
 def test_a_late_descriptor_is_closed(daemon: FakeDaemon, link: Link) -> None:
     """One that nobody waits for would keep a slab's memory alive."""
     session = link()
+    before = open_slabs()  # another test's, that failed, would still be there
     for _ in range(20):
         daemon.session.push_descriptor("e" * 32)
     daemon.session.push_lost(["e" * 32], "mark")
     wait_until(lambda: session.listener.lost, what="all that came before is read")
-    wait_until(lambda: open_slabs() == 0, what="the fake has closed its own copies too")
+    wait_until(lambda: open_slabs() <= before, what="the fake has closed its own copies too")
 
 
 def test_a_fault_of_the_listener_does_not_end_the_session(
