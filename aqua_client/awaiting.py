@@ -71,6 +71,14 @@ def in_background(call: Callable[[], None], *, device: torch.device) -> None:
     _background.put(run)
 
 
+def await_background(seconds: float) -> None:
+    """Return when no call of `in_background` is left, or the time is over.
+
+    For the end of the interpreter: a thread that is in torch then aborts the process.
+    """
+    _background.await_idle(seconds)
+
+
 async def _over(result: asyncio.Future[T]) -> None:
     """Until it is, however often the caller is cancelled meanwhile: each call has a deadline."""
     while not result.done():
@@ -117,23 +125,35 @@ class _Background:
         """The next one."""
         with self._lock:
             if self._started < BACKGROUND_THREADS:
-                thread = threading.Thread(
-                    target=_serve, args=[self._calls], name=BACKGROUND_NAME, daemon=True
-                )
+                thread = threading.Thread(target=self._serve, name=BACKGROUND_NAME, daemon=True)
                 thread.start()
                 self._started += 1
+            self._left += 1
         self._calls.put(call)
+
+    def await_idle(self, seconds: float) -> None:
+        """Until all calls are over."""
+        with self._lock:
+            self._ended.wait_for(lambda: not self._left, seconds)
 
     def forget(self) -> None:
         """In a forked child: whoever ran, or held the lock, is not here."""
         self._lock = threading.Lock()
+        self._ended = threading.Condition(self._lock)
         self._calls: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._started = 0
+        self._left = 0
 
-
-def _serve(calls: SimpleQueue[Callable[[], None]]) -> None:
-    while True:
-        calls.get()()
+    def _serve(self) -> None:
+        while True:
+            call = self._calls.get()
+            try:
+                call()
+            finally:
+                del call  # what it copies is nobody's any more
+                with self._lock:
+                    self._left -= 1
+                    self._ended.notify_all()
 
 
 _threads = _Threads()

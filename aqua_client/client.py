@@ -278,6 +278,7 @@ def _close_all() -> None:
     for pager in tuple(_open_pagers):
         _open_pagers.discard(pager)
         pager.close()
+    awaiting.await_background(_END_SECONDS)
 
 
 def _abandon_all() -> None:
@@ -288,6 +289,7 @@ def _abandon_all() -> None:
     _default.lock = threading.Lock()
 
 
+_END_SECONDS = 0.2  # what the end of a process may be held up by
 _default = _Default()
 _open_pagers: set[Pager] = set()
 # Those that are closed too: some thread may have been closing one, with its lock, as another forked.

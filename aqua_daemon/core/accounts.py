@@ -103,7 +103,9 @@ class GpuAccount:
     policy: LendingPolicy = LendingPolicy.AUTO
     past_uses: deque[tuple[float, int]] = field(default_factory=deque)  # until when, falling bytes
     unsettled_bytes: int = 0  # free, but used a moment ago
-    outgrown_bytes: int = 0  # how much its processes grew by at once, if more than the reserve
+    outgrown: dict[int, int] = field(
+        default_factory=dict
+    )  # by pid: by more than the reserve at once
     newcomer: Newcomer | None = None
     ramp: Ramp | None = None  # None: it lends all that it may
     has_postponed: bool = False  # slabs are RETURNED that are to be freed when it is quiet no more

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from operator import itemgetter
 
 from aqua_daemon.core.accounts import GpuAccount, Newcomer
 from aqua_daemon.core.model import (
@@ -56,12 +57,13 @@ def settle(turn: Turn, account: GpuAccount) -> None:
 
 
 def outgrown(account: GpuAccount) -> tuple[str, ...]:
-    """The warning that an owner grows faster than the reserve can answer; empty if it does not."""
-    if not account.outgrown_bytes or account.policy is not LendingPolicy.AUTO:
+    """The warning that an owner grows faster than the reserve can answer; empty if none does."""
+    if not account.outgrown or account.policy is not LendingPolicy.AUTO:
         return ()
+    pid, nbytes = max(account.outgrown.items(), key=itemgetter(1))
     warning = (
-        f"its processes grew by {account.outgrown_bytes / MIB:.0f} MiB at once, more than the "
-        f"reserve of {account.reserve_bytes / MIB:.0f} MiB: lending `offered` suits them better"
+        f"its process {pid} grew by {nbytes / MIB:.0f} MiB at once, more than the reserve of "
+        f"{account.reserve_bytes / MIB:.0f} MiB: lending `offered` suits it better"
     )
     return (warning,)
 
@@ -72,14 +74,15 @@ def _sees_newcomers(settings: BrokerSettings) -> bool:
 
 
 def _note_growth(account: GpuAccount, before: Mapping[int, int]) -> None:
+    for pid in account.outgrown.keys() - account.owner_bytes:
+        del account.outgrown[pid]
     if account.limits:
         return  # a producer speaks for the GPU, and asks for its memory before it grows
     # Of processes that were there: contexts, the keeper's among them, come at once by nature.
-    growth_bytes = sum(
-        nbytes - before[pid] for pid, nbytes in account.owner_bytes.items() if pid in before
-    )
-    if growth_bytes > account.reserve_bytes:
-        account.outgrown_bytes = max(account.outgrown_bytes, growth_bytes)
+    for pid in account.owner_bytes.keys() & before:
+        growth_bytes = account.owner_bytes[pid] - before[pid]
+        if growth_bytes > account.reserve_bytes:
+            account.outgrown[pid] = max(account.outgrown.get(pid, 0), growth_bytes)
 
 
 def _note_past_use(account: GpuAccount, used_bytes: int, until: float) -> None:

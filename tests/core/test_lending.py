@@ -202,7 +202,7 @@ def test_an_owner_that_outgrows_the_reserve_is_a_warning() -> None:
     assert bench.gpu(NEAR).warnings == ()
     bench.report(NEAR, {OWNER: 110 * MIB})
     [warning] = bench.gpu(NEAR).warnings
-    assert "grew by 100 MiB at once" in warning
+    assert f"its process {OWNER} grew by 100 MiB at once" in warning
     assert "`offered`" in warning
     bench = Bench(lending=LendingPolicy.OFFERED)
     bench.report(NEAR, {OWNER: 10 * MIB})
@@ -234,3 +234,13 @@ def test_a_gpu_that_lends_to_itself_knows_no_newcomers() -> None:
     bench.report(NEAR, {OWNER: MIB})
     bench.report(NEAR, {OWNER: MIB, NEW: MIB})
     assert bench.gpu(NEAR).waits_for == ""
+
+
+def test_a_process_that_has_ended_is_warned_of_no_more() -> None:
+    """Its policy need not suit it any longer."""
+    bench = Bench()
+    bench.report(NEAR, {OWNER: 10 * MIB})
+    bench.report(NEAR, {OWNER: 110 * MIB})
+    assert bench.gpu(NEAR).warnings
+    bench.report(NEAR, {})
+    assert bench.gpu(NEAR).warnings == ()
