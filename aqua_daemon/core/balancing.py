@@ -31,7 +31,7 @@ from aqua_daemon.core.model import (
     owner_of,
 )
 from aqua_daemon.core.rebalancing import Recall, lack, recalls
-from aqua_daemon.core.revoking import in_order, revoke
+from aqua_daemon.core.revoking import in_order, revoke, silent_sessions
 from aqua_daemon.core.sizes import MIB, REST_SECONDS, WANT_SECONDS
 from aqua_daemon.core.turn import Turn, Want
 
@@ -109,7 +109,7 @@ def rebalance(turn: Turn) -> None:
 
 def _follow(turn: Turn, recall: Recall, leases: list[Lease]) -> None:
     """Revoke the tenant's cheapest leases that may be moved, and say so; or say why none may."""
-    usable, silent = _within_reach(turn, recall.for_tenant), _silent_sessions(turn)
+    usable, silent = _within_reach(turn, recall.for_tenant), silent_sessions(turn)
     chosen: list[Lease] = []
     left_bytes, block = recall.nbytes, RebalanceBlock.NO_WHOLE_SLAB
     for lease in in_order(turn, leases):
@@ -182,7 +182,7 @@ def _parties(turn: Turn, leases: Mapping[TenantName, list[Lease]] | None = None)
     for session_id in _living_wants(turn):
         tenant = turn.ledger.sessions[session_id].tenant
         wanted[tenant] = wanted.get(tenant, 0) + turn.books.wants[session_id].nbytes
-    stuck = _stuck_bytes(turn, _silent_sessions(turn))
+    stuck = _stuck_bytes(turn, silent_sessions(turn))
     for tenant in dict.fromkeys(chain(turn.ledger.tenants, wanted)):
         held_bytes = _held_bytes(turn, tenant)
         if held_bytes or tenant in wanted:
@@ -207,18 +207,6 @@ def _stuck_bytes(turn: Turn, silent: Iterable[SessionId]) -> dict[TenantName, in
             if lease.state in _STAYING:
                 stuck[lease.tenant] = stuck.get(lease.tenant, 0) + lease.nbytes
     return stuck
-
-
-def _silent_sessions(turn: Turn) -> set[SessionId]:
-    """Those that let a deadline pass: what more they were asked for would be quarantined too."""
-    if not any(gpu.bytes_in[LeaseState.QUARANTINED] for gpu in turn.ledger.gpus.values()):
-        return set()
-    leases = turn.ledger.leases
-    return {
-        session_id
-        for session_id, account in turn.ledger.session_accounts.items()
-        if any(leases[one].state is LeaseState.QUARANTINED for one in account.recalled)
-    }
 
 
 def _held_bytes(turn: Turn, tenant: TenantName) -> int:

@@ -90,10 +90,11 @@ def in_order(turn: Turn, leases: Iterable[Lease]) -> list[Lease]:
     """Those that can be asked back, the cheapest first.
 
     Not made yet, unused, cache, coldest store. What a client has said nothing of is in use. Among
-    those: of tenants that hold more than their part, of lower priority, used longest ago.
+    those: of tenants that hold more than their part, of lower priority, used longest ago. What silent
+    sessions hold comes after all that others do: it may not come at all.
     """
-    found: list[tuple[int, bool, int, float, LeaseId]] = []
-    above = _above_their_part(turn)
+    found: list[tuple[bool, int, bool, int, float, LeaseId]] = []
+    above, silent = _above_their_part(turn), silent_sessions(turn)
     priorities: dict[TenantName, int] = {}
     for lease in leases:
         if lease.state is LeaseState.ALLOCATING and lease.revocation is None:
@@ -111,9 +112,23 @@ def in_order(turn: Turn, leases: Iterable[Lease]) -> list[Lease]:
         priority = priorities.get(lease.tenant)
         if priority is None:
             priority = priorities[lease.tenant] = turn.books.priority_of(lease.tenant)
-        found.append((rank, lease.tenant not in above, priority, used_at, lease.lease_id))
+        is_silent = rank > 0 and lease.session_id in silent  # for what is not made nobody is asked
+        is_within = lease.tenant not in above
+        found.append((is_silent, rank, is_within, priority, used_at, lease.lease_id))
     found.sort()
     return [turn.ledger.leases[lease_id] for *_, lease_id in found]
+
+
+def silent_sessions(turn: Turn) -> set[SessionId]:
+    """Those that let a deadline pass: what more they were asked for would be quarantined too."""
+    if not any(gpu.bytes_in[LeaseState.QUARANTINED] for gpu in turn.ledger.gpus.values()):
+        return set()
+    leases = turn.ledger.leases
+    return {
+        session_id
+        for session_id, account in turn.ledger.session_accounts.items()
+        if any(leases[one].state is LeaseState.QUARANTINED for one in account.recalled)
+    }
 
 
 def revoke(

@@ -282,3 +282,58 @@ def test_who_holds_more_than_its_part_is_asked_first_then_who_has_less_priority(
     bench.report(NEAR, {50: GPU_BYTES - 2 * SLAB - 8 * MIB})
     [order] = bench.the(SendRevoke)
     assert order.session_id == bob
+
+
+def test_a_session_that_let_a_deadline_pass_is_asked_after_all_others() -> None:
+    """The reserve is not made whole by asking who is stuck, though what he holds is the cheapest."""
+    bench = Bench()
+    stuck, busy = bench.open("stuck"), bench.open("busy", tenant=BOB, pid=12)
+    kept, other = bench.grant(stuck), bench.grant(stuck)
+    used = [bench.grant(busy) for _ in range(2)]
+    bench.report(NEAR, {11: 0})
+    bench.reclaim(stuck, 1)
+    [first] = revoking(bench)
+    unused = other if first == kept else kept
+    bench.tick(2.1)
+    assert bench.state(first) is LeaseState.QUARANTINED
+    bench.keepalive(stuck, use(unused, used_bytes=0))
+    bench.keepalive(busy, *map(use, used))
+    bench.reclaim(stuck, 2 * SLAB)
+    assert revoking(bench) == set(used)
+    bench.reclaim(stuck, 3 * SLAB)
+    assert revoking(bench) == {*used, unused}  # nobody else has any
+
+
+def test_a_session_that_answered_late_is_asked_as_any_other() -> None:
+    """What it holds is the cheapest again."""
+    bench = Bench()
+    late, busy = bench.open("late"), bench.open("busy", tenant=BOB, pid=12)
+    pair, used = [bench.grant(late), bench.grant(late)], bench.grant(busy)
+    bench.report(NEAR, {11: 0})
+    bench.reclaim(late, 1)
+    [first] = revoking(bench)
+    bench.tick(2.1)
+    bench.acknowledge(late, first)
+    bench.freed(first)
+    [unused] = set(pair) - {first}
+    bench.keepalive(late, use(unused, used_bytes=0))
+    bench.keepalive(busy, use(used))
+    bench.reclaim(late, SLAB)
+    assert revoking(bench) == {unused}
+
+
+def test_what_was_never_made_for_a_silent_session_still_goes_first() -> None:
+    """Nobody has to be asked for it."""
+    bench = Bench()
+    stuck, busy = bench.open("stuck"), bench.open("busy", tenant=BOB, pid=12)
+    bench.grant(stuck)
+    bench.report(NEAR, {50: GPU_BYTES - SLAB - 16 * MIB})  # an owner grows into the reserve
+    bench.tick(2.1)
+    assert bench.gpu(NEAR).quarantined_bytes == SLAB
+    bench.report(NEAR, {})
+    bench.grant(busy)
+    unmade = bench.ask(stuck)
+    bench.report(NEAR, {50: GPU_BYTES - 3 * SLAB - 16 * MIB})
+    assert revoking(bench) == set()
+    bench.handle(SlabAllocated(lease_id=unmade))
+    assert bench.the(FreeSlab) == [FreeSlab(gpu=NEAR, lease_id=unmade)]
