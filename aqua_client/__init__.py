@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from aqua_client.pools import BlockPool, Slots
     from aqua_client.producing import Producer, producer
     from aqua_client.records import ReclaimOutcome, ReclaimProgress, ReclaimResult
+    from aqua_client.scheduling import FairScheduler, FairSettings
     from aqua_client.tensors import OffloadedTensor
 
 __version__ = "0.2.0"
@@ -91,6 +92,7 @@ _HOMES = {
     "pools": ("BlockPool", "Slots"),
     "producing": ("Producer", "producer"),
     "records": ("ReclaimOutcome", "ReclaimProgress", "ReclaimResult"),
+    "scheduling": ("FairScheduler", "FairSettings"),
     "tensors": ("OffloadedTensor",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -103,6 +105,8 @@ __all__ = [
     "BlockPool",
     "BrokerUnreachable",
     "Client",
+    "FairScheduler",
+    "FairSettings",
     "ForkedChild",
     "HandleReleased",
     "Informer",

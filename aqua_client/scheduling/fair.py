@@ -1,0 +1,150 @@
+"""The scheduler: what it is told, and its plan for the next iteration."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+
+from aqua_client.errors import InvalidRequest
+from aqua_client.scheduling.chunks import shares
+from aqua_client.scheduling.packing import Packing
+from aqua_client.scheduling.plans import Admission, Plan, Room
+from aqua_client.scheduling.requests import Request
+from aqua_client.scheduling.settings import FairSettings, Order
+from aqua_client.scheduling.slices import Slices
+from aqua_client.scheduling.swaps import Swap
+
+
+class FairScheduler:
+    """Gives every request its share of an engine. See the package for how it is driven.
+
+    >>> scheduler = FairScheduler(FairSettings(block_tokens=16))
+    >>> scheduler.add("a", prompt_tokens=30, now=0.0)
+    >>> scheduler.plan(0.0, Room(tokens=2048, free_blocks=8)).run
+    (Share(request_id='a', tokens=30),)
+    >>> scheduler.ran("a", 30)
+    >>> scheduler.plan(0.1, Room(tokens=2048, free_blocks=6)).run
+    (Share(request_id='a', tokens=1),)
+    """
+
+    def __init__(self, settings: FairSettings | None = None) -> None:
+        self._settings = settings or FairSettings()
+        self._requests: dict[str, Request] = {}
+        self._numbers = itertools.count()
+        self._slices = Slices(self._settings)
+        self._floor = 0.0  # the least virtual run time that anybody has, which never falls
+        self._now = -math.inf
+
+    @property
+    def requests(self) -> Mapping[str, Request]:
+        """All that were added and not removed. Read only."""
+        return self._requests
+
+    def add(self, request_id: str, *, prompt_tokens: int, now: float, weight: float = 1.0) -> None:
+        """A newcomer, whose virtual run time begins at the least that anybody has.
+
+        Raises:
+            InvalidRequest: it is there already, has no prompt, or a weight that can't be.
+        """
+        if request_id in self._requests:
+            msg = f"request {request_id!r} was added already"
+            raise InvalidRequest(msg)
+        if prompt_tokens < 1 or not 0 < weight < math.inf:
+            msg = f"{prompt_tokens=} is to be 1 or more, {weight=} over 0 and finite"
+            raise InvalidRequest(msg)
+        self._raise_floor()
+        self._requests[request_id] = Request(
+            request_id=request_id,
+            number=next(self._numbers),
+            weight=weight,
+            waiting_since=now,
+            known_tokens=prompt_tokens,
+            virtual_tokens=self._floor,
+        )
+
+    def remove(self, request_id: str) -> None:
+        """It has ended, or was cancelled: its blocks are free. Unknown ones are ignored."""
+        self._raise_floor()
+        self._requests.pop(request_id, None)
+
+    def plan(self, now: float, room: Room, *, swap: Swap | None = None) -> Plan:
+        """What to do in the iteration that begins *now*; without *swap* slices have one length."""
+        self._slices.see(now, swap)
+        self._now = now
+        packing = Packing(
+            list(self._requests.values()), room, self._settings, self._slices, self._rank
+        )
+        run = shares(packing.running, room.tokens)
+        self._slices.computes = bool(run)
+        return Plan(
+            run=run,
+            preempt=tuple(one.request_id for one in packing.preempted),
+            resume=tuple(
+                share.request_id for share in run if self._requests[share.request_id].is_parked
+            ),
+            soon=tuple(one.request_id for one in packing.next_parked),
+            too_large=tuple(one.request_id for one in packing.too_large),
+        )
+
+    def ran(self, request_id: str, tokens: int) -> None:
+        """It computed so many tokens in the iteration that was planned last, and is resident.
+
+        Raises:
+            InvalidRequest: it is unknown, or more than it lacks.
+        """
+        request = self._known(request_id)
+        if not 1 <= tokens <= request.missing_tokens:
+            msg = f"{request_id!r} computed {tokens} tokens, but lacks {request.missing_tokens}"
+            raise InvalidRequest(msg)
+        request.compute(tokens, cost=self._settings.prompt_token_cost)
+        request.waiting_since = self._now
+
+    def preempted(self, request_id: str, *, kept_tokens: int | None = None) -> None:
+        """Its blocks were given up; of its tokens *kept_tokens* are parked (all, unless said).
+
+        Raises:
+            InvalidRequest: it is unknown, or more than it had.
+        """
+        request = self._known(request_id)
+        request.is_resident = False
+        request.slice_left = 0
+        if kept_tokens is not None:
+            self.holds(request_id, kv_tokens=kept_tokens)
+
+    def holds(self, request_id: str, *, kv_tokens: int) -> None:
+        """So many of its tokens have keys and values: a prefix was found, or some were lost.
+
+        Raises:
+            InvalidRequest: it is unknown, or has no so many tokens, one of which is to compute.
+        """
+        request = self._known(request_id)
+        if not 0 <= kv_tokens < request.known_tokens:
+            msg = f"{request_id!r} holds {kv_tokens} tokens, but knows {request.known_tokens}"
+            raise InvalidRequest(msg)
+        request.kv_tokens = kv_tokens
+
+    def admit(self, now: float, *, prompt_tokens: int) -> Admission:
+        """Whether to take one more."""
+        del now, prompt_tokens
+        return Admission(accepted=True)
+
+    def _known(self, request_id: str) -> Request:
+        try:
+            return self._requests[request_id]
+        except KeyError:
+            msg = f"no request {request_id!r} was added"
+            raise InvalidRequest(msg) from None
+
+    def _raise_floor(self) -> None:
+        if self._requests:
+            least = min(one.virtual_tokens for one in self._requests.values())
+            self._floor = max(self._floor, least)
+
+    def _rank(self, request: Request) -> tuple[float, bool, int]:
+        """Smaller goes first."""
+        if self._settings.order is Order.OLDEST:
+            return (0.0, request.has_had_slice, request.number)
+        waited_seconds = self._now - request.waiting_since
+        aged = self._settings.ageing_tokens_per_second * waited_seconds
+        return (request.virtual_tokens - aged, request.has_had_slice, request.number)

@@ -1,0 +1,52 @@
+"""What can be set of fair scheduling, each with its reason, checked when it is made."""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass
+
+from aqua_client.errors import InvalidSetting
+
+
+class Order(enum.Enum):
+    """Who goes first, when not all fit."""
+
+    LEAST_SERVED = "least_served"  # least virtual run time, less what ageing gives for waiting
+    OLDEST = "oldest"  # newcomers have one slice, then whoever came first
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FairSettings:
+    """How requests share an engine."""
+
+    block_tokens: int = 16  # tokens a block of the KV cache holds
+    order: Order = Order.LEAST_SERVED
+    ageing_tokens_per_second: float = 16.0  # of virtual run time, for each second without a turn
+    prompt_token_cost: float = 0.0  # of a prompt's token, in generated ones
+    slice_iterations: int = 8  # at least, once let in
+    longest_slice_iterations: int = 256  # at most, however dear a swap is
+    swap_share: float = 0.2  # of a slice's time, that its swap may cost at most
+
+    def __post_init__(self) -> None:
+        """Refuse what can't be.
+
+        Raises:
+            InvalidSetting: names the key, its value and what is allowed.
+        """
+        for key in ("block_tokens", "slice_iterations"):
+            if getattr(self, key) < 1:
+                raise InvalidSetting.of(key, getattr(self, key), "1 or more")
+        if self.longest_slice_iterations < self.slice_iterations:
+            allowed = f"slice_iterations, {self.slice_iterations}, or more"
+            key = "longest_slice_iterations"
+            raise InvalidSetting.of(key, self.longest_slice_iterations, allowed)
+        for key in ("ageing_tokens_per_second", "prompt_token_cost"):
+            if not 0 <= getattr(self, key) < math.inf:
+                raise InvalidSetting.of(key, getattr(self, key), "0 or more")
+        if not 0 < self.swap_share <= 1:
+            raise InvalidSetting.of("swap_share", self.swap_share, "over 0, and at most 1")
+
+    def blocks(self, tokens: int) -> int:
+        """How many blocks so many tokens take."""
+        return -(-tokens // self.block_tokens)
