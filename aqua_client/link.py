@@ -5,8 +5,11 @@ Does not cover what the frames say, nor when to connect again: that is `presence
 
 from __future__ import annotations
 
+import contextlib
+import select
 import selectors
 import socket
+import threading
 import time
 from collections import deque
 
@@ -55,7 +58,7 @@ class Waker:
 
 
 class Link:
-    """Whoever opens it closes it. One thread uses it."""
+    """Whoever opens it closes it. One thread reads; others may send."""
 
     def __init__(self, path: str, waker: Waker) -> None:
         """Connect, without waiting for the daemon to look.
@@ -66,6 +69,7 @@ class Link:
         self._reader = FrameReader()
         self._payloads: deque[bytes] = deque()
         self._waker = waker
+        self._sending = threading.Lock()
         try:
             self._connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         except OSError as error:
@@ -86,12 +90,29 @@ class Link:
             LinkBroken: the daemon is gone, or does not read.
         """
         try:
-            send_frame(self._connection, payload)
+            with self._sending:
+                send_frame(self._connection, payload)
         except TimeoutError as error:
             msg = f"the daemon has not read for {SEND_SECONDS:g} s"
             raise LinkBroken(msg, reason="silent") from error
         except (OSError, FrameTooLarge) as error:
             raise LinkBroken(str(error), reason="lost") from error
+
+    def send_in_time(self, payload: bytes, seconds: float) -> None:
+        """Send one frame that the socket has room for, from any thread.
+
+        Raises:
+            TimeoutError: there was none in *seconds*; nothing was sent.
+            LinkBroken: the daemon is gone.
+        """
+        with self._sending:
+            if not _has_room(self._connection, seconds):
+                raise TimeoutError
+            try:
+                send_frame(self._connection, payload)
+            except OSError as error:
+                self._end_both_ways()  # part of the frame may be out
+                raise LinkBroken(str(error), reason="lost") from error
 
     def next_payload(self, *, deadline: float) -> bytes | None:
         """The next frame's payload; None: not before *deadline*, or woken.
@@ -133,6 +154,10 @@ class Link:
         self._connection.close()
         self._reader.close()
 
+    def _end_both_ways(self) -> None:
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)  # whoever reads is told
+
     def _is_readable(self, deadline: float) -> bool:
         # poll and not epoll: an epoll set would be shared with forked children.
         with selectors.PollSelector() as selector:
@@ -141,6 +166,16 @@ class Link:
             ready = selector.select(max(0.0, deadline - time.monotonic()))
         found = {key.fileobj for key, _ in ready}
         return self._connection in found and self._waker not in found
+
+
+def _has_room(connection: socket.socket, seconds: float) -> bool:
+    # The kernel says so while three quarters of the buffer are free, 150 KiB: more than a call that
+    # goes out this way has, so that no frame is cut and no sender waits for its rest.
+    if connection.fileno() < 0:
+        return True  # closed: sending says so
+    room = select.poll()
+    room.register(connection, select.POLLOUT)
+    return bool(room.poll(seconds * 1000))
 
 
 def _why_not_connected(error: OSError) -> str:

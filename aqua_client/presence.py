@@ -21,9 +21,11 @@ from typing import Protocol, assert_never
 
 from aqua_client.counters import Counters, Figures
 from aqua_client.descriptors import ArrivingDescriptors
+from aqua_client.framed_calls import Send
 from aqua_client.link import Link, LinkBroken, Waker
 from aqua_client.records import (
     OTHER_PROTOCOL,
+    CallAnswer,
     DescriptorArrived,
     HostRoom,
     LeasesEnded,
@@ -84,8 +86,11 @@ class SessionListener(Protocol):
 class Gate(Protocol):
     """What calls pass through: opened by each attach, shut by each detach."""
 
-    def open(self, token: bytes) -> None:
-        """Calls may go out, with this token."""
+    def open(self, token: bytes, send: Send | None = None) -> None:
+        """Calls may go out: with this token, and by *send* where the daemon takes them as frames."""
+
+    def heard(self, answer: CallAnswer) -> None:
+        """One that went out by *send* has an answer."""
 
     def shut(self, reason: str) -> None:
         """Calls fail at once; those that are out are given up."""
@@ -254,7 +259,7 @@ class Presence:
         self._session_id = welcome.session_id
         self._pause_seconds = FIRST_PAUSE_SECONDS
         self.standing = Standing(attached=True, reason="", welcome=welcome)
-        self._gate.open(welcome.token)
+        self._gate.open(welcome.token, link.send_in_time if welcome.takes_calls else None)
         logger.info("attached to the daemon as session %s", welcome.session_id)
         self._listener.attached()
         if welcome.ended_lease_ids:
@@ -310,6 +315,8 @@ class Presence:
         match parse_daemon_frame(payload, now=time.monotonic()):
             case RevokeNotice() as notice:
                 self._listener.revoked(notice)
+            case CallAnswer() as answer:
+                self._gate.heard(answer)
             case DescriptorArrived(lease_id=lease_id):
                 self._descriptors.put(lease_id, link.take_descriptor())
             case LeasesEnded(lease_ids=lease_ids):  # a keepalive's answer, which come in order

@@ -155,6 +155,7 @@ class Welcome:
     daemon_version: str
     ended_lease_ids: tuple[str, ...]
     has_sentinel: bool  # one came with it
+    takes_calls: bool = False  # as frames of this link
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,6 +199,15 @@ class Unheard:
     """A frame of a kind that this release does not know: a newer daemon's, and no matter."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallAnswer:
+    """What became of a call that went out as a frame."""
+
+    number: int  # of that call
+    payload: bytes = b""
+    refusal: Refusal | None = None  # instead of the payload
+
+
 DaemonFrame = (
     Welcome
     | Refusal
@@ -206,6 +216,7 @@ DaemonFrame = (
     | DescriptorArrived
     | LeasesLost
     | Restarting
+    | CallAnswer
     | Unheard
 )
 

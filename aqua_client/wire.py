@@ -42,8 +42,6 @@ __all__ = [
     "room_message",
 ]
 
-_SERVICE = "/aqua.broker.v1.Broker/"
-
 AnswerT = TypeVar("AnswerT")
 
 _CLASS_NUMBERS = {
@@ -65,9 +63,9 @@ class Malformed(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[AnswerT]):
-    """One unary call, encoded: where it goes, what it says, and how to read its answer."""
+    """One unary call, encoded: what it is, what it says, and how to read its answer."""
 
-    path: str
+    method: str  # of the Broker service
     payload: bytes
     decode: Callable[[bytes], AnswerT]  # raises Malformed
 
@@ -82,29 +80,29 @@ def acquire_call(
         safety_class=_CLASS_NUMBERS[safety_class],
         wanted_bytes=wanted_bytes,
     )
-    return Call(_SERVICE + "Acquire", request.SerializeToString(), _granted)
+    return Call("Acquire", request.SerializeToString(), _granted)
 
 
 def release_call(request_id: str, lease_ids: Sequence[str], room: HostRoom) -> Call[set[str]]:
     """Give slabs back; answers the ids that were known."""
-    return Call(_SERVICE + "Release", _return_payload(request_id, lease_ids, room), _returned)
+    return Call("Release", _return_payload(request_id, lease_ids, room), _returned)
 
 
 def acknowledge_call(request_id: str, lease_ids: Sequence[str], room: HostRoom) -> Call[set[str]]:
     """Answer a revoke; answers the ids that were known."""
-    return Call(_SERVICE + "Acknowledge", _return_payload(request_id, lease_ids, room), _returned)
+    return Call("Acknowledge", _return_payload(request_id, lease_ids, room), _returned)
 
 
 def reserve_host_call(request_id: str, room: HostRoom) -> Call[HostRoom]:
     """Set the host room; answers what is in force."""
     request = broker_pb2.ReserveHostRequest(request_id=request_id, host_room=room_message(room))
-    return Call(_SERVICE + "ReserveHost", request.SerializeToString(), _room_in_force)
+    return Call("ReserveHost", request.SerializeToString(), _room_in_force)
 
 
 def offer_call(request_id: str, gpu: str, nbytes: int) -> Call[OfferResult]:
     """Say how much of a GPU may be lent."""
     request = broker_pb2.OfferRequest(request_id=request_id, gpu=gpu, nbytes=nbytes)
-    return Call(_SERVICE + "Offer", request.SerializeToString(), _offered)
+    return Call("Offer", request.SerializeToString(), _offered)
 
 
 def reclaim_call(
@@ -114,7 +112,7 @@ def reclaim_call(
     request = broker_pb2.ReclaimRequest(
         request_id=request_id, gpu=gpu, nbytes=nbytes, deadline_seconds=deadline_seconds
     )
-    return Call(_SERVICE + "Reclaim", request.SerializeToString(), _reclaimed)
+    return Call("Reclaim", request.SerializeToString(), _reclaimed)
 
 
 def gpu_bytes_call(gpu: str) -> Call[GpuBytes]:
@@ -134,7 +132,7 @@ def gpu_bytes_call(gpu: str) -> Call[GpuBytes]:
         )
 
     request = broker_pb2.GetStateRequest(gpu=gpu)
-    return Call(_SERVICE + "GetState", request.SerializeToString(), decode)
+    return Call("GetState", request.SerializeToString(), decode)
 
 
 def _granted(payload: bytes) -> Granted:

@@ -9,11 +9,12 @@ import math
 from collections.abc import Sequence
 
 from aqua_protos import presence_pb2
-from aqua_protos.agreement import SPOKEN
+from aqua_protos.agreement import CALLS, CLIENT_FEATURES, SPOKEN
 
 from aqua_client.counters import Figures
 from aqua_client.records import (
     OTHER_PROTOCOL,
+    CallAnswer,
     DaemonFrame,
     DescriptorArrived,
     HostRoom,
@@ -44,6 +45,7 @@ def hello_frame(
     hello = presence_pb2.Hello(
         protocol=SPOKEN.oldest,
         newest_protocol=SPOKEN.newest,
+        features=CLIENT_FEATURES,
         home_gpu=home_gpu or "",
         sub_tenant=sub_tenant,
         program=program,
@@ -75,6 +77,12 @@ def goodbye_frame(figures: Figures | None = None) -> bytes:
     return presence_pb2.ClientFrame(goodbye=goodbye).SerializeToString()
 
 
+def call_frame(number: int, method: str, payload: bytes, seconds: float) -> bytes:
+    """A call of the Broker service, whose caller waits so long."""
+    call = presence_pb2.Call(number=number, method=method, payload=payload, seconds=seconds)
+    return presence_pb2.ClientFrame(call=call).SerializeToString()
+
+
 def parse_daemon_frame(payload: bytes, *, now: float) -> DaemonFrame:
     """What a frame of the daemon says.
 
@@ -99,6 +107,8 @@ def parse_daemon_frame(payload: bytes, *, now: float) -> DaemonFrame:
         case "leases_lost":
             lost = frame.leases_lost
             return LeasesLost(lease_ids=tuple(lost.lease_ids), reason=lost.reason)
+        case "call_reply":
+            return _answer(frame.call_reply)
         case "restarting":
             return Restarting()
         case _:
@@ -130,7 +140,16 @@ def _welcome(welcome: presence_pb2.Welcome) -> Welcome | Refusal:
         daemon_version=welcome.daemon_version,
         ended_lease_ids=tuple(welcome.ended_lease_ids),
         has_sentinel=welcome.has_sentinel,
+        takes_calls=CALLS in welcome.features,
     )
+
+
+def _answer(reply: presence_pb2.CallReply) -> CallAnswer:
+    if not reply.HasField("refusal"):
+        return CallAnswer(number=reply.number, payload=reply.payload)
+    refusal = reply.refusal
+    no = Refusal(code=refusal.code, message=refusal.message, reason=refusal.reason)
+    return CallAnswer(number=reply.number, refusal=no)
 
 
 def _notice(revoke: presence_pb2.Revoke, *, now: float) -> RevokeNotice:

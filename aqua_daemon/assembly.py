@@ -26,10 +26,12 @@ from grpc import aio
 
 from aqua_daemon import __version__
 from aqua_daemon.adapters.admins import admins_of
+from aqua_daemon.adapters.broker_calls import BrokerCalls
 from aqua_daemon.adapters.call_limits import CallLimits
 from aqua_daemon.adapters.client_tally import ClientTally
+from aqua_daemon.adapters.framed_calls import FramedCalls
 from aqua_daemon.adapters.grpc_health import Health, make_server
-from aqua_daemon.adapters.grpc_servicer import BrokerCalls
+from aqua_daemon.adapters.grpc_servicer import calls_handler
 from aqua_daemon.adapters.holders import Holders
 from aqua_daemon.adapters.journal import FanOut, JsonLines, LogJournal
 from aqua_daemon.adapters.keeper_link import KeeperAddress, KeeperLinks
@@ -190,8 +192,9 @@ def _assembled(
         clock=clock,
         limits=_call_limits(config.limits),
     )
+    presence.take_calls(FramedCalls(calls).take)
     health = Health()
-    api = make_server((calls.handler(), health.handler()))
+    api = make_server((calls_handler(calls, presence), health.handler()))
     with claim.binding(config.socket):
         api.add_insecure_port(f"unix:{config.socket}")
     metrics = _metrics_server(config, on_loop(loop, _reader(service, tally, clients)))

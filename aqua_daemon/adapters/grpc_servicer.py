@@ -1,64 +1,28 @@
-"""The API over gRPC: token to session, bytes to event, answer to bytes, refusal to status.
+"""The API over gRPC: token to session, refusal to status.
 
-Covers aqua.broker.v1.Broker. Does not cover health (grpc_health), what messages hold (wire), nor
-what is decided (core). Calls take bytes and not messages, so that what does not parse gets a status
-that says so. Each reply carries `aqua-reason` in its trailing metadata: `ok`, or the reason of the
-refusal that clients and metrics count under.
+Covers how a call of aqua.broker.v1.Broker comes by gRPC. Does not cover health (grpc_health) nor
+what the calls do (broker_calls). Calls take bytes and not messages, so that what does not parse gets
+a status that says so. Each reply carries `aqua-reason` in its trailing metadata: `ok`, or the reason
+of the refusal that clients and metrics count under.
 """
 
 from __future__ import annotations
 
-import logging
-import secrets
 from collections.abc import Awaitable, Callable
-from typing import Final, NoReturn, TypeVar, cast
+from typing import Final, NoReturn, cast
 
 import grpc
 from grpc import aio
 
-from aqua_daemon import __version__
-from aqua_daemon.adapters.call_limits import CallGate, CallLimits
-from aqua_daemon.adapters.happenings import Happenings
+from aqua_daemon.adapters.broker_calls import LARGEST_REQUEST_BYTES, BrokerCalls
 from aqua_daemon.adapters.presence import PresenceServer
-from aqua_daemon.adapters.settings_file import SettingsFile
-from aqua_daemon.adapters.statuses import TooLarge, TooLate, Unauthenticated, status_of
-from aqua_daemon.adapters.visibility import happenings_for, visible_to
-from aqua_daemon.adapters.wire import replies, requests
-from aqua_daemon.core.errors import (
-    BrokerBug,
-    BrokerError,
-    InvalidRequest,
-    SessionSuspect,
-    StaleRequest,
-    UnknownSession,
-)
-from aqua_daemon.core.instructions import (
-    Answer,
-    AnswerDrain,
-    AnswerGranted,
-    AnswerHostRoom,
-    AnswerOffer,
-    AnswerQuiesce,
-    AnswerQuota,
-    AnswerReclaim,
-    AnswerReturned,
-    AnswerUndrain,
-)
-from aqua_daemon.core.limits import QuotaOutcome
-from aqua_daemon.core.model import BrokerSettings, Lease, LeaseId, NodeSnapshot, Session, SessionId
-from aqua_daemon.core.sizes import LONGEST_REVOKE_SECONDS, REVOKE_GRACE_SECONDS
-from aqua_daemon.ports import Clock, Keepers, SlabHandle
-from aqua_daemon.service import BrokerService
+from aqua_daemon.adapters.statuses import LONGEST_DETAILS, Unauthenticated, status_of
+from aqua_daemon.core.errors import BrokerError
+from aqua_daemon.core.model import SessionId
 
 SERVICE: Final = "aqua.broker.v1.Broker"
 TOKEN_KEY: Final = "aqua-token-bin"  # noqa: S105 - the name of the metadata, not a token
 REASON_KEY: Final = "aqua-reason"
-
-LARGEST_REQUEST_BYTES = 2**20  # 10,000 lease ids are 0.35 MiB
-_LONGEST_WAIT_SECONDS = 5.0  # past it a keeper is stuck; the caller may ask again with the same id
-_TICK_SLACK_SECONDS = 1.0  # an answer at a deadline comes with the tick after it
-_LONGEST_DETAILS = 1000
-_STATUS_LINES = 50  # of the node: two screens of `status`
 
 # Over gRPC's own limit it answers by itself, in its words; ours answers below that with a remedy.
 SERVER_OPTIONS: Final = (
@@ -70,270 +34,56 @@ SERVER_OPTIONS: Final = (
 )
 
 Context = aio.ServicerContext[bytes, bytes]
-Call = Callable[[SessionId, bytes, float], Awaitable[bytes]]
-_AnswerT = TypeVar("_AnswerT")
-
-logger = logging.getLogger("aqua.api")
 
 
-class BrokerCalls:
-    """The calls of aqua.broker.v1.Broker."""
+def calls_handler(calls: BrokerCalls, presence: PresenceServer) -> grpc.GenericRpcHandler:
+    """What a gRPC server is to be given, so that it serves *calls* to the sessions of *presence*."""
+    return grpc.method_handlers_generic_handler(
+        SERVICE,
+        {
+            method: grpc.unary_unary_rpc_method_handler(_served(method, calls, presence))
+            for method in calls.methods
+        },
+    )
 
-    def __init__(
-        self,
-        *,
-        service: BrokerService,
-        presence: PresenceServer,
-        keepers: Keepers,
-        settings: BrokerSettings,
-        happenings: Happenings,
-        settings_file: SettingsFile,
-        clock: Clock,
-        limits: CallLimits | None = None,
-    ) -> None:
-        """*happenings* are the journal's, with the times of *clock*."""
-        self._service = service
-        self._presence = presence
-        self._keepers = keepers
-        self._settings = settings
-        self._happenings = happenings
-        self._settings_file = settings_file
-        self._limits = limits or CallLimits()
-        self._gate = CallGate(self._limits, clock=clock)
-        self._clock = clock
-        self._started_at = clock()
 
-    def handler(self) -> grpc.GenericRpcHandler:
-        """What a gRPC server is to be given."""
-        calls: dict[str, Call] = {
-            "Acquire": self._acquire,
-            "Release": self._release,
-            "Acknowledge": self._acknowledge,
-            "ReserveHost": self._reserve_host,
-            "Offer": self._offer,
-            "Reclaim": self._reclaim,
-            "GetState": self._get_state,
-            "GetEvents": self._get_events,
-            "Quiesce": self._quiesce,
-            "GetQuotas": self._get_quotas,
-            "SetQuota": self._set_quota,
-            "Drain": self._drain,
-            "Undrain": self._undrain,
-        }
-        return grpc.method_handlers_generic_handler(
-            SERVICE,
-            {
-                name: grpc.unary_unary_rpc_method_handler(self._served(call))
-                for name, call in calls.items()
-            },
-        )
-
-    def _served(self, call: Call) -> Callable[[bytes, Context], Awaitable[bytes]]:
-        async def serve(payload: bytes, context: Context) -> bytes:
-            try:
-                reply = await self._called(call, payload, context)
-            except BrokerError as error:
-                await refuse(context, error)
-            except TimeoutError:
-                msg = (
-                    "no answer in time; the request goes on: ask again with the same request_id "
-                    "to get its answer"
-                )
-                await refuse(context, TooLate(msg))
-            except Exception as error:  # one bad call must not go unanswered
-                logger.exception("a call failed")
-                await refuse(context, BrokerBug(f"the daemon failed ({error!r}); see its log"))
-            context.set_trailing_metadata(((REASON_KEY, "ok"),))
-            return reply
-
-        return serve
-
-    async def _called(self, call: Call, payload: bytes, context: Context) -> bytes:
-        session_id = self._session_of(context)
-        pid, uid = self._presence.caller_of(session_id)
-        with self._gate.entered(pid=pid, uid=uid):
-            return await self._admitted(call, session_id, payload, context)
-
-    async def _admitted(
-        self, call: Call, session_id: SessionId, payload: bytes, context: Context
-    ) -> bytes:
-        if len(payload) > LARGEST_REQUEST_BYTES:
-            msg = (
-                f"the request has {len(payload)} bytes, over the limit of {LARGEST_REQUEST_BYTES}: "
-                "name fewer leases in one call"
-            )
-            raise TooLarge(msg)
+def _served(
+    method: str, calls: BrokerCalls, presence: PresenceServer
+) -> Callable[[bytes, Context], Awaitable[bytes]]:
+    async def serve(payload: bytes, context: Context) -> bytes:
         # The stubs say float; a call without a deadline has None.
         remaining = cast("float | None", context.time_remaining())
-        wait_seconds = _LONGEST_WAIT_SECONDS if remaining is None else remaining
-        return await call(session_id, payload, min(wait_seconds, _LONGEST_WAIT_SECONDS))
+        try:
+            session_id = _session_of(context, presence)
+            reply = await calls.reply(method, session_id, payload, wait_seconds=remaining)
+        except BrokerError as error:
+            await refuse(context, error)
+        context.set_trailing_metadata(((REASON_KEY, "ok"),))
+        return reply
 
-    def _session_of(self, context: Context) -> SessionId:
-        metadata = context.invocation_metadata() or ()
-        token = next((value for key, value in metadata if key == TOKEN_KEY), None)
-        if not isinstance(token, bytes):
-            msg = f"no token: say hello on the presence socket and send its token as {TOKEN_KEY}"
-            raise Unauthenticated(msg)
-        session_id = self._presence.session_of(token)
-        if session_id is None:
-            msg = (
-                "the token is not of a live presence connection: say hello on the presence socket, "
-                "with your session id if you have one, and use the token of that welcome"
-            )
-            raise Unauthenticated(msg)
-        return session_id
+    return serve
 
-    async def _acquire(self, session_id: SessionId, payload: bytes, wait_seconds: float) -> bytes:
-        event = requests.lease_requested(
-            payload,
-            session_id=session_id,
-            lease_id=LeaseId(secrets.token_hex(16)),
-            settings=self._settings,
+
+def _session_of(context: Context, presence: PresenceServer) -> SessionId:
+    metadata = context.invocation_metadata() or ()
+    token = next((value for key, value in metadata if key == TOKEN_KEY), None)
+    if not isinstance(token, bytes):
+        msg = f"no token: say hello on the presence socket and send its token as {TOKEN_KEY}"
+        raise Unauthenticated(msg)
+    session_id = presence.session_of(token)
+    if session_id is None:
+        msg = (
+            "the token is not of a live presence connection: say hello on the presence socket, "
+            "with your session id if you have one, and use the token of that welcome"
         )
-        answer = await self._service.request(event, timeout_seconds=wait_seconds)
-        lease = _expect(answer, AnswerGranted).lease
-        handle = self._keepers.handle(lease.lease_id)
-        if handle is None:
-            msg = (
-                f"the handle of lease {lease.lease_id} was handed over before and is not kept: "
-                "acquire another lease with a new request_id; this one goes back by itself"
-            )
-            raise StaleRequest(msg)
-        self._hand_over(session_id, lease, handle)
-        pid, _uid = self._presence.caller_of(session_id)
-        return replies.acquired(lease, handle, pid=pid, now=self._clock())
-
-    def _hand_over(self, session_id: SessionId, lease: Lease, handle: SlabHandle) -> None:
-        if handle.descriptor is None:
-            return
-        if not self._presence.send_descriptor(session_id, lease.lease_id, handle.descriptor):
-            msg = (
-                "the slab's descriptor can't be sent: read the presence socket, or re-attach if it "
-                "has closed, then ask again with the same request_id"
-            )
-            raise SessionSuspect(msg)
-
-    async def _release(self, session_id: SessionId, payload: bytes, wait_seconds: float) -> bytes:
-        event = requests.leases_released(payload, session_id=session_id)
-        answer = await self._service.request(event, timeout_seconds=wait_seconds)
-        return replies.returned(_expect(answer, AnswerReturned))
-
-    async def _acknowledge(
-        self, session_id: SessionId, payload: bytes, wait_seconds: float
-    ) -> bytes:
-        event = requests.revoke_acknowledged(payload, session_id=session_id)
-        answer = await self._service.request(event, timeout_seconds=wait_seconds)
-        return replies.returned(_expect(answer, AnswerReturned))
-
-    async def _reserve_host(
-        self, session_id: SessionId, payload: bytes, wait_seconds: float
-    ) -> bytes:
-        event = requests.host_room_requested(payload, session_id=session_id)
-        answer = await self._service.request(event, timeout_seconds=wait_seconds)
-        return replies.host_reserved(_expect(answer, AnswerHostRoom))
-
-    async def _offer(self, session_id: SessionId, payload: bytes, wait_seconds: float) -> bytes:
-        event = requests.offer_made(payload, session_id=session_id)
-        answer = await self._service.request(event, timeout_seconds=wait_seconds)
-        return replies.offered(_expect(answer, AnswerOffer))
-
-    async def _reclaim(self, session_id: SessionId, payload: bytes, _wait: float) -> bytes:
-        # gRPC cancels at the caller's own deadline; the broker answers at that of the reclaim.
-        event = requests.reclaim_requested(payload, session_id=session_id)
-        deadline_seconds = event.deadline_seconds or LONGEST_REVOKE_SECONDS
-        timeout_seconds = deadline_seconds + REVOKE_GRACE_SECONDS + _TICK_SLACK_SECONDS
-        answer = await self._service.request(event, timeout_seconds=timeout_seconds)
-        return replies.reclaimed(_expect(answer, AnswerReclaim))
-
-    async def _get_state(self, session_id: SessionId, payload: bytes, _wait: float) -> bytes:
-        gpu = requests.gpu_looked_at(payload)
-        snapshot = self._service.snapshot()
-        if gpu is not None:
-            return replies.state_of_gpu(snapshot, gpu)
-        viewer = _viewer(session_id, snapshot)
-        recent = self._happenings.after(self._happenings.last_number - _STATUS_LINES)
-        return replies.state(
-            visible_to(viewer, snapshot),
-            session_count=len(snapshot.sessions),
-            client_versions=self._presence.roll.versions(),
-            version=__version__,
-            uptime_seconds=self._clock() - self._started_at,
-            happenings=happenings_for(viewer, recent),
-        )
-
-    async def _get_events(self, session_id: SessionId, payload: bytes, _wait: float) -> bytes:
-        happenings = self._happenings
-        after = requests.events_asked(payload, epoch=happenings.epoch)
-        viewer = _viewer(session_id, self._service.snapshot())
-        return replies.events(
-            happenings_for(viewer, happenings.after(after)),
-            epoch=happenings.epoch,
-            cursor=happenings.last_number,
-            is_partial=happenings.has_forgotten(after),
-            now=self._clock(),
-        )
-
-    async def _quiesce(self, session_id: SessionId, payload: bytes, wait_seconds: float) -> bytes:
-        event = requests.quiesce_requested(payload, session_id=session_id)
-        answer = await self._service.request(event, timeout_seconds=wait_seconds)
-        return replies.quiesced(_expect(answer, AnswerQuiesce))
-
-    async def _get_quotas(self, session_id: SessionId, payload: bytes, _wait: float) -> bytes:
-        requests.check_get_quotas(payload)
-        snapshot = self._service.snapshot()
-        presence = self._presence.limits
-        return replies.quotas(
-            visible_to(_viewer(session_id, snapshot), snapshot).quotas,
-            self._limits,
-            connections_per_uid=presence.connections_per_uid,
-            sessions_per_process=presence.sessions_per_process,
-        )
-
-    async def _set_quota(self, session_id: SessionId, payload: bytes, wait_seconds: float) -> bytes:
-        event = requests.quota_set(payload, session_id=session_id)
-        answer = await self._service.request(event, timeout_seconds=wait_seconds)
-        outcome = _expect(answer, AnswerQuota).outcome
-        if outcome in {QuotaOutcome.APPLIED, QuotaOutcome.DEFERRED}:
-            await self._settings_file.keep(self._service.snapshot)
-            outcome = outcome if requests.knows_deferred(payload) else QuotaOutcome.APPLIED
-        quotas = self._service.snapshot().quotas
-        return replies.quota_set(outcome, next(one for one in quotas if one.tenant == event.tenant))
-
-    async def _drain(self, session_id: SessionId, payload: bytes, wait_seconds: float) -> bytes:
-        event = requests.drain_requested(payload, session_id=session_id)
-        answer = await self._service.request(event, timeout_seconds=wait_seconds)
-        if not event.is_dry_run:
-            await self._settings_file.keep(self._service.snapshot)
-        return replies.drained(_expect(answer, AnswerDrain))
-
-    async def _undrain(self, session_id: SessionId, payload: bytes, wait_seconds: float) -> bytes:
-        event = requests.undrain_requested(payload, session_id=session_id)
-        answer = await self._service.request(event, timeout_seconds=wait_seconds)
-        await self._settings_file.keep(self._service.snapshot)
-        return replies.undrained(_expect(answer, AnswerUndrain))
+        raise Unauthenticated(msg)
+    return session_id
 
 
 async def refuse(context: Context, error: BrokerError) -> NoReturn:
     """End a call with the status of *error*; never returns."""
     await context.abort(
         status_of(error),
-        details=str(error)[:_LONGEST_DETAILS],
+        details=str(error)[:LONGEST_DETAILS],
         trailing_metadata=((REASON_KEY, error.reason),),
     )
-
-
-def _viewer(session_id: SessionId, snapshot: NodeSnapshot) -> Session:
-    viewer = next((one for one in snapshot.sessions if one.session_id == session_id), None)
-    if viewer is None:
-        raise UnknownSession("the session has ended: connect anew")
-    return viewer
-
-
-def _expect(answer: Answer, kind: type[_AnswerT]) -> _AnswerT:
-    if not isinstance(answer, kind):
-        msg = (
-            f"the request_id was used for another call, which was answered by "
-            f"{type(answer).__name__}: use a new id for each call"
-        )
-        raise InvalidRequest(msg)
-    return answer

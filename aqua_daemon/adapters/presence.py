@@ -12,14 +12,15 @@ waits, so no two greetings can mix.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import os
 import socket
 from collections import Counter
+from collections.abc import Callable
 
 from aqua_daemon import __version__
+from aqua_daemon.adapters.accepting import Acceptor
 from aqua_daemon.adapters.admins import Admins, admins_of
 from aqua_daemon.adapters.client_tally import ClientTally
 from aqua_daemon.adapters.greeting import (
@@ -52,8 +53,7 @@ from aqua_daemon.core.model import BrokerSettings, LeaseId, SessionId
 from aqua_daemon.ports import Clock, Keepers
 from aqua_daemon.service import BrokerService
 
-_ACCEPTS_AT_ONCE = 16  # then the loop sees to others
-_OUT_OF_DESCRIPTORS_PAUSE_SECONDS = 0.1
+TakeCall = Callable[[PresenceLink, SessionId, frames.Call], None]
 
 logger = logging.getLogger("aqua.presence")
 
@@ -76,7 +76,7 @@ class PresenceServer:
         clients: ClientTally | None = None,
     ) -> None:
         """Owns *listener*, which is bound and listens; call `start` on the running loop."""
-        self._listener = listener
+        self._acceptor = Acceptor(listener, self._admit)
         self._service = service
         self._holders = holders
         self._keepers = keepers
@@ -91,28 +91,29 @@ class PresenceServer:
         self._links: dict[SessionId, PresenceLink] = {}
         self._tokens: dict[bytes, PresenceLink] = {}
         self.roll = Roll(most_sessions=self.limits.sessions_per_process)
-        self._is_leaving = False
+        self._take_call: TakeCall | None = None
         self._is_closed = False
+
+    def take_calls(self, take: TakeCall) -> None:
+        """Say who takes calls that come as frames; they need the links, hence not in `__init__`."""
+        self._take_call = take
 
     def start(self) -> None:
         """Begin to accept connections."""
-        self._listener.settimeout(0)
-        asyncio.get_running_loop().add_reader(self._listener, self._accept)
+        self._acceptor.start()
 
     def close(self) -> None:
         """End every connection, telling the broker of none. May be called twice."""
         if self._is_closed:
             return
         self._is_closed = True
-        asyncio.get_running_loop().remove_reader(self._listener)
-        self._listener.close()
+        self._acceptor.close()
         for link in list(self._all):
             self._drop(link)
 
     def announce_restart(self) -> None:
         """Tell every client that this daemon leaves and another comes; accept nobody new."""
-        self._is_leaving = True
-        asyncio.get_running_loop().remove_reader(self._listener)
+        self._acceptor.stop()
         for link in self._links.values():
             link.push(frames.restarting())
 
@@ -154,24 +155,6 @@ class PresenceServer:
         self._clients.forget(session_id)
         self.roll.strike(session_id)
 
-    def _accept(self) -> None:
-        for _ in range(_ACCEPTS_AT_ONCE):
-            try:
-                connection, _address = self._listener.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
-            except OSError as error:  # out of descriptors: it stays readable, so look away a while
-                logger.warning("cannot accept a client: %s", error)
-                loop = asyncio.get_running_loop()
-                loop.remove_reader(self._listener)
-                loop.call_later(_OUT_OF_DESCRIPTORS_PAUSE_SECONDS, self._accept_again)
-                return
-            self._admit(connection)
-
-    def _accept_again(self) -> None:
-        if not (self._is_leaving or self._is_closed):
-            self.start()
-
     def _admit(self, connection: socket.socket) -> None:
         uid = peer_uid(connection)
         has = self._per_uid[uid]
@@ -211,6 +194,10 @@ class PresenceServer:
                 self._greet(link, frame)
             case _ if link.session_id is None:
                 raise InvalidRequest("say hello first: this connection has no session yet")
+            case frames.Call():
+                if self._take_call is None:
+                    raise BrokerBug("nobody takes calls here: call over gRPC")
+                self._take_call(link, link.session_id, frame)
             case frames.Keepalive():
                 self._keep_alive(link, link.session_id, frame)
             case frames.Goodbye(figures=figures):

@@ -27,6 +27,9 @@ from aqua_daemon.ports import Clock
 # A frame takes the daemon half a millisecond, so a process with all the sessions it may have is
 # heard for a second at most before it is too fast.
 _FRAME_CREDITS = 8
+# How many calls there may be in a second is the call gate's to say, and above its limit a call costs
+# next to nothing; this only ends a link of nothing else.
+_CALL_CREDITS = 1 / 128
 _BYTES_PER_CREDIT = 4096
 
 logger = logging.getLogger("aqua.presence")
@@ -136,7 +139,10 @@ class PresenceLink:
         earned = (now - self._credited_at) * self._limits.credits_per_second
         self._credits = min(self._limits.most_credits, self._credits + earned)
         self._credited_at = now
-        self._credits -= _FRAME_CREDITS + len(payload) / _BYTES_PER_CREDIT
+        if frames.is_call(payload):
+            self._credits -= _CALL_CREDITS + len(payload) // _BYTES_PER_CREDIT
+        else:
+            self._credits -= _FRAME_CREDITS + len(payload) / _BYTES_PER_CREDIT
         if self._credits < 0:
             msg = "frames come too fast: send a keepalive each third of a term, wait for its reply"
             raise BadFrame(msg)

@@ -7,6 +7,8 @@ import grpc
 from aqua_daemon.core import errors
 from aqua_daemon.core.errors import BrokerError
 
+LONGEST_DETAILS = 1000  # of what a refusal says
+
 
 class Unauthenticated(BrokerError):
     """The caller's token is missing, foreign or dead."""

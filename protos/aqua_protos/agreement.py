@@ -21,7 +21,9 @@ from dataclasses import dataclass
 OBSERVER = "observer"  # of a client that comes to look or to set something, and borrows nothing
 QUOTA_COUNTS = "quota-counts"  # of a daemon whose quotas are of leases and sessions, too
 QUOTA_WEIGHTS = "quota-weights"  # of a daemon whose quotas have a weight and a priority, too
-DAEMON_FEATURES = (OBSERVER, QUOTA_COUNTS, QUOTA_WEIGHTS)  # the client library has none yet
+CALLS = "calls"  # of both, where calls of the API may come as frames of the presence link
+DAEMON_FEATURES = (OBSERVER, QUOTA_COUNTS, QUOTA_WEIGHTS, CALLS)
+CLIENT_FEATURES = (CALLS,)  # of the client library
 
 
 @dataclass(frozen=True, slots=True)

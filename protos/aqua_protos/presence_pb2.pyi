@@ -7,14 +7,16 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ClientFrame(_message.Message):
-    __slots__ = ("hello", "keepalive", "goodbye")
+    __slots__ = ("hello", "keepalive", "goodbye", "call")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     KEEPALIVE_FIELD_NUMBER: _ClassVar[int]
     GOODBYE_FIELD_NUMBER: _ClassVar[int]
+    CALL_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     keepalive: Keepalive
     goodbye: Goodbye
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., keepalive: _Optional[_Union[Keepalive, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ...) -> None: ...
+    call: Call
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., keepalive: _Optional[_Union[Keepalive, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., call: _Optional[_Union[Call, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("protocol", "features", "home_gpu", "sub_tenant", "program", "version", "session_id", "leases", "host_room", "figures", "newest_protocol")
@@ -114,8 +116,20 @@ class FetchDurations(_message.Message):
     sum_nanoseconds: int
     def __init__(self, counts: _Optional[_Iterable[int]] = ..., sum_nanoseconds: _Optional[int] = ...) -> None: ...
 
+class Call(_message.Message):
+    __slots__ = ("number", "method", "payload", "seconds")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    method: str
+    payload: bytes
+    seconds: float
+    def __init__(self, number: _Optional[int] = ..., method: _Optional[str] = ..., payload: _Optional[bytes] = ..., seconds: _Optional[float] = ...) -> None: ...
+
 class DaemonFrame(_message.Message):
-    __slots__ = ("welcome", "refusal", "keepalive_reply", "revoke", "slab_descriptor", "leases_lost", "restarting")
+    __slots__ = ("welcome", "refusal", "keepalive_reply", "revoke", "slab_descriptor", "leases_lost", "restarting", "call_reply")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
     KEEPALIVE_REPLY_FIELD_NUMBER: _ClassVar[int]
@@ -123,6 +137,7 @@ class DaemonFrame(_message.Message):
     SLAB_DESCRIPTOR_FIELD_NUMBER: _ClassVar[int]
     LEASES_LOST_FIELD_NUMBER: _ClassVar[int]
     RESTARTING_FIELD_NUMBER: _ClassVar[int]
+    CALL_REPLY_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     refusal: Refusal
     keepalive_reply: KeepaliveReply
@@ -130,7 +145,8 @@ class DaemonFrame(_message.Message):
     slab_descriptor: SlabDescriptor
     leases_lost: LeasesLost
     restarting: Restarting
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., keepalive_reply: _Optional[_Union[KeepaliveReply, _Mapping]] = ..., revoke: _Optional[_Union[Revoke, _Mapping]] = ..., slab_descriptor: _Optional[_Union[SlabDescriptor, _Mapping]] = ..., leases_lost: _Optional[_Union[LeasesLost, _Mapping]] = ..., restarting: _Optional[_Union[Restarting, _Mapping]] = ...) -> None: ...
+    call_reply: CallReply
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., keepalive_reply: _Optional[_Union[KeepaliveReply, _Mapping]] = ..., revoke: _Optional[_Union[Revoke, _Mapping]] = ..., slab_descriptor: _Optional[_Union[SlabDescriptor, _Mapping]] = ..., leases_lost: _Optional[_Union[LeasesLost, _Mapping]] = ..., restarting: _Optional[_Union[Restarting, _Mapping]] = ..., call_reply: _Optional[_Union[CallReply, _Mapping]] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("protocol", "features", "session_id", "token", "tenant", "term_seconds", "smallest_slab_bytes", "largest_slab_bytes", "daemon_version", "ended_lease_ids", "unheard_lease_ids", "has_sentinel")
@@ -169,6 +185,16 @@ class Refusal(_message.Message):
     message: str
     reason: str
     def __init__(self, code: _Optional[str] = ..., message: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class CallReply(_message.Message):
+    __slots__ = ("number", "payload", "refusal")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    payload: bytes
+    refusal: Refusal
+    def __init__(self, number: _Optional[int] = ..., payload: _Optional[bytes] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ...) -> None: ...
 
 class KeepaliveReply(_message.Message):
     __slots__ = ("sequence", "ended_lease_ids", "unheard_lease_ids")

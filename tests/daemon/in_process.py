@@ -24,9 +24,11 @@ from aqua_protos.framing import Disconnected, FrameReader, encode_frame
 from google.protobuf.message import Message
 from grpc import aio
 
+from aqua_daemon.adapters.broker_calls import BrokerCalls
 from aqua_daemon.adapters.call_limits import CallLimits
+from aqua_daemon.adapters.framed_calls import FramedCalls
 from aqua_daemon.adapters.grpc_health import Health, make_server
-from aqua_daemon.adapters.grpc_servicer import SERVICE, TOKEN_KEY, BrokerCalls
+from aqua_daemon.adapters.grpc_servicer import SERVICE, TOKEN_KEY, calls_handler
 from aqua_daemon.adapters.holders import Holders
 from aqua_daemon.adapters.journal import FanOut, LogJournal
 from aqua_daemon.adapters.presence import PresenceServer
@@ -100,8 +102,9 @@ class Node:
             limits=call_limits,
             clock=self.clock,
         )
+        self.presence.take_calls(FramedCalls(calls).take)
         self.health = Health()
-        self.server = make_server([calls.handler(), self.health.handler()])
+        self.server = make_server([calls_handler(calls, self.presence), self.health.handler()])
 
     def events(self, kind: type[Event]) -> list[Event]:
         """The events of one kind that the broker was given."""

@@ -210,7 +210,7 @@ def test_a_daemon_that_leaves_takes_nobody_new() -> None:
     async def story() -> None:
         async with running() as node, greeted(node) as client:
             node.presence.announce_restart()
-            node.presence._accept_again()  # as after a pause for want of descriptors
+            node.presence._acceptor._accept_again()  # as after a pause for want of descriptors
             assert (await client.receive()).HasField("restarting")
             async with Client(node) as late:
                 await late.send(b"")
@@ -235,10 +235,10 @@ def test_want_of_descriptors_is_a_pause_and_no_end() -> None:
 
     async def story() -> None:
         async with running() as node:
-            whole = node.presence._listener
+            whole = node.presence._acceptor._listener
             full = Full(whole.family, whole.type, fileno=os.dup(whole.fileno()))
             asyncio.get_running_loop().remove_reader(whole)
-            node.presence._listener = full
+            node.presence._acceptor._listener = full
             whole.close()
             node.presence.start()
             async with greeted(node) as client:

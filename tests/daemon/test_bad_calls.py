@@ -16,8 +16,9 @@ from aqua_protos import broker_pb2
 from google.protobuf.message import Message
 from grpc import aio
 
+from aqua_daemon.adapters.broker_calls import LARGEST_REQUEST_BYTES
 from aqua_daemon.adapters.grpc_health import HEALTH_SERVICE
-from aqua_daemon.adapters.grpc_servicer import LARGEST_REQUEST_BYTES, SERVICE
+from aqua_daemon.adapters.grpc_servicer import SERVICE
 from tests.daemon.in_process import MIB, Client, greeted, lease_of, new_id, running
 
 ID = "0a" * 16

@@ -34,9 +34,13 @@ signal.pause()
 )
 
 
-CONNECTING_ANEW = (
-    PARKING
-    + """
+USING_GRPC = """
+with contextlib.suppress(aqua_client.NotAnOwner), aqua_client.producer("SHM-1") as owner:
+    owner.lend(0)
+"""
+
+
+CONNECTING_ANEW = """
 child = os.fork()
 if child == 0:
     try:
@@ -44,13 +48,12 @@ if child == 0:
     except aqua_client.ForkedChild:
         with aqua_client.connect() as anew:
             again = anew.offload(noise(99))
-            done = again.reason == "forked" and torch.equal(again.fetch(), noise(99))
+            done = again.reason == REASON and torch.equal(again.fetch(), noise(99))
         os._exit(0 if done else 1)
     os._exit(2)
 status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 say(status=status, intact=intact(), **state())
 """
-)
 
 
 def pool_bytes(node: Node, *states: str) -> int:
@@ -96,11 +99,15 @@ def test_the_slabs_of_a_killed_client_wait_for_its_forked_child() -> None:
         wait_until(lambda: held_bytes(node) == 0, seconds=PROMISE_SECONDS, what="all is free")
 
 
-def test_a_forked_child_may_connect_anew() -> None:
-    """It works on host memory, as gRPC is lost to it; the parent's slabs stay untouched."""
+@pytest.mark.parametrize(
+    ("before", "reason"), [("", ""), (USING_GRPC, "forked")], ids=["frames alone", "gRPC"]
+)
+def test_a_forked_child_may_connect_anew(before: str, reason: str) -> None:
+    """It borrows, or works on host memory where gRPC is lost to it; the parent's slabs stay."""
+    source = f"{PARKING}\nimport contextlib\n{before}\nREASON = {reason!r}\n{CONNECTING_ANEW}"
     with (
         running_node(gpus=3, gpu_bytes=64 * MIB) as node,
-        running_program(node, source=CONNECTING_ANEW) as client,
+        running_program(node, source=source) as client,
     ):
         assert client.first["status"] == 0
         assert client.first["intact"] is True

@@ -15,6 +15,7 @@ import os
 import socket
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -49,7 +50,12 @@ class FakeDaemon:
     """Listens from construction; whoever makes it ends it."""
 
     def __init__(
-        self, path: str, books: Books | None = None, *, term_seconds: float = TERM_SECONDS
+        self,
+        path: str,
+        books: Books | None = None,
+        *,
+        term_seconds: float = TERM_SECONDS,
+        takes_calls: bool = False,
     ) -> None:
         self.path = path
         self.books = books or Books()
@@ -58,6 +64,7 @@ class FakeDaemon:
         self.refuse_hello: str | None = None  # a status name
         self.refusal_reason = ""
         self.protocol = 1
+        self.takes_calls = takes_calls  # by frame
         self.hangs = False  # calls and greetings get no answer
         self.is_silent = False  # frames get no answer
         self.descriptor_comes = "before"  # the reply; or "after", or "never"
@@ -73,6 +80,7 @@ class FakeDaemon:
         self.keepalives: list[presence_pb2.Keepalive] = []
         self.goodbyes: list[str] = []
         self.calls: list[tuple[str, Message]] = []
+        self.framed: list[str] = []  # those of them that came by frame
         self._is_over = threading.Event()
         self._listener = socket.socket(socket.AF_UNIX)
         Path(f"{path}.presence").unlink(missing_ok=True)
@@ -157,6 +165,10 @@ class FakeDaemon:
                 self.keepalives.append(frame.keepalive)
                 if not self.is_silent and not self.hangs:
                     self._answer_keepalive(frame.keepalive)
+            case "call":
+                thread = threading.Thread(target=self._answer_call, args=(self.session, frame.call))
+                thread.start()
+                self._threads.append(thread)
             case "goodbye":
                 self.goodbyes.append(self.session.session_id)
             case _:
@@ -179,6 +191,7 @@ class FakeDaemon:
             smallest_slab_bytes=4 * MIB,
             largest_slab_bytes=32 * MIB,
             daemon_version="fake",
+            features=["calls"] if self.takes_calls else [],
         )
         welcome.has_sentinel = known is None or self.sends_sentinels_again
         payload = presence_pb2.DaemonFrame(welcome=welcome).SerializeToString()
@@ -205,6 +218,22 @@ class FakeDaemon:
             sequence=keepalive.sequence, ended_lease_ids=sorted(named & self.ended_leases)
         )
         self.session.push(presence_pb2.DaemonFrame(keepalive_reply=reply))
+
+    def _answer_call(self, session: Session, call: presence_pb2.Call) -> None:
+        request = _REQUESTS[call.method].FromString(call.payload)
+        self.framed.append(call.method)
+        self.calls.append((call.method, request))
+        reply = presence_pb2.CallReply(number=call.number)
+        end = time.monotonic() + call.seconds
+        while self.hangs and time.monotonic() < end and not self._is_over.wait(0.02):
+            pass
+        if call.method in self.refuse:
+            status, reply.refusal.reason = self.refuse[call.method]
+            reply.refusal.code, reply.refusal.message = status.name, f"{call.method} refused"
+        else:
+            reply.payload = self._answer(call.method, request).SerializeToString()
+        if not self.hangs:
+            session.push(presence_pb2.DaemonFrame(call_reply=reply))
 
     # gRPC
 

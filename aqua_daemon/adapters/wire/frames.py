@@ -18,6 +18,7 @@ from aqua_daemon.core.instructions import AnswerKeepalive, SendRevoke, TellLost
 from aqua_daemon.core.model import GpuUuid, HostRoom, LeaseId, LeaseUse, SessionId, TenantName
 
 MOST_FEATURES = 64
+_CALL_BEGINS = bytes([presence_pb2.ClientFrame.CALL_FIELD_NUMBER << 3 | 2])  # a field with a length
 _FEATURE = re.compile(r"[a-z0-9._-]{1,64}")
 
 
@@ -54,7 +55,17 @@ class Goodbye:
     figures: ClientFigures | None = None
 
 
-ClientFrame = Hello | Keepalive | Goodbye
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A call of the API."""
+
+    number: int
+    method: str
+    payload: bytes
+    seconds: float  # that its caller waits
+
+
+ClientFrame = Hello | Keepalive | Goodbye | Call
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +89,8 @@ def client_frame(payload: bytes) -> ClientFrame:
     """What a client's frame says, checked."""
     message = parsed(presence_pb2.ClientFrame, payload)
     kind = message.WhichOneof("kind")
+    if (kind == "call") is not is_call(payload):
+        raise InvalidRequest("the frame holds two things: send them in a frame each")
     match kind:
         case "hello":
             return _hello(message.hello)
@@ -90,11 +103,18 @@ def client_frame(payload: bytes) -> ClientFrame:
             )
         case "goodbye":
             return Goodbye(figures=_figures(message.goodbye))
+        case "call":
+            return _call(message.call)
         case None:
-            msg = "the frame holds nothing known: send one of hello, keepalive, goodbye"
+            msg = "the frame holds nothing known: send one of hello, keepalive, goodbye, call"
             raise InvalidRequest(msg)
         case _:
             assert_never(kind)
+
+
+def is_call(payload: bytes) -> bool:
+    """Whether a frame begins as a call does: what it may cost is asked before it is read."""
+    return payload[:1] == _CALL_BEGINS
 
 
 def welcome(greeting: Greeting) -> bytes:
@@ -128,6 +148,19 @@ def keepalive_reply(sequence: int, answer: AnswerKeepalive) -> bytes:
         sequence=sequence, ended_lease_ids=answer.ended, unheard_lease_ids=answer.unheard
     )
     return presence_pb2.DaemonFrame(keepalive_reply=message).SerializeToString()
+
+
+def call_reply(number: int, payload: bytes) -> bytes:
+    """CallReply."""
+    message = presence_pb2.CallReply(number=number, payload=payload)
+    return presence_pb2.DaemonFrame(call_reply=message).SerializeToString()
+
+
+def call_refused(number: int, code: str, message: str, *, reason: str) -> bytes:
+    """CallReply that says no."""
+    refused = presence_pb2.Refusal(code=code, message=message, reason=reason)
+    reply = presence_pb2.CallReply(number=number, refusal=refused)
+    return presence_pb2.DaemonFrame(call_reply=reply).SerializeToString()
 
 
 def revoke(order: SendRevoke, *, seconds: float) -> bytes:
@@ -176,6 +209,15 @@ def _hello(message: presence_pb2.Hello) -> Hello:
         host_room=host_room(message.host_room),
         figures=_figures(message),
         is_observer=OBSERVER in message.features,
+    )
+
+
+def _call(message: presence_pb2.Call) -> Call:
+    return Call(
+        number=checks.counter("number", message.number),
+        method=checks.name("method", message.method),
+        payload=message.payload,
+        seconds=checks.seconds("seconds", message.seconds, most=checks.LONGEST_SECONDS),
     )
 
 

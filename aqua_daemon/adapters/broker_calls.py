@@ -1,0 +1,287 @@
+"""The calls of the API: bytes of a session's request in, bytes of its reply out, or a refusal.
+
+Covers what each call asks of the service and of the keepers, and what one caller may ask. Does not
+cover how a call came (grpc_servicer, framed_calls), what messages hold (wire), nor what is decided
+(core).
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from aqua_daemon import __version__
+from aqua_daemon.adapters.call_limits import CallGate, CallLimits
+from aqua_daemon.adapters.happenings import Happenings
+from aqua_daemon.adapters.presence import PresenceServer
+from aqua_daemon.adapters.settings_file import SettingsFile
+from aqua_daemon.adapters.statuses import TooLarge, TooLate
+from aqua_daemon.adapters.visibility import happenings_for, visible_to
+from aqua_daemon.adapters.wire import replies, requests
+from aqua_daemon.core.errors import (
+    BrokerBug,
+    BrokerError,
+    InvalidRequest,
+    SessionSuspect,
+    StaleRequest,
+    UnknownSession,
+)
+from aqua_daemon.core.instructions import (
+    Answer,
+    AnswerDrain,
+    AnswerGranted,
+    AnswerHostRoom,
+    AnswerOffer,
+    AnswerQuiesce,
+    AnswerQuota,
+    AnswerReclaim,
+    AnswerReturned,
+    AnswerUndrain,
+)
+from aqua_daemon.core.limits import QuotaOutcome
+from aqua_daemon.core.model import BrokerSettings, Lease, LeaseId, NodeSnapshot, Session, SessionId
+from aqua_daemon.core.sizes import LONGEST_REVOKE_SECONDS, REVOKE_GRACE_SECONDS
+from aqua_daemon.ports import Clock, Keepers, SlabHandle
+from aqua_daemon.service import BrokerService
+
+LARGEST_REQUEST_BYTES = 2**20  # 10,000 lease ids are 0.35 MiB
+_LONGEST_WAIT_SECONDS = 5.0  # past it a keeper is stuck; the caller may ask again with the same id
+_TICK_SLACK_SECONDS = 1.0  # an answer at a deadline comes with the tick after it
+_STATUS_LINES = 50  # of the node: two screens of `status`
+
+Call = Callable[[SessionId, bytes, float], Awaitable[bytes]]
+_AnswerT = TypeVar("_AnswerT")
+
+logger = logging.getLogger("aqua.api")
+
+
+class BrokerCalls:
+    """The calls of aqua.broker.v1.Broker, by whatever way they come."""
+
+    def __init__(
+        self,
+        *,
+        service: BrokerService,
+        presence: PresenceServer,
+        keepers: Keepers,
+        settings: BrokerSettings,
+        happenings: Happenings,
+        settings_file: SettingsFile,
+        clock: Clock,
+        limits: CallLimits | None = None,
+    ) -> None:
+        """*happenings* are the journal's, with the times of *clock*."""
+        self._service = service
+        self._presence = presence
+        self._keepers = keepers
+        self._settings = settings
+        self._happenings = happenings
+        self._settings_file = settings_file
+        self._limits = limits or CallLimits()
+        self._gate = CallGate(self._limits, clock=clock)
+        self._clock = clock
+        self._started_at = clock()
+        self._calls: dict[str, Call] = {
+            "Acquire": self._acquire,
+            "Release": self._release,
+            "Acknowledge": self._acknowledge,
+            "ReserveHost": self._reserve_host,
+            "Offer": self._offer,
+            "Reclaim": self._reclaim,
+            "GetState": self._get_state,
+            "GetEvents": self._get_events,
+            "Quiesce": self._quiesce,
+            "GetQuotas": self._get_quotas,
+            "SetQuota": self._set_quota,
+            "Drain": self._drain,
+            "Undrain": self._undrain,
+        }
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Their names, as the service has them."""
+        return tuple(self._calls)
+
+    async def reply(
+        self, method: str, session_id: SessionId, payload: bytes, *, wait_seconds: float | None
+    ) -> bytes:
+        """The reply to a session's request; *wait_seconds* is what the caller has, None: enough.
+
+        Raises:
+            BrokerError: whatever came in between, also time and faults of ours.
+        """
+        pid, uid = self._presence.caller_of(session_id)
+        if wait_seconds is None or wait_seconds > _LONGEST_WAIT_SECONDS:
+            wait_seconds = _LONGEST_WAIT_SECONDS
+        try:
+            with self._gate.entered(pid=pid, uid=uid):
+                _check_size(payload)
+                return await self._calls[method](session_id, payload, wait_seconds)
+        except BrokerError:
+            raise
+        except TimeoutError as error:
+            msg = (
+                "no answer in time; the request goes on: ask again with the same request_id "
+                "to get its answer"
+            )
+            raise TooLate(msg) from error
+        except Exception as error:  # one bad call must not go unanswered
+            logger.exception("a call failed")
+            raise BrokerBug(f"the daemon failed ({error!r}); see its log") from error
+
+    async def _acquire(self, session_id: SessionId, payload: bytes, wait_seconds: float) -> bytes:
+        event = requests.lease_requested(
+            payload,
+            session_id=session_id,
+            lease_id=LeaseId(secrets.token_hex(16)),
+            settings=self._settings,
+        )
+        answer = await self._service.request(event, timeout_seconds=wait_seconds)
+        lease = _expect(answer, AnswerGranted).lease
+        handle = self._keepers.handle(lease.lease_id)
+        if handle is None:
+            msg = (
+                f"the handle of lease {lease.lease_id} was handed over before and is not kept: "
+                "acquire another lease with a new request_id; this one goes back by itself"
+            )
+            raise StaleRequest(msg)
+        self._hand_over(session_id, lease, handle)
+        pid, _uid = self._presence.caller_of(session_id)
+        return replies.acquired(lease, handle, pid=pid, now=self._clock())
+
+    def _hand_over(self, session_id: SessionId, lease: Lease, handle: SlabHandle) -> None:
+        if handle.descriptor is None:
+            return
+        if not self._presence.send_descriptor(session_id, lease.lease_id, handle.descriptor):
+            msg = (
+                "the slab's descriptor can't be sent: read the presence socket, or re-attach if it "
+                "has closed, then ask again with the same request_id"
+            )
+            raise SessionSuspect(msg)
+
+    async def _release(self, session_id: SessionId, payload: bytes, wait_seconds: float) -> bytes:
+        event = requests.leases_released(payload, session_id=session_id)
+        answer = await self._service.request(event, timeout_seconds=wait_seconds)
+        return replies.returned(_expect(answer, AnswerReturned))
+
+    async def _acknowledge(
+        self, session_id: SessionId, payload: bytes, wait_seconds: float
+    ) -> bytes:
+        event = requests.revoke_acknowledged(payload, session_id=session_id)
+        answer = await self._service.request(event, timeout_seconds=wait_seconds)
+        return replies.returned(_expect(answer, AnswerReturned))
+
+    async def _reserve_host(
+        self, session_id: SessionId, payload: bytes, wait_seconds: float
+    ) -> bytes:
+        event = requests.host_room_requested(payload, session_id=session_id)
+        answer = await self._service.request(event, timeout_seconds=wait_seconds)
+        return replies.host_reserved(_expect(answer, AnswerHostRoom))
+
+    async def _offer(self, session_id: SessionId, payload: bytes, wait_seconds: float) -> bytes:
+        event = requests.offer_made(payload, session_id=session_id)
+        answer = await self._service.request(event, timeout_seconds=wait_seconds)
+        return replies.offered(_expect(answer, AnswerOffer))
+
+    async def _reclaim(self, session_id: SessionId, payload: bytes, _wait: float) -> bytes:
+        # gRPC cancels at the caller's own deadline; the broker answers at that of the reclaim.
+        event = requests.reclaim_requested(payload, session_id=session_id)
+        deadline_seconds = event.deadline_seconds or LONGEST_REVOKE_SECONDS
+        timeout_seconds = deadline_seconds + REVOKE_GRACE_SECONDS + _TICK_SLACK_SECONDS
+        answer = await self._service.request(event, timeout_seconds=timeout_seconds)
+        return replies.reclaimed(_expect(answer, AnswerReclaim))
+
+    async def _get_state(self, session_id: SessionId, payload: bytes, _wait: float) -> bytes:
+        gpu = requests.gpu_looked_at(payload)
+        snapshot = self._service.snapshot()
+        if gpu is not None:
+            return replies.state_of_gpu(snapshot, gpu)
+        viewer = _viewer(session_id, snapshot)
+        recent = self._happenings.after(self._happenings.last_number - _STATUS_LINES)
+        return replies.state(
+            visible_to(viewer, snapshot),
+            session_count=len(snapshot.sessions),
+            client_versions=self._presence.roll.versions(),
+            version=__version__,
+            uptime_seconds=self._clock() - self._started_at,
+            happenings=happenings_for(viewer, recent),
+        )
+
+    async def _get_events(self, session_id: SessionId, payload: bytes, _wait: float) -> bytes:
+        happenings = self._happenings
+        after = requests.events_asked(payload, epoch=happenings.epoch)
+        viewer = _viewer(session_id, self._service.snapshot())
+        return replies.events(
+            happenings_for(viewer, happenings.after(after)),
+            epoch=happenings.epoch,
+            cursor=happenings.last_number,
+            is_partial=happenings.has_forgotten(after),
+            now=self._clock(),
+        )
+
+    async def _quiesce(self, session_id: SessionId, payload: bytes, wait_seconds: float) -> bytes:
+        event = requests.quiesce_requested(payload, session_id=session_id)
+        answer = await self._service.request(event, timeout_seconds=wait_seconds)
+        return replies.quiesced(_expect(answer, AnswerQuiesce))
+
+    async def _get_quotas(self, session_id: SessionId, payload: bytes, _wait: float) -> bytes:
+        requests.check_get_quotas(payload)
+        snapshot = self._service.snapshot()
+        presence = self._presence.limits
+        return replies.quotas(
+            visible_to(_viewer(session_id, snapshot), snapshot).quotas,
+            self._limits,
+            connections_per_uid=presence.connections_per_uid,
+            sessions_per_process=presence.sessions_per_process,
+        )
+
+    async def _set_quota(self, session_id: SessionId, payload: bytes, wait_seconds: float) -> bytes:
+        event = requests.quota_set(payload, session_id=session_id)
+        answer = await self._service.request(event, timeout_seconds=wait_seconds)
+        outcome = _expect(answer, AnswerQuota).outcome
+        if outcome in {QuotaOutcome.APPLIED, QuotaOutcome.DEFERRED}:
+            await self._settings_file.keep(self._service.snapshot)
+            outcome = outcome if requests.knows_deferred(payload) else QuotaOutcome.APPLIED
+        quotas = self._service.snapshot().quotas
+        return replies.quota_set(outcome, next(one for one in quotas if one.tenant == event.tenant))
+
+    async def _drain(self, session_id: SessionId, payload: bytes, wait_seconds: float) -> bytes:
+        event = requests.drain_requested(payload, session_id=session_id)
+        answer = await self._service.request(event, timeout_seconds=wait_seconds)
+        if not event.is_dry_run:
+            await self._settings_file.keep(self._service.snapshot)
+        return replies.drained(_expect(answer, AnswerDrain))
+
+    async def _undrain(self, session_id: SessionId, payload: bytes, wait_seconds: float) -> bytes:
+        event = requests.undrain_requested(payload, session_id=session_id)
+        answer = await self._service.request(event, timeout_seconds=wait_seconds)
+        await self._settings_file.keep(self._service.snapshot)
+        return replies.undrained(_expect(answer, AnswerUndrain))
+
+
+def _check_size(payload: bytes) -> None:
+    if len(payload) > LARGEST_REQUEST_BYTES:
+        msg = (
+            f"the request has {len(payload)} bytes, over the limit of {LARGEST_REQUEST_BYTES}: "
+            "name fewer leases in one call"
+        )
+        raise TooLarge(msg)
+
+
+def _viewer(session_id: SessionId, snapshot: NodeSnapshot) -> Session:
+    viewer = next((one for one in snapshot.sessions if one.session_id == session_id), None)
+    if viewer is None:
+        raise UnknownSession("the session has ended: connect anew")
+    return viewer
+
+
+def _expect(answer: Answer, kind: type[_AnswerT]) -> _AnswerT:
+    if not isinstance(answer, kind):
+        msg = (
+            f"the request_id was used for another call, which was answered by "
+            f"{type(answer).__name__}: use a new id for each call"
+        )
+        raise InvalidRequest(msg)
+    return answer

@@ -1,0 +1,49 @@
+"""The API over presence frames: what one unary call costs in gRPC pays for eight here.
+
+Covers how a call comes by the presence link, and its answer goes. Does not cover what the calls do
+(broker_calls). The link says whose call it is, so it carries no token. A call is answered when its
+answer is there: those of one client may overtake each other, as they do over gRPC.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from aqua_daemon.adapters.broker_calls import BrokerCalls
+from aqua_daemon.adapters.presence_link import PresenceLink
+from aqua_daemon.adapters.statuses import LONGEST_DETAILS, status_of
+from aqua_daemon.adapters.wire import frames
+from aqua_daemon.core.errors import BrokerError, InvalidRequest
+from aqua_daemon.core.model import SessionId
+
+# What a server calls while it serves. The rest is rare, may be large, or waits for long.
+FRAMED_METHODS = frozenset({"Acquire", "Release", "Acknowledge", "ReserveHost"})
+
+
+class FramedCalls:
+    """Takes calls from links; made on the running loop."""
+
+    def __init__(self, calls: BrokerCalls) -> None:
+        self._calls = calls
+        self._answering: set[asyncio.Task[None]] = set()  # the loop itself keeps no task alive
+
+    def take(self, link: PresenceLink, session_id: SessionId, call: frames.Call) -> None:
+        """Answer *call* on *link*, now or later; nothing happens where the link has ended."""
+        task = asyncio.create_task(self._answer(link, session_id, call))
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+
+    async def _answer(self, link: PresenceLink, session_id: SessionId, call: frames.Call) -> None:
+        try:
+            if call.method not in FRAMED_METHODS:
+                msg = f"{call.method} is not called by frame: call it over gRPC"
+                raise InvalidRequest(msg)
+            reply = await self._calls.reply(
+                call.method, session_id, call.payload, wait_seconds=call.seconds
+            )
+        except BrokerError as error:
+            message = str(error)[:LONGEST_DETAILS]
+            code = status_of(error).name
+            link.push(frames.call_refused(call.number, code, message, reason=error.reason))
+        else:
+            link.push(frames.call_reply(call.number, reply))

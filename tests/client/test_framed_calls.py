@@ -1,0 +1,136 @@
+"""Calls that go by the presence link: as those over gRPC, where the daemon takes them there."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import pytest
+
+from aqua_client.errors import BrokerUnreachable, Refused
+from aqua_client.framed_calls import MOST_BYTES, FramedCalls
+from aqua_client.link import LinkBroken
+from aqua_client.records import CallAnswer, HostRoom, SafetyClass
+from aqua_client.settings import ClientSettings
+from tests.client.conftest import Linked
+from tests.fakes.broker_server import FakeDaemon
+from tests.nodes import MIB, wait_until
+
+Link = Callable[..., Linked]
+STORE = SafetyClass.STORE
+ROOM = HostRoom(revision=1, nbytes=MIB)
+
+
+@pytest.fixture
+def daemon(settings: ClientSettings) -> Iterator[FakeDaemon]:
+    """A daemon that takes calls as frames."""
+    with FakeDaemon(settings.socket_path, takes_calls=True) as made:
+        yield made
+
+
+def test_what_a_server_calls_goes_by_frame(daemon: FakeDaemon, link: Link) -> None:
+    """A slab, its return and host room; the rest goes by gRPC."""
+    session = link()
+    grant = session.acquire(4 * MIB, STORE, seconds=5.0)
+    assert grant.descriptor is not None
+    os.close(grant.descriptor)
+    assert session.release([grant.lease_id, "0" * 32], ROOM) == {grant.lease_id}
+    assert session.acknowledge([grant.lease_id], ROOM) == set()
+    assert session.reserve_host(ROOM) == ROOM
+    assert daemon.framed == ["Acquire", "Release", "Acknowledge", "ReserveHost"]
+    session.offer("SHM-1", MIB)
+    assert [name for name, _ in daemon.calls] == [*daemon.framed, "Offer"]
+    assert list(daemon.hellos[0].features) == ["calls"]
+
+
+def test_a_long_call_goes_by_grpc(daemon: FakeDaemon, link: Link) -> None:
+    """A keepalive would wait for it in the socket's buffer."""
+    session = link()
+    many = [f"{number:032x}" for number in range(MOST_BYTES // 32)]
+    assert session.release(many, ROOM) == set()
+    assert (daemon.framed, len(daemon.calls)) == ([], 1)
+
+
+def test_threads_call_side_by_side(daemon: FakeDaemon, link: Link) -> None:
+    """Each gets its own answer."""
+    session = link()
+    with ThreadPoolExecutor(8) as pool:
+        grants = list(pool.map(lambda _: session.acquire(4 * MIB, STORE, seconds=5.0), range(24)))
+    for grant in grants:
+        assert grant.descriptor is not None
+        os.close(grant.descriptor)
+    assert len({grant.lease_id for grant in grants}) == 24
+    assert daemon.framed == ["Acquire"] * 24
+
+
+def test_a_refusal_has_its_reason_and_opens_no_breaker(daemon: FakeDaemon, link: Link) -> None:
+    """As over gRPC; the next call goes out."""
+    session = link()
+    daemon.refuse["Acquire"] = (grpc.StatusCode.UNAVAILABLE, "restarting")
+    with pytest.raises(Refused) as caught:
+        session.acquire(4 * MIB, STORE, seconds=5.0)
+    assert caught.value.reason == "restarting"
+    assert session.reason == ""
+    assert session.reserve_host(ROOM) == ROOM
+
+
+def test_a_daemon_that_hangs_costs_one_deadline(daemon: FakeDaemon, link: Link) -> None:
+    """The breaker opens; an answer closes it."""
+    session = link()
+    daemon.hangs = True
+    with pytest.raises(BrokerUnreachable) as caught:
+        session.acquire(4 * MIB, STORE, seconds=0.2)
+    assert caught.value.reason == "timeout"
+    assert session.reason == "breaker"
+    with pytest.raises(BrokerUnreachable) as caught:
+        session.acquire(4 * MIB, STORE, seconds=5.0)
+    assert caught.value.reason == "breaker"
+
+
+def test_a_link_that_ends_ends_its_calls(daemon: FakeDaemon, link: Link) -> None:
+    """They are given up at once, and the next link carries the next ones."""
+    session = link()
+    daemon.hangs = True
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(session.acquire, 4 * MIB, STORE, seconds=30.0)
+        wait_until(lambda: daemon.framed, what="the call is out")
+        before = time.monotonic()
+        daemon.drop_links()
+        error = asked.exception(10.0)
+    assert isinstance(error, BrokerUnreachable)
+    assert error.reason == "lost"
+    assert time.monotonic() - before < 5.0
+    daemon.hangs = False
+    wait_until(lambda: session.attached, what="attached again")
+    assert session.reserve_host(ROOM) == ROOM
+
+
+def test_answers_find_their_callers_whatever_their_order() -> None:
+    """One too late for anybody, and one that nobody asked for, do no harm."""
+    sent: list[bytes] = []
+    calls = FramedCalls(lambda payload, _seconds: sent.append(payload))
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(calls.ask, "Release", b"1", seconds=30.0)
+        wait_until(lambda: len(sent) == 1, what="the first is out")
+        second = pool.submit(calls.ask, "Release", b"2", seconds=30.0)
+        wait_until(lambda: len(sent) == 2, what="the second is out")
+        for number in (2, 2, 7, 1):
+            calls.heard(CallAnswer(number=number, payload=bytes([number])))
+        assert (first.result(10.0).payload, second.result(10.0).payload) == (b"\1", b"\2")
+    with pytest.raises(TimeoutError):
+        calls.ask("Release", b"3", seconds=0.01)
+    calls.heard(CallAnswer(number=3))
+    calls.end()
+    with pytest.raises(LinkBroken):
+        calls.ask("Release", b"4", seconds=30.0)
+    assert len(sent) == 3
+
+
+def test_an_end_between_the_asking_and_the_waiting_is_noticed() -> None:
+    """Whatever the moment: the caller goes on."""
+    calls = FramedCalls(lambda _payload, _seconds: calls.end())
+    with pytest.raises(LinkBroken):
+        calls.ask("Release", b"", seconds=30.0)
