@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         LlmThresholds,
         Margins,
     )
+    from aqua_client.integrations.modules import ParkedModule, park, unpark
     from aqua_client.out_of_memory import ReclaimOnOom, reclaim_on_oom
     from aqua_client.pools import BlockPool, Slots
     from aqua_client.producing import Producer, producer
@@ -88,6 +89,7 @@ _HOMES = {
         "LlmThresholds",
         "Margins",
     ),
+    "integrations.modules": ("ParkedModule", "park", "unpark"),
     "out_of_memory": ("ReclaimOnOom", "reclaim_on_oom"),
     "pools": ("BlockPool", "Slots"),
     "producing": ("Producer", "producer"),
@@ -120,6 +122,7 @@ __all__ = [
     "Margins",
     "NotAnOwner",
     "OffloadedTensor",
+    "ParkedModule",
     "Producer",
     "ReclaimOnOom",
     "ReclaimOutcome",
@@ -133,10 +136,12 @@ __all__ = [
     "offload",
     "offload_async",
     "offload_many",
+    "park",
     "pool",
     "producer",
     "reclaim_on_oom",
     "stats",
+    "unpark",
 ]
 
 

@@ -1,0 +1,57 @@
+"""What the README and the docstrings show of these integrations runs as it stands there."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterator
+from importlib import import_module
+
+import pytest
+import torch
+
+import aqua_client
+from aqua_client import client as client_module
+from tests.nodes import REPOSITORY, short_directory
+
+NAMES = ("aqua_client.park(",)
+MODULES = ("modules",)
+
+
+@pytest.fixture(autouse=True)
+def nobody(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Without a daemon, on the process's own client."""
+    with short_directory() as directory:
+        monkeypatch.setenv("AQUA_SOCKET", str(directory / "aqua.sock"))
+        yield
+        if client_module._default.client is not None:
+            client_module._default.client.close()
+
+
+def readme_blocks() -> list[str]:
+    blocks = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+    return [block for block in blocks if any(name in block for name in NAMES)]
+
+
+def docstring_examples(name: str) -> list[str]:
+    text = import_module(f"aqua_client.integrations.{name}").__doc__ or ""
+    return [textwrap.dedent(one) for one in re.findall(r"(?:^    .*\n)+", text, re.MULTILINE)]
+
+
+@pytest.mark.filterwarnings("ignore::aqua_client.AquaWarning")
+def test_the_readmes_examples_run() -> None:
+    """Each by itself."""
+    blocks = readme_blocks()
+    assert len(blocks) == len(NAMES)
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {"__name__": "readme"})  # noqa: S102 - ours
+
+
+@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.filterwarnings("ignore::aqua_client.AquaWarning")
+def test_the_docstrings_examples_run(name: str) -> None:
+    """As somebody would type them who has imported torch and aqua_client."""
+    examples = docstring_examples(name)
+    assert examples
+    for example in examples:
+        exec(compile(example, name, "exec"), {"torch": torch, "aqua_client": aqua_client})  # noqa: S102

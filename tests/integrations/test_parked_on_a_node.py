@@ -1,0 +1,42 @@
+"""What is parked on a real node through these integrations is whole after revokes, or said to be lost."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import aqua_client
+from tests.nodes import MIB, running_node, wait_until
+
+
+def lenders(client: aqua_client.Client) -> set[str]:
+    found = client.stats()["leases"]
+    assert isinstance(found, dict)
+    return set(found)
+
+
+def test_a_module_is_the_same_after_its_leases_were_taken_back() -> None:
+    """Parked on peers, moved when an owner grows, resumed by the next forward; then its keeper dies."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Linear(512, 512) for _ in range(8)))
+    x = torch.randn(2, 512)
+    expected = model(x)
+    with (
+        running_node(gpus=3, gpu_bytes=64 * MIB) as node,
+        aqua_client.connect(socket=node.socket, home_gpu="SHM-0") as client,
+    ):
+        parked = aqua_client.park(model)
+        assert parked.tier == "peer"
+        node.load("SHM-1", 60 * MIB)
+        wait_until(lambda: "SHM-1" not in lenders(client), what="it is given back")
+        assert torch.equal(model(x), expected)
+        assert client.stats()["evacuated_bytes"]
+
+        parked = aqua_client.park(model)
+        assert parked.tier == "peer"
+        node.kill_keeper()
+        wait_until(lambda: parked.tier == "lost", what="the loss is known")
+        with pytest.raises(aqua_client.LeaseLost, match=r"0\.weight.*7\.bias.*anew"):
+            model(x)
+        assert parked.is_parked
