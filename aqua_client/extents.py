@@ -11,6 +11,11 @@ from collections.abc import Iterable
 # Wide enough for every vector load and every dtype, and what torch's own allocator rounds to.
 ALIGNMENT_BYTES = 512
 
+# A hole is written as one number, its length before its offset: numbers are compared in half the
+# time of pairs.
+_OFFSET_BITS = 48
+_OFFSET_MASK = (1 << _OFFSET_BITS) - 1
+
 
 class ExtentMap:
     """The free and the taken ranges of `capacity_bytes` bytes.
@@ -19,7 +24,7 @@ class ExtentMap:
     binary search and a few look-ups, however many there are.
     """
 
-    __slots__ = ("_by_size", "_free", "_free_ends", "_taken", "capacity_bytes", "used_bytes")
+    __slots__ = ("_by_size", "_ends", "_starts", "_taken", "capacity_bytes", "used_bytes")
 
     def __init__(self, capacity_bytes: int) -> None:
         """Everything is free. The capacity is a multiple of the alignment."""
@@ -27,33 +32,33 @@ class ExtentMap:
             raise ValueError(f"{capacity_bytes} is no multiple of {ALIGNMENT_BYTES} bytes")
         self.capacity_bytes = capacity_bytes
         self.used_bytes = 0
-        self._taken: dict[int, int] = {}
-        self._free: dict[int, int] = {}
-        self._free_ends: dict[int, int] = {}
-        self._by_size: list[tuple[int, int]] = []
-        self._add_free(0, capacity_bytes)
+        self._taken: dict[int, int] = {}  # lengths by offset
+        self._ends: dict[int, int] = {}  # of holes, by where they start
+        self._starts: dict[int, int] = {}  # of holes, by where they end
+        self._by_size: list[int] = []  # of holes, each written as one number
+        self._add_hole(0, capacity_bytes)
 
     @classmethod
     def of_taken(cls, capacity_bytes: int, taken: Iterable[tuple[int, int]]) -> ExtentMap:
         """The map where these ranges, by offset and length, are taken: what a broken one was."""
         made = cls(capacity_bytes)
-        made._remove_free(0, capacity_bytes)
+        made._remove_hole(0, capacity_bytes)
         end = 0
         for offset, nbytes in sorted(taken):
             length = -(-nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
             if offset > end:
-                made._add_free(end, offset - end)
+                made._add_hole(end, offset)
             made._taken[offset] = length
             made.used_bytes += length
             end = offset + length
         if end < capacity_bytes:
-            made._add_free(end, capacity_bytes - end)
+            made._add_hole(end, capacity_bytes)
         return made
 
     @property
     def largest_free_bytes(self) -> int:
         """The longest range that `take` can give."""
-        return self._by_size[-1][0] if self._by_size else 0
+        return self._by_size[-1] >> _OFFSET_BITS if self._by_size else 0
 
     @property
     def free_bytes(self) -> int:
@@ -69,10 +74,16 @@ class ExtentMap:
         if not 0 < nbytes <= self.largest_free_bytes:
             raise ValueError(f"{nbytes} bytes: the longest hole has {self.largest_free_bytes}")
         length = -(-nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
-        hole, offset = self._by_size[bisect_left(self._by_size, (length, 0))]
-        self._remove_free(offset, hole)
-        if hole > length:
-            self._add_free(offset + length, hole - length)
+        by_size = self._by_size
+        offset = by_size.pop(bisect_left(by_size, length << _OFFSET_BITS)) & _OFFSET_MASK
+        end = self._ends.pop(offset)
+        start = offset + length
+        if start < end:  # the rest of it ends where it did
+            self._ends[start] = end
+            self._starts[end] = start
+            insort(by_size, (end - start) << _OFFSET_BITS | start)
+        else:
+            del self._starts[end]
         self._taken[offset] = length
         self.used_bytes += length
         return offset
@@ -85,23 +96,22 @@ class ExtentMap:
         """
         length = self._taken.pop(offset)
         self.used_bytes -= length
-        after = self._free.get(offset + length)
+        start, end = offset, offset + length
+        after = self._ends.get(end)
         if after is not None:
-            self._remove_free(offset + length, after)
-            length += after
-        before = self._free_ends.get(offset)
+            self._remove_hole(end, after)
+            end = after
+        before = self._starts.get(start)
         if before is not None:
-            self._remove_free(offset - before, before)
-            offset -= before
-            length += before
-        self._add_free(offset, length)
+            self._remove_hole(before, start)
+            start = before
+        self._add_hole(start, end)
 
-    def _add_free(self, offset: int, length: int) -> None:
-        self._free[offset] = length
-        self._free_ends[offset + length] = length
-        insort(self._by_size, (length, offset))
+    def _add_hole(self, start: int, end: int) -> None:
+        self._ends[start] = end
+        self._starts[end] = start
+        insort(self._by_size, (end - start) << _OFFSET_BITS | start)
 
-    def _remove_free(self, offset: int, length: int) -> None:
-        del self._free[offset]
-        del self._free_ends[offset + length]
-        del self._by_size[bisect_left(self._by_size, (length, offset))]
+    def _remove_hole(self, start: int, end: int) -> None:
+        del self._ends[start], self._starts[end]
+        del self._by_size[bisect_left(self._by_size, (end - start) << _OFFSET_BITS | start)]
