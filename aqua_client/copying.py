@@ -1,8 +1,9 @@
 """The client's door to memory: maps slabs, makes host buffers, and moves tensors' bytes.
 
-Everything is torch's own `copy_` between views, so a tensor may be on any device. Between a CUDA
-tensor and a CUDA slab the copies are only enqueued, on the current stream; all others are done on
-return. Does not cover which bytes go where (`tiers`), who waits for what is enqueued (`streams`),
+Everything is torch's own `copy_` between views, so a tensor may be on any device; but the bytes of
+a small one that lie in the CPU's memory as they are stored are moved in one step, because making
+the view takes as long as copying them. Between a CUDA tensor and a CUDA slab the copies are only
+enqueued, on the current stream; all others are done on return. Does not cover which bytes go where (`tiers`), who waits for what is enqueued (`streams`),
 nor when a slab may be unmapped (`slabs`).
 """
 
@@ -14,7 +15,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.autograd.graph import increment_version
 
+from aqua_client import libc
 from aqua_client.layouts import Layout
 from aqua_client.opening import Mapped, UnusableSlab, open_slab
 from aqua_client.records import Grant
@@ -38,12 +41,14 @@ CHUNK_BYTES = 16 * 2**20
 class Memory:
     """Bytes that tensors are copied to and from: a slab's, or a buffer of the host."""
 
-    __slots__ = ("_mapped", "_views", "opened_on", "ordinal")
+    __slots__ = ("_mapped", "_views", "address", "opened_on", "ordinal")
 
     def __init__(self, whole: torch.Tensor, mapped: Mapped | None = None) -> None:
         self._views = {torch.uint8: whole}
         self._mapped = mapped
         self.ordinal = None if mapped is None else mapped.ordinal  # None: the CPU's
+        # Valid while somebody has a pin here, as all of it; 0: not in the CPU's memory.
+        self.address = whole.data_ptr() if whole.is_cpu else 0
         self.opened_on = None if mapped is None else mapped.opened_on
 
     @classmethod
@@ -127,6 +132,11 @@ class Span(Protocol):
 
 def write(source: torch.Tensor, layout: Layout, spans: Sequence[Span]) -> None:
     """Copy a tensor into *spans*, in this order."""
+    if layout.is_plain and len(spans) == 1 and not source.is_neg():
+        span, address = spans[0], source.data_ptr()
+        if address and span.memory.address:  # none: torch keeps the bytes in a way of its own
+            libc.move(span.memory.address + span.offset, address, layout.nbytes)
+            return
     if source.requires_grad:
         source = source.detach()
     if layout.copy_dtype is not layout.dtype:
@@ -147,6 +157,13 @@ def read(
     check: Callable[[], None] = lambda: None,
 ) -> None:
     """Copy *spans* into a tensor of the layout's shape and dtype; *check* may end it by raising."""
+    if layout.is_plain and len(spans) == 1 and _is_plain(target, layout):
+        span, address = spans[0], target.data_ptr()
+        if address and span.memory.address:
+            libc.move(address, span.memory.address + span.offset, layout.nbytes)
+            if not target.is_inference():
+                increment_version(target)  # as torch's own copies do
+            return
     if target.requires_grad:
         target = target.detach()
     if layout.copy_dtype is not layout.dtype:
@@ -184,6 +201,16 @@ def copy_span(source: Span, target: Span) -> None:
     for start, there in _chunks([target]):
         begin = source.offset + start
         there.copy_(source.memory.view(torch.uint8)[begin : begin + there.numel()])
+
+
+def _is_plain(target: torch.Tensor, layout: Layout) -> bool:
+    """Whether torch would write the stored bytes to it as they are."""
+    return (
+        target.is_cpu
+        and target.stride() == layout.stride
+        and not target.is_neg()
+        and (not target.is_inference() or torch.is_inference_mode_enabled())
+    )
 
 
 def _is_small(layout: Layout, spans: Sequence[Span]) -> bool:

@@ -20,7 +20,11 @@ _WITHOUT_COPY = frozenset(
     for bits in range(1, 8)
     if hasattr(torch, f"{kind}{bits}")
 )
+_STRIDED = torch.strided
 _QUANTISED = frozenset({torch.qint8, torch.quint8, torch.qint32, torch.quint4x2, torch.quint2x4})
+
+# So many bytes `memmove` copies as quickly as torch does, without its preparations.
+PLAIN_BYTES = 128 * 2**10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +39,9 @@ class Layout:
     requires_grad: bool
     itemsize: int
     nbytes: int
+    # The tensor's bytes lie in the CPU's memory as they are stored, and are few: `copying` says
+    # what that is good for.
+    is_plain: bool
 
 
 def layout_of(tensor: object) -> Layout:
@@ -50,12 +57,15 @@ def layout_of(tensor: object) -> Layout:
         raise UnsupportedTensor(
             f"{_a(kind)} keeps more than its bytes: park the plain tensors that it is made of"
         )
-    # The layout of a nested tensor is strided too, and its shape can't be asked for.
-    if tensor.is_nested or tensor.layout is not torch.strided or tensor.is_quantized:
-        raise UnsupportedTensor(_why_not_dense(tensor))
-    if tensor.is_meta:
-        raise UnsupportedTensor("a meta tensor has no bytes: give it memory first (to_empty)")
-    return _layout(tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.requires_grad)
+    try:
+        if tensor.layout is _STRIDED:
+            return _layout(
+                tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.requires_grad
+            )
+    except RuntimeError:  # the layout of a nested tensor is strided too, but it has no shape
+        if not tensor.is_nested:
+            raise
+    raise UnsupportedTensor(_why_not_dense(tensor))
 
 
 def check_out(out: object, layout: Layout) -> torch.Tensor:
@@ -88,8 +98,13 @@ def _layout(
     requires_grad: bool,  # noqa: FBT001 - lru_cache is quickest by position
 ) -> Layout:
     if dtype in _QUANTISED:
-        raise UnsupportedTensor(f"{dtype} is a quantised dtype: park tensor.int_repr()")
+        raise UnsupportedTensor(
+            f"{dtype} is a quantised dtype: park tensor.int_repr() and keep its scales"
+        )
+    if device.type == "meta":
+        raise UnsupportedTensor("a meta tensor has no bytes: give it memory first (to_empty)")
     count = math.prod(shape)
+    nbytes = count * dtype.itemsize
     dense = count == 0 or (not _may_overlap(shape, stride) and _span(shape, stride) == count)
     return Layout(
         shape=shape,
@@ -99,7 +114,11 @@ def _layout(
         device=device,
         requires_grad=requires_grad,
         itemsize=dtype.itemsize,
-        nbytes=count * dtype.itemsize,
+        nbytes=nbytes,
+        is_plain=dense
+        and device.type == "cpu"
+        and not dtype.is_complex  # it may be a conjugate
+        and nbytes <= PLAIN_BYTES,
     )
 
 
@@ -134,8 +153,6 @@ def _contiguous(shape: torch.Size) -> tuple[int, ...]:
 def _why_not_dense(tensor: torch.Tensor) -> str:
     if tensor.is_nested:
         return "a nested tensor can't be parked: park each part (tensor.unbind()), or pad it"
-    if tensor.is_quantized:
-        return "a quantised tensor can't be parked: park tensor.int_repr() and keep its scales"
     return (
         f"a tensor of layout {tensor.layout} can't be parked: park its parts "
         "(indices() and values()), or tensor.to_dense()"

@@ -1,6 +1,7 @@
-"""The C library's calls on memory maps by raw address, which Python's own `mmap` does not give.
+"""The C library's calls on memory by raw address: to move bytes, and to map and unmap.
 
-Why it is not enough: it keeps a duplicate of each descriptor open, which a child inherits.
+Why Python's own `mmap` is not enough: it keeps a duplicate of each descriptor open, which a child
+inherits.
 """
 
 from __future__ import annotations
@@ -26,6 +27,12 @@ madvise = _libc.madvise
 madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 munmap = _libc.munmap
 munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+
+# To, from, bytes. With the interpreter's lock: to let go of it, and to wait for it again, may take a
+# thousand times as long as moving what is small.
+move = ctypes.PyDLL(None).memmove
+move.restype = None
+move.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
 
 
 def failure(call: str) -> OSError:

@@ -13,6 +13,7 @@ import torch
 
 from aqua_client import copying
 from aqua_client.errors import HandleReleased, InvalidRequest, UnsupportedTensor
+from aqua_client.layouts import PLAIN_BYTES
 from aqua_client.pager import Pager
 from tests.client.pagers import no_daemon, paging, park, random_bytes, two_gpus
 from tests.fakes.session import MIB
@@ -90,8 +91,11 @@ def test_dense_layouts_come_back_with_their_strides(pager: Pager, tensor: torch.
         torch.randn(1, 6).expand(5, 6),
         torch.randn(4, dtype=torch.complex64).conj(),
         torch.randn(4, dtype=torch.complex64).conj().imag,
+        torch._neg_view(torch.randn(4)),
+        torch._efficientzerotensor(4),
+        torch.arange(100.0)[7:11],
     ],
-    ids=["steps", "expanded", "conjugate", "negative"],
+    ids=["steps", "expanded", "conjugate", "negative", "dense negative", "no bytes", "a part"],
 )
 def test_other_layouts_come_back_with_their_values(pager: Pager, tensor: torch.Tensor) -> None:
     """Contiguous, with nothing lazy about them."""
@@ -175,6 +179,43 @@ def test_out_is_written_with_its_own_strides(pager: Pager) -> None:
     out = torch.zeros(6, 8)[:, ::2].t()
     assert park(pager, tensor).fetch(out=out) is out
     assert torch.equal(out, tensor)
+
+
+def test_out_may_be_the_negative_of_its_bytes(pager: Pager) -> None:
+    """What is seen through it is what was parked."""
+    tensor = torch.randn(8)
+    out = torch._neg_view(torch.zeros(8))
+    park(pager, tensor).fetch(out=out)
+    assert torch.equal(out, tensor)
+
+
+@pytest.mark.parametrize("nbytes", [1, PLAIN_BYTES, PLAIN_BYTES + 1])
+def test_only_the_bytes_of_out_are_written(pager: Pager, nbytes: int) -> None:
+    """However few or many they are, and wherever both begin."""
+    around, source = torch.zeros(nbytes + 10, dtype=torch.uint8), random_bytes(nbytes + 3)
+    handles = [park(pager, source[start : start + nbytes]) for start in range(3)]
+    for start, handle in enumerate(handles):
+        around.zero_()
+        handle.fetch(out=around[5:-5])
+        assert torch.equal(around[5:-5], source[start : start + nbytes])
+        assert not around[:5].any()
+        assert not around[-5:].any()
+
+
+@pytest.mark.parametrize("count", [10, PLAIN_BYTES])
+def test_writing_to_out_is_a_write_for_torch(pager: Pager, count: int) -> None:
+    """A backward pass that needs what was there says so, instead of being wrong."""
+    needed, out = torch.ones(count, requires_grad=True), torch.ones(count)
+    product = (needed * out).sum()
+    handle = park(pager, torch.zeros(count))
+    handle.fetch(out=out)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        product.backward()
+    with torch.inference_mode():
+        out = torch.ones(count)
+        assert torch.equal(handle.fetch(out=out), torch.zeros(count))
+    with pytest.raises(RuntimeError, match="inference"):
+        handle.fetch(out=out)
 
 
 def test_an_out_that_does_not_fit_is_left_alone(pager: Pager) -> None:
