@@ -19,11 +19,8 @@ class News:
     def __init__(self, tiers: Tiers) -> None:
         self._tiers = tiers
         self._detached_at: float | None = None
-
-    @property
-    def is_in_contact(self) -> bool:
-        """Whether the daemon was there when it was last looked for, or never was."""
-        return self._detached_at is None
+        # Whether the daemon was there when it was last looked for, or never was. Every offload asks.
+        self.is_in_contact = True
 
     @property
     def silent_seconds(self) -> float:
@@ -64,9 +61,11 @@ class News:
     def attached(self) -> None:
         """Leases have a full new term."""
         self._detached_at = None
+        self.is_in_contact = True
 
     def detached(self, reason: str) -> None:  # noqa: ARG002 - the session says it when asked
         """Everything stays readable."""
+        self.is_in_contact = False
         self._detached_at = time.monotonic()
 
     def lease_uses(self) -> Sequence[LeaseUse]:

@@ -71,16 +71,17 @@ class Pager:
             BrokerUnreachable: no leased memory, and `fallback="error"`.
         """
         self.check_not_forked()
+        tiers = self._tiers
         reservation = Reservation(Stored(nbytes, safety))
         try:
-            with self._tiers.lock:
+            with tiers.lock:
                 self._check_open()
-                if self._tiers.garbage:
-                    self._tiers.collect_garbage()
+                if tiers.garbage:
+                    tiers.collect_garbage()
                 if not nbytes:
                     return reservation
                 if self._news.is_in_contact:
-                    place = self._tiers.put(nbytes, reservation.stored)
+                    place = tiers.put(nbytes, reservation.stored)
                     if place is not None:
                         reservation.places.append(place)
                         return reservation
@@ -96,15 +97,8 @@ class Pager:
 
     def written(self, reservation: Reservation, event: Event | None = None) -> Stored:
         """The bytes are all there, or will be by *event*: they may be fetched, and then moved."""
-        counters = self._counters
         with self._tiers.lock:
-            for place in reservation.places:
-                if place.slab is not None:
-                    counters.peer_out_bytes += place.nbytes
-                else:
-                    counters.host_out_bytes += place.nbytes
             self._tiers.written(reservation, event)
-            counters.offloads += 1
         return reservation.stored
 
     def discard(self, reservation: Reservation, event: Event | None = None) -> None:

@@ -172,7 +172,7 @@ class Slots:
     def __del__(self) -> None:
         # Garbage collection may run anywhere, also inside the pager's lock.
         pager = getattr(self, "_pager", None)  # none: an interrupt came before it was set
-        if pager is not None:
+        if pager is not None and not self._stored.is_released:
             pager.release_later(self._stored)
 
 

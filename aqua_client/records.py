@@ -19,6 +19,9 @@ class SafetyClass(enum.Enum):
     STORE = "store"  # they are moved
     CACHE = "cache"  # they may be dropped
 
+    # By identity, as there is one of each: an Enum's own takes longer than the look-up.
+    __hash__ = object.__hash__
+
 
 class DescriptorKind(enum.Enum):
     """What a slab's descriptor is."""

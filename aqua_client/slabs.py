@@ -19,6 +19,7 @@ from aqua_client.streams import Event
 # By choice no piece is moved twice within this time, nor to another peer when it has to be: what
 # moves so often goes to the host, where nobody asks for it.
 SETTLED_SECONDS = 10.0
+NEVER = float("-inf")
 
 
 class Stored:
@@ -93,7 +94,7 @@ class Place:
         self.nbytes = nbytes
         self.stored = stored
         self.slab = slab
-        self.moved_at = float("-inf")  # when the piece was moved here
+        self.moved_at = NEVER  # when the piece was moved here
         self.pins = 1
         self.is_writing = True  # then one of the pins is its writer's
         self.is_retired = False
@@ -128,20 +129,7 @@ class Pins(list[Place]):
     """The places that somebody reads, and how many of them, from the first, are still pinned."""
 
     __slots__ = ("held",)
-
-    def __init__(self, places: Iterable[Place]) -> None:
-        """Nothing is pinned yet."""
-        super().__init__(places)
-        self.held = 0
-
-    def let_go(self) -> None:
-        """Unpin those that are pinned. Idempotent, also where an interrupt broke it off.
-
-        One comes at the end of a turn, never between these two lines: nothing is called there.
-        """
-        while self.held:
-            self.held -= 1
-            self[self.held].pins -= 1
+    held: int
 
 
 class Reservation:

@@ -216,6 +216,9 @@ class OffloadedTensor:
 
     def __del__(self) -> None:
         # Garbage collection may run anywhere, also inside the pager's lock.
-        pager = getattr(self, "_pager", None)  # none: an interrupt came before it was set
-        if pager is not None:
-            pager.release_later(self._stored)
+        try:
+            stored, pager = self._stored, self._pager
+        except AttributeError:  # an interrupt came before they were set
+            return
+        if not stored.is_released:
+            pager.release_later(stored)

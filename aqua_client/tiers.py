@@ -95,19 +95,27 @@ class Tiers:
 
         With an *event* it is only enqueued: it may be read after that, and moves when it is done.
         """
-        stored = reservation.stored
-        if not stored.lost_reason:
-            stored.places = reservation.places
-        for place in reservation.places:
-            place.is_retired = bool(stored.lost_reason)
-            if place.slab is None:
+        stored, places, counters = reservation.stored, reservation.places, self.counters
+        is_lost = bool(stored.lost_reason)
+        if not is_lost:
+            stored.places = places
+        for place in places:
+            slab = place.slab
+            place.is_retired = is_lost
+            if slab is None:
+                counters.host_out_bytes += place.nbytes
                 self.in_host[place] = None
+            else:
+                counters.peer_out_bytes += place.nbytes
             if event is None:
-                self._unpin_writer(place)
-                self._settle(place)
+                place.is_writing = False  # together with its pin: no call, so no interrupt, between
+                place.pins -= 1
+                if is_lost or slab is None or slab.is_fenced:
+                    self._settle(place)
         if event is not None:
             stored.event = event
-            self._watch(Flight(event, reservation.places, stored), reservation)
+            self._watch(Flight(event, places, stored), reservation)
+        counters.offloads += 1
 
     def discard(self, places: Sequence[Place], event: Event | None = None) -> None:
         """Nothing is to be stored there after all; the caller's pins go too.
@@ -136,7 +144,8 @@ class Tiers:
                 self._watch(Flight(event, written, None), reservation)
             else:
                 for place in written:
-                    self._unpin_writer(place)
+                    place.is_writing = False  # together with its pin, as in `written`
+                    place.pins -= 1
         for place in places:
             self._settle(place)
         self.mend()
@@ -162,37 +171,45 @@ class Tiers:
 
     def pin(self, stored: Stored) -> Pins:
         """Where to read from; nothing there changes until `unpin`. Raises as `check_stored`."""
-        self.check_stored(stored)
+        if stored.is_released or stored.lost_reason:
+            self.check_stored(stored)
         now = self.fetched_at = stored.used_at = time.monotonic()
         pins = Pins(stored.places)
+        pins.held = 0
         try:
             for place in pins:
                 place.pins += 1
                 pins.held += 1
-                if place.slab is not None:
-                    place.slab.used_at = now
+                slab = place.slab
+                if slab is not None:
+                    slab.used_at = now
         except BaseException:
-            pins.let_go()
+            self.unpin(pins)
             raise
         return pins
 
     def unpin(self, places: Sequence[Place], event: Event | None = None) -> None:
         """The copy is over, also when it failed; with an *event*, when that is done.
 
-        Idempotent for what `pin` gave.
+        Idempotent for what `pin` gave, also where an interrupt broke it off; what was to be freed
+        then is `mend`'s.
         """
-        pins = places if isinstance(places, Pins) else None
-        if pins is not None and not pins.held:
-            return
-        if event is not None:
-            self._watch(Flight(event, places, None), pins)
-        elif pins is not None:
-            pins.let_go()
-            for place in pins:
-                self._settle(place)
-        else:
+        if not isinstance(places, Pins):
+            if event is not None:
+                self._watch(Flight(event, places, None))
+                return
             for place in places:
                 self._unpin(place)
+            return
+        if event is not None and places.held:
+            self._watch(Flight(event, places, None), places)
+        while places.held:
+            places.held -= 1  # together with the pin: no call, so no interrupt, between
+            place = places[places.held]
+            place.pins -= 1
+            slab = place.slab
+            if place.is_retired or (slab is not None and slab.is_fenced):
+                self._settle(place)
 
     def land(self, flight: Flight) -> None:
         """An enqueued copy is over."""
@@ -310,10 +327,6 @@ class Tiers:
     def _unpin(self, place: Place) -> None:
         place.pins -= 1
         self._settle(place)
-
-    def _unpin_writer(self, place: Place) -> None:
-        place.is_writing = False  # together with its pin: no interrupt comes in between
-        place.pins -= 1
 
     def _settle(self, place: Place) -> None:
         """After a pin has gone: free it, or let the worker move it, when nobody uses it."""
