@@ -20,6 +20,7 @@ from aqua_daemon.core.errors import BrokerBug, BrokerError, InvalidRequest, Unkn
 from aqua_daemon.core.events import (
     DrainRequested,
     Event,
+    ExchangeOffered,
     HostRoomRequested,
     KeepaliveReceived,
     LeaseRequested,
@@ -39,6 +40,7 @@ from aqua_daemon.core.instructions import (
     Answer,
     AnswerDenied,
     AnswerDrain,
+    AnswerExchange,
     AnswerGranted,
     AnswerHostRoom,
     AnswerKeepalive,
@@ -66,6 +68,7 @@ Request = (
     | LeaseRequested
     | LeasesReleased
     | RevokeAcknowledged
+    | ExchangeOffered
     | HostRoomRequested
     | OfferMade
     | ReclaimRequested
@@ -269,6 +272,7 @@ class BrokerService:
             case (
                 AnswerGranted()
                 | AnswerReturned()
+                | AnswerExchange()
                 | AnswerKeepalive()
                 | AnswerHostRoom()
                 | AnswerOffer()

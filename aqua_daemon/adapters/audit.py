@@ -30,6 +30,7 @@ def audited(note: NoteMove) -> dict[str, str | int | None]:
     back moves for the `move` itself: it was requested, released, its keeper ended.
     """
     lease, holder = note.lease, note.holder
+    revocation = note.spared or lease.revocation
     return {
         "tenant": lease.tenant,
         "uid": None if holder is None else holder.uid,
@@ -41,5 +42,5 @@ def audited(note: NoteMove) -> dict[str, str | int | None]:
         "before": None if note.before is None else note.before.value,
         "after": None if note.after is None else note.after.value,
         "move": note.why,
-        "reason": note.why if lease.revocation is None else lease.revocation.reason.value,
+        "reason": note.why if revocation is None else revocation.reason.value,
     }

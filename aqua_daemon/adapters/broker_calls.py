@@ -31,6 +31,7 @@ from aqua_daemon.core.errors import (
 from aqua_daemon.core.instructions import (
     Answer,
     AnswerDrain,
+    AnswerExchange,
     AnswerGranted,
     AnswerHostRoom,
     AnswerOffer,
@@ -87,6 +88,7 @@ class BrokerCalls:
             "Acquire": self._acquire,
             "Release": self._release,
             "Acknowledge": self._acknowledge,
+            "Exchange": self._exchange,
             "ReserveHost": self._reserve_host,
             "Offer": self._offer,
             "Reclaim": self._reclaim,
@@ -172,6 +174,11 @@ class BrokerCalls:
         event = requests.revoke_acknowledged(payload, session_id=session_id)
         answer = await self._service.request(event, timeout_seconds=wait_seconds)
         return replies.returned(_expect(answer, AnswerReturned))
+
+    async def _exchange(self, session_id: SessionId, payload: bytes, wait_seconds: float) -> bytes:
+        event = requests.exchange_offered(payload, session_id=session_id)
+        answer = await self._service.request(event, timeout_seconds=wait_seconds)
+        return replies.exchanged(_expect(answer, AnswerExchange))
 
     async def _reserve_host(
         self, session_id: SessionId, payload: bytes, wait_seconds: float

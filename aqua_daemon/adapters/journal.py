@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import cache
@@ -28,7 +28,7 @@ from aqua_daemon.core.errors import BrokerError
 from aqua_daemon.core.events import Event
 from aqua_daemon.core.instructions import Instruction
 from aqua_daemon.core.limits import Quota
-from aqua_daemon.core.model import Lease, LeaseState, SessionId
+from aqua_daemon.core.model import Lease, LeaseId, LeaseState, SessionId
 from aqua_daemon.core.sizes import MIB
 from aqua_daemon.ports import Clock, Journal
 
@@ -212,6 +212,8 @@ def in_words(record: Event | Instruction, error: Exception | None = None) -> str
             return f"reclaim of {nbytes} bytes on {gpu}"
         case instructions.AnswerReclaim(freed_bytes=freed_bytes, seconds=seconds):
             return f"reclaim ended: {freed_bytes} bytes freed in {seconds:.3f} s"
+        case instructions.AnswerExchange(gpu=gpu, spared=spared, revoked=revoked):
+            return f"{_these(spared)} kept on {gpu}, {_these(revoked)} given back instead"
         case instructions.AnswerQuiesce(gpu=gpu, seconds=seconds):
             return f"{gpu} is quiesced for {seconds:.0f} s" if seconds else f"{gpu} goes on"
         case instructions.AnswerDrain(is_dry_run=False, gpus=gpus, hits=hits):
@@ -226,6 +228,10 @@ def in_words(record: Event | Instruction, error: Exception | None = None) -> str
             return f"{words} ({outcome.value})"
         case _:
             return ""
+
+
+def _these(lease_ids: Sequence[LeaseId]) -> str:
+    return f"{'lease' if len(lease_ids) == 1 else 'leases'} {', '.join(x[:8] for x in lease_ids)}"
 
 
 def _priority(level: int) -> int:

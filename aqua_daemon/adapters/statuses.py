@@ -58,6 +58,11 @@ STATUSES: dict[type[BrokerError], grpc.StatusCode] = {
     errors.NotPermitted: grpc.StatusCode.PERMISSION_DENIED,
     errors.UnknownSession: grpc.StatusCode.NOT_FOUND,
     errors.StaleRequest: grpc.StatusCode.ABORTED,  # try again a level higher: with a new id
+    errors.ExchangeRefused: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.NotExchangeable: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.ExchangeGone: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.ExchangeTooSmall: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.ExchangeTooLate: grpc.StatusCode.FAILED_PRECONDITION,
     errors.RefusedForNow: grpc.StatusCode.UNAVAILABLE,
     errors.InsufficientMemory: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.InsufficientHostRoom: grpc.StatusCode.RESOURCE_EXHAUSTED,

@@ -36,12 +36,14 @@ class RevokeOutcome(Enum):
     RETURNED = "returned"
     QUARANTINED = "quarantined"
     LOST = "lost"
+    SPARED = "spared"  # its holder gave others instead
 
 
 _OUTCOMES = {
     LeaseState.RETURNED: RevokeOutcome.RETURNED,
     LeaseState.QUARANTINED: RevokeOutcome.QUARANTINED,
     LeaseState.LOST: RevokeOutcome.LOST,
+    LeaseState.LEASED: RevokeOutcome.SPARED,
 }
 
 
@@ -155,7 +157,7 @@ class Tally:
         if (move.before, move.after) == (LeaseState.ALLOCATING, LeaseState.LEASED):
             self._counts.granted += 1
         outcome = _OUTCOMES.get(move.after) if move.after else None
-        revocation = move.lease.revocation
+        revocation = move.spared or move.lease.revocation
         if move.before is LeaseState.REVOKING and outcome and revocation:
             self._counts.revokes[revocation.reason, outcome] += 1
             durations = self._counts.revoke_durations.with_one_more(move.seconds)

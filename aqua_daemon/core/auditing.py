@@ -3,7 +3,8 @@
 A look is at one record or one sum, and costs the same whatever else is in the books. `Audit` takes
 `LOOKS_PER_EVENT` after each event and more at a tick, which nobody waits for. So no event costs
 more with more leases, but that the tick which begins a round copies references to all records. A
-round has at most two looks for each lease, session and GPU and three for each tenant, and begins at
+round has at most two looks for each lease, session and GPU, three for each tenant and one for each
+lease that a reclaim waits for, and begins at
 the first tick after the last one's end. Whatever breaks is found by the end of the round after the
 one that it broke in.
 
@@ -22,6 +23,7 @@ from aqua_daemon.core.integrity import (
     overdue,
     violations_of_gpu,
     violations_of_lease,
+    violations_of_owed,
     violations_of_slab,
     violations_of_tenant,
 )
@@ -69,6 +71,9 @@ def _looks(books: Books, recount: Recount) -> Iterator[Iterable[Violation]]:
             yield ()
         else:
             yield chain(violations_of_lease(books, lease), overdue(books, lease))
+    for reclaim in tuple(books.reclaims):
+        for lease_id in reclaim.outstanding:
+            yield violations_of_owed(books, lease_id)
     for session in recount.sessions:
         recount.count_session(session)
         yield ()

@@ -12,6 +12,7 @@ from typing import assert_never
 
 from aqua_daemon.core import (
     draining,
+    exchanging,
     faults,
     granting,
     keeping,
@@ -28,6 +29,7 @@ from aqua_daemon.core.errors import IntegrityViolation
 from aqua_daemon.core.events import (
     DrainRequested,
     Event,
+    ExchangeOffered,
     GpuReported,
     HolderEvent,
     HostRoomRequested,
@@ -137,6 +139,8 @@ class Broker:
                 granting.request_lease(turn, event)
             case LeasesReleased() | RevokeAcknowledged():
                 returning.take_returns(turn, event)
+            case ExchangeOffered():
+                exchanging.exchange(turn, event)
             case HostRoomRequested():
                 sessions.request_host_room(turn, event)
             case OfferMade():

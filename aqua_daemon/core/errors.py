@@ -5,6 +5,11 @@ BrokerError
 ├── NotPermitted          the caller may not ask this
 ├── UnknownSession        the session has ended: open a new one
 ├── StaleRequest          this request id has had its effect, and that lease has ended
+├── ExchangeRefused       what was asked back has to come: evacuate it
+│   ├── NotExchangeable       just these leases, or all there, are wanted
+│   ├── ExchangeGone          some lease is not (any more) what the answer takes it for
+│   ├── ExchangeTooSmall      what is offered is less than what was asked back
+│   └── ExchangeTooLate       too little is left until the deadline, or it has passed
 ├── RefusedForNow         try again later, or use host memory
 │   ├── InsufficientMemory    no GPU has room that may be lent
 │   ├── InsufficientHostRoom  the node's or the tenant's host room is used up
@@ -51,6 +56,36 @@ class StaleRequest(BrokerError):
     """The request id was used before and what it got has ended."""
 
     reason = "stale_request"
+
+
+class ExchangeRefused(BrokerError):
+    """Other leases are not taken for those that were asked back; nothing has changed."""
+
+    reason = "exchange_refused"
+
+
+class NotExchangeable(ExchangeRefused):
+    """No other leases will do: these are wanted, or all that is lent there is."""
+
+    reason = "not_exchangeable"
+
+
+class ExchangeGone(ExchangeRefused):
+    """A lease to be spared is not being revoked any more, or one that is offered is not held."""
+
+    reason = "exchange_gone"
+
+
+class ExchangeTooSmall(ExchangeRefused):
+    """What is offered has fewer bytes than what is to be spared."""
+
+    reason = "exchange_small"
+
+
+class ExchangeTooLate(ExchangeRefused):
+    """What is offered could not be evacuated by the deadline any more."""
+
+    reason = "exchange_late"
 
 
 class RefusedForNow(BrokerError):

@@ -175,6 +175,16 @@ class RevokeAcknowledged:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExchangeOffered:
+    """A session would rather give other leases back than some of those that were revoked."""
+
+    session_id: SessionId
+    request_id: RequestId
+    spared: tuple[LeaseId, ...]  # revoked, to be kept
+    offered: tuple[LeaseId, ...]  # to be given back instead
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HostRoomRequested:
     """A session wants to hold this much `store` data in host memory."""
 
@@ -293,6 +303,7 @@ RequestEvent = (
     LeaseRequested
     | LeasesReleased
     | RevokeAcknowledged
+    | ExchangeOffered
     | HostRoomRequested
     | OfferMade
     | ReclaimRequested

@@ -19,6 +19,7 @@ from aqua_daemon.core.model import (
     ProcessIdentity,
     RebalanceBlock,
     RequestId,
+    Revocation,
     RevokeReason,
     SessionId,
     SlabTag,
@@ -105,6 +106,17 @@ class AnswerReturned:
     request_id: RequestId
     returned: tuple[LeaseId, ...]
     unknown: tuple[LeaseId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerExchange:
+    """Some leases stay after all; others are to come instead, as their revoke says."""
+
+    session_id: SessionId
+    request_id: RequestId
+    gpu: GpuUuid
+    spared: tuple[LeaseId, ...]
+    revoked: tuple[LeaseId, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,12 +239,14 @@ class NoteMove:
     seconds: float  # how long it was in `before`
     why: str
     holder: ProcessIdentity | None = None  # whose the lease is; None: its session is not known
+    spared: Revocation | None = None  # the revoke under which it need not come any more
 
 
 Answer = (
     AnswerGranted
     | AnswerDenied
     | AnswerReturned
+    | AnswerExchange
     | AnswerKeepalive
     | AnswerHostRoom
     | AnswerOffer

@@ -56,6 +56,9 @@ def violations_of_lease(books: Books, lease: Lease) -> Iterator[Violation]:
             yield _of(lease, "proved_gone", f"it is {lease.state.value} and its holder proved gone")
     if lease.state is LeaseState.REVOKING and lease.revocation is None:
         yield _of(lease, "revocation", "it is revoking, for no reason and without a deadline")
+    if lease.state is LeaseState.LEASED and lease.revocation is not None:
+        reason = lease.revocation.reason.value
+        yield _of(lease, "revocation", f"it is leased, and still revoked ({reason})")
     if lease.state in _MADE:
         held_bytes = gpu.keeper_slabs.get(lease.lease_id)
         if held_bytes != lease.nbytes:
@@ -70,6 +73,13 @@ def overdue(books: Books, lease: Lease) -> Iterator[Violation]:
     if books.ticked_at is not None and lease.revocation.deadline <= books.ticked_at:
         late_seconds = books.ticked_at - lease.revocation.deadline
         yield _of(lease, "deadline", f"it was revoking {late_seconds:.3f} s past its deadline")
+
+
+def violations_of_owed(books: Books, lease_id: LeaseId) -> Iterator[Violation]:
+    """Whether a reclaim waits for what nobody was asked for."""
+    lease = books.ledger.leases.get(lease_id)
+    if lease is not None and lease.state is LeaseState.LEASED:
+        yield _of(lease, "reclaim", "a reclaim waits for it, and it is leased")
 
 
 def violations_of_gpu(account: GpuAccount) -> Iterator[Violation]:

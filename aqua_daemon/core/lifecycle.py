@@ -27,6 +27,8 @@ class Move(Enum):
     UNWANTED = "unwanted"  # made, but its GPU wants the bytes, or nobody can have it (any more)
     ADOPTED = "adopted"  # a keeper held it when it attached, and the books knew nothing of it
     REVOKED = "revoked"
+    EXCHANGED = "exchanged"  # its holder gives it back instead of another that was revoked
+    SPARED = "spared"  # it was revoked, and its holder gives others back instead
     RELEASED = "released"  # the holder gave it back by itself
     ACKNOWLEDGED = "acknowledged"  # the holder gave it back when asked
     CLOSED = "closed"  # the holder said goodbye, having unmapped everything
@@ -52,10 +54,12 @@ TRANSITIONS: dict[tuple[LeaseState | None, Move], LeaseState | None] = {
     (LeaseState.ALLOCATING, Move.UNWANTED): LeaseState.RETURNED,
     (LeaseState.ALLOCATING, Move.FAILED): None,
     (LeaseState.LEASED, Move.REVOKED): LeaseState.REVOKING,
+    (LeaseState.LEASED, Move.EXCHANGED): LeaseState.REVOKING,
     (LeaseState.LEASED, Move.DOUBTED): LeaseState.QUARANTINED,
     (LeaseState.LEASED, Move.RELEASED): LeaseState.RETURNED,
     (LeaseState.LEASED, Move.ACKNOWLEDGED): LeaseState.RETURNED,
     (LeaseState.LEASED, Move.CLOSED): LeaseState.RETURNED,
+    (LeaseState.REVOKING, Move.SPARED): LeaseState.LEASED,
     (LeaseState.REVOKING, Move.OVERDUE): LeaseState.QUARANTINED,
     (LeaseState.REVOKING, Move.INHERITED): LeaseState.QUARANTINED,
     (LeaseState.REVOKING, Move.DOUBTED): LeaseState.QUARANTINED,

@@ -27,6 +27,10 @@ LONGEST_REVOKE_SECONDS = 60.0  # what a producer may allow a borrower at most
 SUSPECT_TERM_FRACTION = 2 / 3  # of a term unheard: one keepalive of three may be lost unnoticed
 REVOKE_GRACE_SECONDS = 2.0  # invariant 6: by deadline + 2 s a revoke has ended one way or the other
 
+# Of a revoke's time, so much may have passed when its holder offers other leases instead: these
+# have to be evacuated in what is left.
+EXCHANGE_FRACTION = 0.5
+
 # The longest start-up of an engine that measures its memory; nothing is lent there meanwhile.
 LONGEST_QUIESCE_SECONDS = 600.0
 

@@ -202,7 +202,7 @@ class Turn:
                 lease,
                 state=after,
                 since=self.now,
-                revocation=revocation or lease.revocation,
+                revocation=None if move is Move.SPARED else revocation or lease.revocation,
                 named_at=lease.named_at if named_at is None else named_at,
                 use=lease.use,
             )
@@ -210,7 +210,8 @@ class Turn:
             self.touched[lease.lease_id] = None
             if after is LeaseState.LOST:
                 self.struck.append(moved)
-        self._note(lease.state, after, moved, seconds=seconds, move=move)
+        spared = lease.revocation if move is Move.SPARED else None
+        self._note(lease.state, after, moved, seconds=seconds, move=move, spared=spared)
         return moved
 
     def revise(self, lease: Lease, revocation: Revocation) -> Lease:
@@ -297,6 +298,7 @@ class Turn:
         *,
         seconds: float,
         move: Move,
+        spared: Revocation | None = None,
     ) -> None:
         session = self.ledger.sessions.get(lease.session_id)
         self.instructions.append(
@@ -307,14 +309,12 @@ class Turn:
                 seconds=seconds,
                 why=move.value,
                 holder=None if session is None else session.process,
+                spared=spared,
             )
         )
 
     def _remember(
-        self,
-        session_id: SessionId,
-        request_id: RequestId,
-        answer: LeaseId | Answer | None,
+        self, session_id: SessionId, request_id: RequestId, answer: LeaseId | Answer | None
     ) -> None:
         answers = self.ledger.session_accounts[session_id].answers
         answers[request_id] = answer

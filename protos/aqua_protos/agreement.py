@@ -22,7 +22,8 @@ OBSERVER = "observer"  # of a client that comes to look or to set something, and
 QUOTA_COUNTS = "quota-counts"  # of a daemon whose quotas are of leases and sessions, too
 QUOTA_WEIGHTS = "quota-weights"  # of a daemon whose quotas have a weight and a priority, too
 CALLS = "calls"  # of both, where calls of the API may come as frames of the presence link
-DAEMON_FEATURES = (OBSERVER, QUOTA_COUNTS, QUOTA_WEIGHTS, CALLS)
+LEASE_EXCHANGE = "lease-exchange"  # of a daemon that takes other leases for those it revoked
+DAEMON_FEATURES = (OBSERVER, QUOTA_COUNTS, QUOTA_WEIGHTS, CALLS, LEASE_EXCHANGE)
 CLIENT_FEATURES = (CALLS,)  # of the client library
 
 

@@ -154,6 +154,24 @@ class ReturnReply(_message.Message):
     unknown_lease_ids: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, returned_lease_ids: _Optional[_Iterable[str]] = ..., unknown_lease_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
+class ExchangeRequest(_message.Message):
+    __slots__ = ("request_id", "spared_lease_ids", "offered_lease_ids")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    SPARED_LEASE_IDS_FIELD_NUMBER: _ClassVar[int]
+    OFFERED_LEASE_IDS_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    spared_lease_ids: _containers.RepeatedScalarFieldContainer[str]
+    offered_lease_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, request_id: _Optional[str] = ..., spared_lease_ids: _Optional[_Iterable[str]] = ..., offered_lease_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ExchangeReply(_message.Message):
+    __slots__ = ("spared_lease_ids", "revoked_lease_ids")
+    SPARED_LEASE_IDS_FIELD_NUMBER: _ClassVar[int]
+    REVOKED_LEASE_IDS_FIELD_NUMBER: _ClassVar[int]
+    spared_lease_ids: _containers.RepeatedScalarFieldContainer[str]
+    revoked_lease_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, spared_lease_ids: _Optional[_Iterable[str]] = ..., revoked_lease_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class ReserveHostRequest(_message.Message):
     __slots__ = ("request_id", "host_room")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]

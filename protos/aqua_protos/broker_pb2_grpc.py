@@ -49,6 +49,11 @@ class BrokerStub(object):
                 request_serializer=aqua__protos_dot_broker__pb2.ReturnRequest.SerializeToString,
                 response_deserializer=aqua__protos_dot_broker__pb2.ReturnReply.FromString,
                 _registered_method=True)
+        self.Exchange = channel.unary_unary(
+                '/aqua.broker.v1.Broker/Exchange',
+                request_serializer=aqua__protos_dot_broker__pb2.ExchangeRequest.SerializeToString,
+                response_deserializer=aqua__protos_dot_broker__pb2.ExchangeReply.FromString,
+                _registered_method=True)
         self.ReserveHost = channel.unary_unary(
                 '/aqua.broker.v1.Broker/ReserveHost',
                 request_serializer=aqua__protos_dot_broker__pb2.ReserveHostRequest.SerializeToString,
@@ -120,6 +125,14 @@ class BrokerServicer(object):
 
     def Acknowledge(self, request, context):
         """Say that what a revoke named has been evacuated, drained and unmapped.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Exchange(self, request, context):
+        """Keep leases that a revoke named, and have others of the caller's on that GPU revoked instead, of at
+        least as many bytes in all. All or nothing; only of a daemon that names the feature.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -213,6 +226,11 @@ def add_BrokerServicer_to_server(servicer, server):
                     servicer.Acknowledge,
                     request_deserializer=aqua__protos_dot_broker__pb2.ReturnRequest.FromString,
                     response_serializer=aqua__protos_dot_broker__pb2.ReturnReply.SerializeToString,
+            ),
+            'Exchange': grpc.unary_unary_rpc_method_handler(
+                    servicer.Exchange,
+                    request_deserializer=aqua__protos_dot_broker__pb2.ExchangeRequest.FromString,
+                    response_serializer=aqua__protos_dot_broker__pb2.ExchangeReply.SerializeToString,
             ),
             'ReserveHost': grpc.unary_unary_rpc_method_handler(
                     servicer.ReserveHost,
@@ -346,6 +364,33 @@ class Broker(object):
             '/aqua.broker.v1.Broker/Acknowledge',
             aqua__protos_dot_broker__pb2.ReturnRequest.SerializeToString,
             aqua__protos_dot_broker__pb2.ReturnReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Exchange(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aqua.broker.v1.Broker/Exchange',
+            aqua__protos_dot_broker__pb2.ExchangeRequest.SerializeToString,
+            aqua__protos_dot_broker__pb2.ExchangeReply.FromString,
             options,
             channel_credentials,
             insecure,

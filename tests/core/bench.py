@@ -12,6 +12,7 @@ from typing import TypeVar
 from aqua_daemon.core.broker import Broker
 from aqua_daemon.core.events import (
     Event,
+    ExchangeOffered,
     GpuReported,
     KeepaliveReceived,
     KeeperAttached,
@@ -240,6 +241,23 @@ class Bench:
                 request_id=self.request_id(),
                 lease_ids=lease_ids,
                 host_room=host_room,
+            )
+        )
+
+    def exchange(
+        self,
+        session_id: SessionId,
+        *,
+        spared: tuple[LeaseId, ...],
+        offered: tuple[LeaseId, ...],
+        request_id: RequestId | None = None,
+    ) -> tuple[Instruction, ...]:
+        return self.handle(
+            ExchangeOffered(
+                session_id=session_id,
+                request_id=request_id or self.request_id(),
+                spared=spared,
+                offered=offered,
             )
         )
 

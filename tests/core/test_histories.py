@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from aqua_daemon.core.errors import BrokerBug, BrokerError, RefusedForNow
 from aqua_daemon.core.events import (
     DrainRequested,
+    ExchangeOffered,
     KeepaliveReceived,
     KeeperDetached,
     LeaseRequested,
@@ -168,6 +169,34 @@ class Histories(Outside, RuleBasedStateMachine):
                 host_room=room(revision, revision * MIB),
             )
         )
+
+    @precondition(lambda self: self.attached)
+    @rule(pick=PICK, gpu=st.sampled_from(GPUS), spares=st.integers(1, 2), offers=st.integers(1, 3))
+    def a_client_gives_others(self, pick: int, gpu: GpuUuid, spares: int, offers: int) -> None:
+        client = self.pick(self.attached, pick)
+        there = [
+            lease
+            for lease in self.broker.snapshot(self.now).leases
+            if lease.session_id == client.session_id and lease.lender == gpu
+        ]
+        revoked = [lease.lease_id for lease in there if lease.state is LeaseState.REVOKING]
+        others = [lease.lease_id for lease in there if lease.state is LeaseState.LEASED]
+        coming_before = self.coming_bytes(gpu)
+        spared = tuple(revoked[:spares])
+        event = ExchangeOffered(
+            session_id=client.session_id,
+            request_id=self.request_id(),
+            spared=spared,
+            offered=tuple(others[:offers]),
+        )
+        try:
+            self.handle(event)
+        except BrokerBug:
+            raise
+        except BrokerError:
+            return
+        client.asked_back.difference_update(spared)
+        assert self.coming_bytes(gpu) >= coming_before
 
     @precondition(lambda self: self.attached)
     @rule(pick=PICK, idle=st.floats(0, 100), used=st.integers(0, 2))

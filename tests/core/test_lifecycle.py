@@ -24,6 +24,8 @@ HELD = (LeaseState.LEASED, LeaseState.REVOKING, LeaseState.QUARANTINED)
         (None, Move.ADOPTED, LeaseState.LEASED),
         (LeaseState.LEASED, Move.RELEASED, LeaseState.RETURNED),
         (LeaseState.LEASED, Move.REVOKED, LeaseState.REVOKING),
+        (LeaseState.LEASED, Move.EXCHANGED, LeaseState.REVOKING),
+        (LeaseState.REVOKING, Move.SPARED, LeaseState.LEASED),
         (LeaseState.REVOKING, Move.ACKNOWLEDGED, LeaseState.RETURNED),
         (LeaseState.REVOKING, Move.OVERDUE, LeaseState.QUARANTINED),
         (LeaseState.REVOKING, Move.INHERITED, LeaseState.QUARANTINED),
@@ -83,9 +85,13 @@ def test_proof_of_death_takes_nothing_that_was_not_revoked_first() -> None:
 
 
 def test_nothing_revives_a_lease() -> None:
-    """The only ways into LEASED are a keeper's answer and a keeper's inventory."""
+    """The only ways into LEASED are a keeper's answer and its inventory, and others in its place."""
     ways = {pair for pair, after in TRANSITIONS.items() if after is LeaseState.LEASED}
-    assert ways == {(LeaseState.ALLOCATING, Move.ALLOCATED), (None, Move.ADOPTED)}
+    assert ways == {
+        (LeaseState.ALLOCATING, Move.ALLOCATED),
+        (None, Move.ADOPTED),
+        (LeaseState.REVOKING, Move.SPARED),
+    }
 
 
 def test_only_the_keeper_or_the_told_holder_ends_a_slab() -> None:

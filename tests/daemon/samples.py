@@ -144,6 +144,12 @@ EVENTS: tuple[Event, ...] = (
     events.RevokeAcknowledged(
         session_id=SESSION_ID, request_id=REQUEST_ID, lease_ids=(LEASE_ID,), host_room=ROOM
     ),
+    events.ExchangeOffered(
+        session_id=SESSION_ID,
+        request_id=REQUEST_ID,
+        spared=(LEASE_ID,),
+        offered=(LeaseId("1b" * 16),),
+    ),
     events.HostRoomRequested(session_id=SESSION_ID, request_id=REQUEST_ID, host_room=ROOM),
     events.OfferMade(session_id=SESSION_ID, request_id=REQUEST_ID, gpu=GPU, nbytes=MIB),
     RECLAIM,
@@ -177,6 +183,13 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
     DENIED,
     instructions.AnswerReturned(
         session_id=SESSION_ID, request_id=REQUEST_ID, returned=(LEASE_ID,), unknown=()
+    ),
+    instructions.AnswerExchange(
+        session_id=SESSION_ID,
+        request_id=REQUEST_ID,
+        gpu=GPU,
+        spared=(LEASE_ID,),
+        revoked=(LeaseId("1b" * 16),),
     ),
     instructions.AnswerKeepalive(
         session_id=SESSION_ID, request_id=REQUEST_ID, ended=(), unheard=(LEASE_ID,)

@@ -37,6 +37,7 @@ METHODS = (
     "Acquire",
     "Release",
     "Acknowledge",
+    "Exchange",
     "ReserveHost",
     "Offer",
     "Reclaim",

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from tests.mutants.core import CORE
 from tests.mutants.edges import EDGES
+from tests.mutants.exchanges import EXCHANGES
 
-MUTANTS = (*CORE, *EDGES)
+MUTANTS = (*CORE, *EXCHANGES, *EDGES)

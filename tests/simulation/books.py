@@ -123,6 +123,8 @@ class Books:
         self.leases[lease.lease_id] = lease
         if after is LeaseState.REVOKING and lease.revocation is not None:
             self.revoke_deadlines[lease.lease_id] = lease.revocation.deadline
+        elif after is LeaseState.LEASED:
+            self.revoke_deadlines.pop(lease.lease_id, None)
 
     def is_open(self, session_id: SessionId) -> bool:
         """Whether a session has begun and not ended."""

@@ -14,6 +14,7 @@ from typing import assert_never
 
 from aqua_daemon.core.errors import BrokerError
 from aqua_daemon.core.events import (
+    ExchangeOffered,
     HostRoomRequested,
     LeaseRequested,
     LeasesReleased,
@@ -22,6 +23,7 @@ from aqua_daemon.core.events import (
 )
 from aqua_daemon.core.instructions import (
     Answer,
+    AnswerExchange,
     AnswerGranted,
     AnswerHostRoom,
     AnswerKeepalive,
@@ -29,11 +31,13 @@ from aqua_daemon.core.instructions import (
     TellLost,
 )
 from aqua_daemon.core.model import Lease, LeaseId, RequestId, SafetyClass, SessionId
+from tests.simulation.daemon import Daemon
 from tests.simulation.holdings import Holdings
 from tests.simulation.linking import LinkedProcess
 
 Told = Callable[[Answer | BrokerError | None], None]
 
+_EXCHANGE_SECONDS = 0.3  # so long an answer is waited for
 _STUCK = 0.12  # of revokes: never answered while faults strike
 _SLOW = 0.15  # of revokes: answered when it is too late
 
@@ -153,8 +157,8 @@ class Client(LinkedProcess):
         if session_id != self.session_id:
             return  # of a session that it has left
         match order:
-            case SendRevoke(lease_ids=lease_ids):
-                self._serve_revoke(lease_ids, order.reason.value)
+            case SendRevoke():
+                self._serve_revoke(order)
             case TellLost(lease_ids=lease_ids):
                 self._lose(lease_ids, "lost")
             case AnswerKeepalive(ended=ended):
@@ -162,21 +166,86 @@ class Client(LinkedProcess):
             case _:
                 assert_never(order)
 
-    def _serve_revoke(self, lease_ids: tuple[LeaseId, ...], reason: str) -> None:
+    def _serve_revoke(self, order: SendRevoke) -> None:
+        lease_ids = order.lease_ids
         unknown = tuple(i for i in lease_ids if i not in self.holdings.slabs)
         if unknown:
             self._stage.count("revokes of unknown leases")
             self._acknowledge(unknown)
+        for lease_id in [i for i in lease_ids if i in self.holdings.slabs]:
+            self.holdings.slabs[lease_id].revokes += 1
         fresh = [i for i in lease_ids if i not in unknown and not self.holdings.slabs[i].is_fenced]
         if not fresh:
             return
-        self._stage.count(f"revokes served: {reason}")
+        self._stage.count(f"revokes served: {order.reason.value}")
         for lease_id in fresh:
             self.holdings.slabs[lease_id].is_fenced = True
+        if self._offers_others(order, fresh):
+            return
+        self._split(fresh)
+
+    def _split(self, fresh: list[LeaseId]) -> None:
         middle = len(fresh) // 2 if self._stage.chance.strikes(0.3) else 0
         for part in (tuple(fresh[:middle]), tuple(fresh[middle:])):
             if part:
                 self._plan(part)
+
+    def _offers_others(self, order: SendRevoke, fresh: list[LeaseId]) -> bool:
+        """Sometimes other slabs there are offered for some; whether the answer is waited for."""
+        others = self.holdings.others_on(order.gpu)
+        if not others or self.session_id is None or not self._stage.chance.happens(0.7):
+            return False
+        event = ExchangeOffered(
+            session_id=self.session_id,
+            request_id=RequestId(self._stage.chance.new_id()),
+            spared=tuple(fresh[: self._stage.chance.pick((1, 1, 2))]),
+            offered=tuple(others[: self._stage.chance.pick((1, 2, 3))]),
+        )
+        revokes = {one: self.holdings.slabs[one].revokes for one in event.spared}
+        waits = not self._stage.chance.strikes(0.2)  # else its acknowledgement crosses the answer
+        told = partial(self._exchanged, event, fresh, revokes, waits)
+        call = partial(self._call_exchange, event, told)
+        late = self._stage.chance.strikes(0.2)
+        delay = self._stage.chance.between(0.3, 2.5) if late else 0.0
+        self._stage.agenda.after(delay, partial(self.caller.awake, call))
+        return waits
+
+    def _call_exchange(self, event: ExchangeOffered, told: Told) -> None:
+        self.caller.call(event, told, seconds=_EXCHANGE_SECONDS)
+        look_back = partial(self._look_back_at_exchange, self._daemon)
+        self._stage.agenda.after(_EXCHANGE_SECONDS, look_back)
+
+    def _look_back_at_exchange(self, daemon: Daemon | None) -> None:
+        if not self.process.is_alive:
+            self._stage.count("holders that died during an exchange")
+        elif daemon is not None and not daemon.is_up:
+            self._stage.count("daemons that died during an exchange")
+
+    def _exchanged(
+        self,
+        event: ExchangeOffered,
+        fresh: list[LeaseId],
+        revokes: dict[LeaseId, int],
+        has_waited: bool,  # noqa: FBT001 - bound by position
+        answer: Answer | BrokerError | None,
+    ) -> None:
+        if event.session_id != self.session_id:
+            return
+        held = self.holdings.slabs
+        if isinstance(answer, AnswerExchange):
+            taken = [i for i in answer.revoked if i in held and not held[i].is_fenced]
+            for lease_id in taken:  # its revoke is on its way, too
+                held[lease_id].is_fenced = True
+            kept = [i for i in answer.spared if i in held and held[i].revokes == revokes[i]]
+            if len(kept) < len(answer.spared):
+                self._stage.count("exchanges told too late to be heeded")
+            if has_waited:
+                for lease_id in kept:
+                    held[lease_id].is_fenced = False
+                fresh = [lease_id for lease_id in fresh if lease_id not in kept]
+            self._split(taken)
+        if has_waited:
+            self._split([lease_id for lease_id in fresh if lease_id in held])
 
     def _plan(self, lease_ids: tuple[LeaseId, ...]) -> None:
         if self.never_acknowledges or self._stage.chance.strikes(_STUCK):

@@ -14,6 +14,7 @@ from typing import Protocol, assert_never
 from aqua_daemon.core.errors import BrokerBug, BrokerError
 from aqua_daemon.core.events import (
     Event,
+    ExchangeOffered,
     HostRoomRequested,
     LeaseRequested,
     LeasesReleased,
@@ -33,6 +34,7 @@ from aqua_daemon.core.instructions import (
     Answer,
     AnswerDenied,
     AnswerDrain,
+    AnswerExchange,
     AnswerGranted,
     AnswerHostRoom,
     AnswerKeepalive,
@@ -63,6 +65,7 @@ Call = (
     LeaseRequested
     | LeasesReleased
     | RevokeAcknowledged
+    | ExchangeOffered
     | HostRoomRequested
     | OfferMade
     | ReclaimRequested
@@ -301,6 +304,7 @@ class Daemon:
                 AnswerGranted()
                 | AnswerDenied()
                 | AnswerReturned()
+                | AnswerExchange()
                 | AnswerHostRoom()
                 | AnswerOffer()
                 | AnswerReclaim()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from aqua_daemon.core.model import HostRoom, Lease, LeaseId, LeaseUse, SafetyClass
+from aqua_daemon.core.model import GpuUuid, HostRoom, Lease, LeaseId, LeaseUse, SafetyClass
 from tests.simulation.stage import Stage
 from tests.simulation.truth import Process, Slab
 
@@ -35,6 +35,7 @@ class HeldSlab:
     slab: Slab
     used_bytes: int = 0
     is_fenced: bool = False  # a revoke is being served: nothing new goes there
+    revokes: int = 0  # how often it was asked back
     numbers: dict[int, None] = field(default_factory=dict)
 
 
@@ -69,6 +70,12 @@ class Holdings:
             )
             for lease_id, held in self.slabs.items()
         )
+
+    def others_on(self, gpu: GpuUuid) -> list[LeaseId]:
+        """Slabs there that nobody has asked for, the emptiest first."""
+        there = [one for one in self.slabs.values() if one.lease.lender == gpu]
+        there.sort(key=lambda held: held.used_bytes)
+        return [held.lease.lease_id for held in there if not held.is_fenced]
 
     def take(self, lease: Lease, slab: Slab) -> None:
         """Map a slab that was granted."""

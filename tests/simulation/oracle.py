@@ -12,6 +12,7 @@ from collections.abc import Callable
 from aqua_daemon.core.errors import BrokerError
 from aqua_daemon.core.events import (
     Event,
+    ExchangeOffered,
     KeepaliveReceived,
     ProcessEnded,
     ReclaimRequested,
@@ -22,6 +23,7 @@ from aqua_daemon.core.events import (
 from aqua_daemon.core.instructions import (
     AllocateSlab,
     AnswerDrain,
+    AnswerExchange,
     AnswerGranted,
     AnswerOffer,
     AnswerReclaim,
@@ -49,6 +51,7 @@ from aqua_daemon.core.sizes import (
 )
 from tests.simulation.books import Books
 from tests.simulation.drains import Drains
+from tests.simulation.exchanges import Exchanges
 from tests.simulation.judge import require
 from tests.simulation.moves import Moves
 from tests.simulation.reclaims import Reclaims
@@ -81,6 +84,7 @@ class Oracle:
         self._find_process = find_process
         self.moves = Moves(stage, find_slab)
         self.drains = Drains(stage)
+        self.exchanges = Exchanges(stage)
         self.reclaims = Reclaims(stage, find_process)
         self._requests: dict[tuple[SessionId, RequestId], LeaseId] = {}
 
@@ -89,6 +93,7 @@ class Oracle:
         self.has_restarted = self._stage.now > 0
         self.books = Books(self.settings, self._stage)
         self.reclaims = Reclaims(self._stage, self._find_process)
+        self.exchanges = Exchanges(self._stage)
         self._requests.clear()
 
     # --- what a daemon hears and orders ------------------------------------------------------
@@ -96,6 +101,7 @@ class Oracle:
     def heard(self, event: Event) -> None:
         """An event is about to be handled."""
         self._stage.story.counts["events"] += 1
+        self.exchanges.heard(event)
         self.books.hear(event)
         if isinstance(event, ReclaimRequested):
             self.reclaims.asked(event, self.books)
@@ -111,6 +117,8 @@ class Oracle:
         self.books.unhear(event)
         if isinstance(event, ReclaimRequested):
             self.reclaims.refused(event)
+        elif isinstance(event, ExchangeOffered):
+            self.exchanges.refused(error)
         if isinstance(event, KeepaliveReceived) and self.books.is_open(event.session_id):
             self.wrongly_refused(event, error)
 
@@ -134,6 +142,7 @@ class Oracle:
                 self._stage.tell(
                     "   {}: {} -> {}, {}", lease.lease_id, before, after, instruction.why
                 )
+                self.exchanges.moved(before, after, lease, self.books)
                 self.moves.moved(before, after, lease, self.books)
                 return
             case AllocateSlab():
@@ -149,6 +158,8 @@ class Oracle:
                 self.drains.drained(instruction, self.books)
             case AnswerUndrain():
                 self.drains.undrained(instruction)
+            case AnswerExchange():
+                self.exchanges.answered(instruction, self.books)
             case AnswerReclaim():
                 self.reclaims.answered(instruction, self.books)
             case AnswerOffer(request_id=request_id):

@@ -38,6 +38,8 @@ _OUTCOMES = (
     "acquires repeated",
     "drains",
     "drains told ahead",
+    "exchanges",
+    "exchanges offered",
     "fetches from host",
     "fetches from peers",
     "frees ordered",

@@ -11,6 +11,7 @@ from aqua_daemon.adapters.happenings import Happening
 from aqua_daemon.adapters.wire.requests import parsed
 from aqua_daemon.core.instructions import (
     AnswerDrain,
+    AnswerExchange,
     AnswerHostRoom,
     AnswerOffer,
     AnswerQuiesce,
@@ -72,6 +73,13 @@ def returned(answer: AnswerReturned) -> bytes:
     """ReturnReply."""
     return broker_pb2.ReturnReply(
         returned_lease_ids=answer.returned, unknown_lease_ids=answer.unknown
+    ).SerializeToString()
+
+
+def exchanged(answer: AnswerExchange) -> bytes:
+    """ExchangeReply."""
+    return broker_pb2.ExchangeReply(
+        spared_lease_ids=answer.spared, revoked_lease_ids=answer.revoked
     ).SerializeToString()
 
 

@@ -17,6 +17,7 @@ from aqua_daemon.core.errors import InvalidRequest
 from aqua_daemon.core.events import (
     UNCHANGED,
     DrainRequested,
+    ExchangeOffered,
     HostRoomRequested,
     LeaseRequested,
     LeasesReleased,
@@ -114,6 +115,17 @@ def revoke_acknowledged(payload: bytes, *, session_id: SessionId) -> RevokeAckno
         request_id=checks.request_id(message.request_id),
         lease_ids=checks.lease_ids(message.lease_ids),
         host_room=_optional_host_room(message),
+    )
+
+
+def exchange_offered(payload: bytes, *, session_id: SessionId) -> ExchangeOffered:
+    """Exchange."""
+    message = parsed(broker_pb2.ExchangeRequest, payload)
+    return ExchangeOffered(
+        session_id=session_id,
+        request_id=checks.request_id(message.request_id),
+        spared=checks.lease_ids(message.spared_lease_ids),
+        offered=checks.lease_ids(message.offered_lease_ids),
     )
 
 
