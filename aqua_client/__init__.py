@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         LlmThresholds,
         Margins,
     )
+    from aqua_client.integrations.activations import Activations, offload_activations
     from aqua_client.integrations.modules import ParkedModule, park, unpark
     from aqua_client.out_of_memory import ReclaimOnOom, reclaim_on_oom
     from aqua_client.pools import BlockPool, Slots
@@ -89,6 +90,7 @@ _HOMES = {
         "LlmThresholds",
         "Margins",
     ),
+    "integrations.activations": ("Activations", "offload_activations"),
     "integrations.modules": ("ParkedModule", "park", "unpark"),
     "out_of_memory": ("ReclaimOnOom", "reclaim_on_oom"),
     "pools": ("BlockPool", "Slots"),
@@ -100,6 +102,7 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Activations",
     "AquaError",
     "AquaWarning",
     "BatchFigures",
@@ -134,6 +137,7 @@ __all__ = [
     "connect",
     "fetch_many",
     "offload",
+    "offload_activations",
     "offload_async",
     "offload_many",
     "park",

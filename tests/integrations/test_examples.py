@@ -14,8 +14,8 @@ import aqua_client
 from aqua_client import client as client_module
 from tests.nodes import REPOSITORY, short_directory
 
-NAMES = ("aqua_client.park(",)
-MODULES = ("modules",)
+NAMES = ("aqua_client.park(", "offload_activations(")
+MODULES = ("activations", "modules")
 
 
 @pytest.fixture(autouse=True)

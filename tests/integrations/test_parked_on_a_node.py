@@ -40,3 +40,28 @@ def test_a_module_is_the_same_after_its_leases_were_taken_back() -> None:
         with pytest.raises(aqua_client.LeaseLost, match=r"0\.weight.*7\.bias.*anew"):
             model(x)
         assert parked.is_parked
+
+
+def test_a_backward_is_the_same_after_leases_were_taken_back() -> None:
+    """Activations on peers; an owner grows between the forward and the backward."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Sequential(nn.Linear(256, 256), nn.Tanh()) for _ in range(6)))
+    x = torch.randn(1024, 256)
+
+    def gradients(loss: torch.Tensor) -> list[torch.Tensor]:
+        return list(torch.autograd.grad(loss, list(model.parameters())))
+
+    expected = gradients(model(x).square().sum())
+    with (
+        running_node(gpus=3, gpu_bytes=64 * MIB) as node,
+        aqua_client.connect(socket=node.socket, home_gpu="SHM-0") as client,
+    ):
+        with aqua_client.offload_activations() as saved:
+            loss = model(x).square().sum()
+        assert saved.offloaded_bytes >= 7 * MIB
+        assert lenders(client)
+        node.load("SHM-1", 60 * MIB)
+        wait_until(lambda: "SHM-1" not in lenders(client), what="it is given back")
+        assert all(map(torch.equal, gradients(loss), expected))
+        assert client.stats()["peer_in_bytes"]
+        assert (client.stats()["peer_bytes"], client.stats()["host_bytes"]) == (0, 0)
