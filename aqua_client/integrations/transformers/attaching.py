@@ -1,0 +1,93 @@
+"""One line that gives an engine its paging.
+
+Covers what is refused, and where the engine is told. What is done then is `paging`'s.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import aqua_client
+from aqua_client.errors import InvalidRequest
+from aqua_client.integrations.transformers import engine
+from aqua_client.integrations.transformers.copies import Pools
+from aqua_client.integrations.transformers.paging import Paging
+
+if TYPE_CHECKING:
+    from transformers.generation.continuous_batching.continuous_api import ContinuousBatchingManager
+    from transformers.generation.continuous_batching.requests import FutureRequestState
+
+    Scheduled = tuple[list[FutureRequestState] | None, bool, int, int]
+
+
+def attach(
+    manager: ContinuousBatchingManager,
+    *,
+    client: Pools | None = None,
+    write_through: bool = True,
+) -> Paging:
+    """Have *manager* page its requests' KV caches to leases; before it is started.
+
+        manager = model.init_continuous_batching(continuous_batching_config=config)
+        paging = attach(manager)
+        manager.start()
+        ...
+        manager.stop()
+        paging.close()
+
+    *client*: whose leases; the process's own if None. *write_through*: copy full blocks while the
+    model computes, so that giving way costs less and memory more.
+
+    Raises:
+        InvalidRequest: the manager has been started, its transformers or its settings are not
+            supported; the message says which and what to set.
+    """
+    engine.check_version()
+    if manager.is_running():
+        raise InvalidRequest("the manager is running: attach to it before manager.start()")
+    _check_settings(manager)
+    processor = engine.processor_of(manager)
+    paging = Paging(processor, client or aqua_client, write_through=write_through)
+    processor.offloading_manager = paging
+    _tell_of_ends(paging)
+    return paging
+
+
+_ASYNC = "a batch would be made while requests of the one before are computed, and may be parked"
+_PARALLEL = "every rank would have to park the same requests"
+
+
+def _check_settings(manager: ContinuousBatchingManager) -> None:
+    config = manager.continuous_batching_config
+    graphs = config.use_cuda_graph
+    is_graphed = any(graphs) if isinstance(graphs, tuple) else graphs
+    is_two_way = config.cpu_offload_space != 0
+    refused = (
+        (config.use_async_batching, "use_async_batching", "False", _ASYNC),
+        (is_graphed, "use_cuda_graph", "False", "not tried on a GPU yet"),
+        (is_two_way, "cpu_offload_space", "0", "where there are no leases, host memory is used"),
+        (manager.distributed_helper.tp_size > 1, "tensor parallelism", "one GPU", _PARALLEL),
+    )
+    for is_on, name, instead, why in refused:
+        if is_on:
+            raise InvalidRequest(
+                f"{name} is not supported with paging to leases, use {instead}: {why}"
+            )
+
+
+def _tell_of_ends(paging: Paging) -> None:
+    """The engine tells its scheduler of a request's end, and its offloading only of cancellations."""
+    scheduler = paging.scheduler
+    finish, schedule = scheduler.finish_request, scheduler.schedule_batch
+
+    def finish_request(request_id: str) -> None:
+        finish(request_id)
+        paging.forget(request_id)
+
+    def schedule_batch(token_budget: int, cache_budget: int) -> Scheduled:
+        paging.requeue_lost()
+        return schedule(token_budget, cache_budget)
+
+    # There is no other place where the engine would say it.
+    scheduler.finish_request = finish_request  # type: ignore[method-assign]
+    scheduler.schedule_batch = schedule_batch  # type: ignore[method-assign]

@@ -1,0 +1,206 @@
+"""Pages the KV caches of requests that have to give way to leases, and back when they go on.
+
+It stands where the engine has its own offloading: the engine (or the fair scheduler) says who gives
+way, and finds a request restored when it schedules it again. Full blocks are written through by a
+thread while the model computes, so that who gives way copies only its tail. A request for which
+there is no room anywhere, or whose bytes were lost, is computed again.
+
+All but the writing happens in the engine's thread, between two steps of the model.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from transformers.generation.continuous_batching.offloading_manager import OffloadingManager
+
+from aqua_client.errors import AquaError
+from aqua_client.integrations.transformers import engine
+from aqua_client.integrations.transformers.copies import Blocks, Copies, GroupStore, Pools
+
+if TYPE_CHECKING:
+    from transformers.generation.continuous_batching.continuous_api import ContinuousBatchProcessor
+    from transformers.generation.continuous_batching.requests import (
+        FutureRequestState,
+        RequestState,
+    )
+
+
+logger = logging.getLogger("aqua")
+
+
+@dataclass(slots=True)
+class Counts:
+    """What was done since the start."""
+
+    parked: int = 0  # times that a request gave way and was kept
+    restored: int = 0
+    recomputed: int = 0  # times that it was not, or its bytes were lost
+    written_ahead_bytes: int = 0
+    tail_bytes: int = 0  # copied while requests gave way
+    restored_bytes: int = 0
+
+
+class Paging(OffloadingManager):
+    """Made by `attach`."""
+
+    def __init__(
+        self, processor: ContinuousBatchProcessor, pools: Pools, *, write_through: bool
+    ) -> None:
+        stock = processor.offloading_manager
+        self.cache = stock.cache
+        self.scheduler = stock.scheduler
+        self._compute_stream = processor.inputs_and_outputs.compute_stream
+        self._side = None if self._compute_stream is None else torch.cuda.Stream()
+        self._stores = tuple(GroupStore(group, pools) for group in engine.kv_groups(stock.cache))
+        self._kept: dict[str, tuple[Copies, ...]] = {}
+        self._parked: set[str] = set()
+        self._counts = Counts()
+        self._writer = (
+            ThreadPoolExecutor(1, thread_name_prefix="aqua-write-through")
+            if write_through
+            else None
+        )
+
+    def stats(self) -> dict[str, int]:
+        """What was done since the start, and how many requests are parked now."""
+        return {**asdict(self._counts), "parked_now": len(self._parked)}
+
+    @property
+    def parked(self) -> frozenset[str]:
+        """Whose cache is not in the engine now."""
+        return frozenset(self._parked)
+
+    def park(self, victims: Sequence[RequestState]) -> None:
+        """Take active requests out of the cache; they wait, and go on from where they are."""
+        kept = self._offload_to_cpu(victims)
+        for state in victims:
+            if state.request_id in kept:
+                engine.make_pending(state)
+                self._requeue(state, state)
+            else:
+                self._requeue(state, engine.make_new(state))
+
+    def requeue_lost(self) -> None:
+        """Have waiting requests whose bytes are gone computed again."""
+        for request_id in list(self._parked):
+            state = self.scheduler.waiting_requests.get(request_id)
+            if state is not None and any(copies.is_lost for copies in self._kept[request_id]):
+                self._counts.recomputed += 1
+                self.free_request_cpu_cache(state)
+                self.scheduler.waiting_requests[request_id] = engine.make_new(state)
+
+    def forget(self, request_id: str) -> None:
+        """The request is over, or computed again; not so where it is parked."""
+        if request_id not in self._parked:
+            for copies in self._kept.pop(request_id, ()):
+                copies.release()
+
+    def close(self) -> None:
+        """End the thread, and give everything back."""
+        if self._writer is not None:
+            self._writer.shutdown(cancel_futures=True)
+        self.reset()
+
+    # What the engine calls; the names are its own.
+
+    def _offload_to_cpu(
+        self, victims: Sequence[RequestState], victim_block_tables: engine.Tables | None = None
+    ) -> set[str]:
+        """Park requests; those for which there was no room are not among the ids returned."""
+        parked = {
+            state.request_id
+            for state in victims
+            if self._park(state, (victim_block_tables or {}).get(state.request_id))
+        }
+        self._counts.parked += len(parked)
+        self._counts.recomputed += len(victims) - len(parked)
+        return parked
+
+    def restore_scheduled_requests(self, requests_in_batch: list[FutureRequestState]) -> None:
+        """Bring back who is parked and was scheduled, and write ahead what has become full."""
+        for scheduled in requests_in_batch:
+            if scheduled.state.request_id in self._parked:
+                self._restore(scheduled)
+            elif self._writer is not None:
+                self._write_ahead(scheduled.state, self._writer)
+
+    def free_request_cpu_cache(self, state: RequestState, keep_unsorted: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002 - the engine's
+        """The request is cancelled."""
+        self._parked.discard(state.request_id)
+        state.is_cpu_offloaded = False
+        self.forget(state.request_id)
+
+    def free_all_waiting_cpu_caches(self) -> None:
+        """Everything that waits has failed."""
+        for state in self.scheduler.waiting_requests.values():
+            self.free_request_cpu_cache(state)
+
+    def reset(self) -> None:
+        """Begin anew."""
+        self._parked.clear()
+        for request_id in list(self._kept):
+            self.forget(request_id)
+
+    def _park(self, state: RequestState, tables: Mapping[str, Sequence[int]] | None) -> bool:
+        request_id = state.request_id
+        nbytes = 0
+        try:
+            with torch.cuda.stream(self._compute_stream):
+                for store, copies in self._copies_of(request_id):
+                    group = store.group
+                    table = (tables or {}).get(group.name, group.table_of(request_id))
+                    nbytes += copies.park(table, state.position_offset)
+        except AquaError as error:
+            logger.warning("request %s will be computed again: %s", request_id, error)
+            self.forget(request_id)
+            return False
+        self._counts.tail_bytes += nbytes
+        self._parked.add(request_id)
+        state.is_cpu_offloaded = True  # the engine asks for it
+        return True
+
+    def _restore(self, scheduled: FutureRequestState) -> None:
+        request_id = scheduled.state.request_id
+        with torch.cuda.stream(self._compute_stream):
+            for store, copies in self._copies_of(request_id):
+                self._counts.restored_bytes += copies.restore(store.group.table_of(request_id))
+        self._parked.discard(request_id)
+        self._counts.restored += 1
+        engine.note_restored(self.cache, scheduled)
+
+    def _write_ahead(self, state: RequestState, writer: ThreadPoolExecutor) -> None:
+        for store, copies in self._copies_of(state.request_id):
+            full = store.group.full_blocks(state.position_offset)
+            table = store.group.table_of(state.request_id)[copies.full_count : full]
+            if table:
+                stream = self._compute_stream
+                computed = None if stream is None else stream.record_event()
+                copies.write(writer.submit(self._write, store, table, computed), len(table))
+                self._counts.written_ahead_bytes += len(table) * store.block_nbytes
+
+    def _write(
+        self, store: GroupStore, block_ids: Sequence[int], computed: torch.cuda.Event | None
+    ) -> Blocks:
+        """In the writer's thread. At its end the blocks may be used for something else."""
+        if self._side is None or computed is None:
+            return store.store(block_ids)
+        with torch.cuda.stream(self._side):
+            self._side.wait_event(computed)
+            blocks = store.store(block_ids)
+            self._side.synchronize()
+        return blocks
+
+    def _copies_of(self, request_id: str) -> Iterable[tuple[GroupStore, Copies]]:
+        if request_id not in self._kept:
+            self._kept[request_id] = tuple(Copies(store) for store in self._stores)
+        return zip(self._stores, self._kept[request_id], strict=True)
+
+    def _requeue(self, state: RequestState, again: RequestState) -> None:
+        self.scheduler.finish_request(state.request_id)
+        self.scheduler.add_waiting_request(again)
