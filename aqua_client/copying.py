@@ -9,7 +9,7 @@ nor when a slab may be unmapped (`slabs`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -27,7 +27,7 @@ __all__ = [
     "Memory",
     "Span",
     "UnusableSlab",
-    "copy_span",
+    "copy_spans",
     "copy_tensor",
     "new_tensor",
     "read",
@@ -196,11 +196,31 @@ def copy_tensor(source: torch.Tensor, layout: Layout, target: torch.Tensor) -> N
     target.copy_(source)
 
 
-def copy_span(source: Span, target: Span) -> None:
-    """Copy bytes from one place to another, of the same length."""
-    for start, there in _chunks([target]):
-        begin = source.offset + start
-        there.copy_(source.memory.view(torch.uint8)[begin : begin + there.numel()])
+def copy_spans(pairs: Iterable[tuple[Span, Span]]) -> None:
+    """Copy bytes from each first to each second, of the same length.
+
+    In the host's memory each chunk is one call, of however many spans. A thread that comes back from
+    a call waits for the interpreter, 5 ms and more where another one computes in Python.
+    """
+    here: list[torch.Tensor] = []
+    there: list[torch.Tensor] = []
+    chunk_bytes = 0
+    for source, target in pairs:
+        is_host = source.memory.ordinal is None and target.memory.ordinal is None
+        whole = source.memory.view(torch.uint8)
+        for start, part in _chunks([target]):
+            begin, nbytes = source.offset + start, part.numel()
+            if not is_host:
+                part.copy_(whole[begin : begin + nbytes])
+                continue
+            if chunk_bytes + nbytes > CHUNK_BYTES:
+                torch._foreach_copy_(there, here)
+                here, there, chunk_bytes = [], [], 0
+            here.append(whole[begin : begin + nbytes])
+            there.append(part)
+            chunk_bytes += nbytes
+    if here:
+        torch._foreach_copy_(there, here)
 
 
 def _is_plain(target: torch.Tensor, layout: Layout) -> bool:

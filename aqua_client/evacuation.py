@@ -1,6 +1,7 @@
 """Empties a slab that has to go: moves `store` data elsewhere, drops `cache` data.
 
-While a piece is copied it stays readable where it was; the swap is one step under the lock.
+Pieces are copied some together, a chunk at most. While one is copied it stays readable where it was;
+the swap is one step under the lock.
 Where to: another slab on another GPU if there is room at once, else the host, whose room was
 reserved with the grant. Does not cover when a slab is unmapped and acknowledged: that is the
 worker's.
@@ -10,12 +11,16 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
+from itertools import islice
 
 from aqua_client import moving
 from aqua_client.borrowing import Borrowing
+from aqua_client.copying import CHUNK_BYTES
 from aqua_client.evacuation_buffer import EvacuationBuffer
 from aqua_client.fallback import Shortage
 from aqua_client.host_tier import piece_sizes
+from aqua_client.pace import MOST_PIECES, Pace
 from aqua_client.records import SafetyClass
 from aqua_client.slabs import Place, Slab
 from aqua_client.streams import Streams
@@ -23,6 +28,9 @@ from aqua_client.tiers import Tiers
 
 # A revoke's standard deadline is 2 s, and what is copied meanwhile has to fit in too.
 ASKING_SECONDS = 0.5
+
+# Between so many the lock is free for an instant.
+SWAPPED_TOGETHER = 16
 
 logger = logging.getLogger("aqua")
 
@@ -41,6 +49,7 @@ class Evacuation:
         self._streams = streams
         self._borrowing = borrowing
         self._buffer = buffer
+        self._pace = Pace()
 
     def empty(self, slab: Slab) -> None:
         """Move or drop all that can be now. What is being written or read keeps the slab in use.
@@ -48,56 +57,81 @@ class Evacuation:
         Raises:
             MemoryError: there is none to move to; nothing is lost, and it may be tried again.
         """
-        while (place := self._next(slab)) is not None:
+        most_pieces = MOST_PIECES
+        while places := self._next(slab, most_pieces):
             try:
-                targets = self._target(place, slab)
-            except BaseException:
-                with self._tiers.lock:
-                    self._tiers.unpin([place])
-                raise
-            self._move(place, targets, slab)
+                self._move(places, slab)
+            except MemoryError:
+                if most_pieces == 1:
+                    raise
+                most_pieces = 1  # for one there may be some
 
-    def _next(self, slab: Slab) -> Place | None:
-        """A piece to move, pinned. `cache` is dropped on the way."""
+    def _next(self, slab: Slab, most_pieces: int) -> list[Place]:
+        """Pieces to move, pinned. `cache` is dropped on the way."""
+        found: list[Place] = []
+        found_bytes = 0
         with self._tiers.lock:
+            most_pieces = min(most_pieces, self._pace.pieces(self._tiers.fetched_at))
             for place in slab.movable():
                 if slab.safety is SafetyClass.CACHE:
                     # Dropping one piece of a tensor retires its others, in this slab too.
                     if not place.is_retired:
                         self._tiers.lose(place.stored, slab.fence_reason)
                     continue
+                found_bytes += place.nbytes
+                if found and (found_bytes > CHUNK_BYTES or len(found) == most_pieces):
+                    break
                 place.pins += 1
-                return place
-        return None
+                found.append(place)
+        return found
 
-    def _target(self, place: Place, slab: Slab) -> list[Place]:
-        if place.is_settled(time.monotonic()):
-            try:
-                end = time.monotonic() + ASKING_SECONDS
-                found = self._borrowing.put(
-                    place.nbytes, place.stored, end=end, avoid_gpu=slab.lender_gpu
-                )
-            except Shortage as shortage:
-                logger.debug("moving to host memory: %s", shortage.reason)
-            else:
-                if found.nbytes == place.nbytes:
-                    return [found]
-                with self._tiers.lock:  # a smaller slab came: pieces are moved whole
-                    self._tiers.discard([found])
-        memories = [self._buffer.memory(size) for size in piece_sizes(place.nbytes)]
-        with self._tiers.lock:
-            self._tiers.host.claim(place.nbytes)
-            self._tiers.host.cover(slab.lease_id, place.nbytes)
-            return self._tiers.put_in_host(memories, place.stored)
-
-    def _move(self, place: Place, targets: list[Place], slab: Slab) -> None:
+    def _move(self, places: Sequence[Place], slab: Slab) -> None:
+        targets: list[list[Place]] = []
         try:
-            moving.copy_piece(self._streams, place, targets)
+            targets.extend(self._on_peer(place, slab) for place in places)  # also some of them
+            self._add_host(places, targets, slab)
+            with self._pace.measured():
+                moving.copy_pieces(self._streams, list(zip(places, targets, strict=True)))
         except BaseException:
             with self._tiers.lock:
-                self._tiers.discard(targets)
-                self._tiers.unpin([place])
+                self._tiers.discard([one for there in targets for one in there])
+                self._tiers.unpin(places)
             raise
+        for begin in range(0, len(places), SWAPPED_TOGETHER):
+            with self._tiers.lock:
+                for at in range(begin, min(begin + SWAPPED_TOGETHER, len(places))):
+                    self._tiers.replace(places[at], targets[at], slab.fence_reason)
+                    self._tiers.counters.evacuated_bytes += places[at].nbytes
+
+    def _on_peer(self, place: Place, slab: Slab) -> list[Place]:
+        """Where it goes on another GPU, if that has room at once."""
+        if not place.is_settled(time.monotonic()):
+            return []
+        try:
+            end = time.monotonic() + ASKING_SECONDS
+            found = self._borrowing.put(
+                place.nbytes, place.stored, end=end, avoid_gpu=slab.lender_gpu
+            )
+        except Shortage as shortage:
+            logger.debug("moving to host memory: %s", shortage.reason)
+            return []
+        if found.nbytes == place.nbytes:
+            return [found]
+        with self._tiers.lock:  # a smaller slab came: pieces are moved whole
+            self._tiers.discard([found])
+        return []
+
+    def _add_host(
+        self, places: Sequence[Place], targets: Sequence[list[Place]], slab: Slab
+    ) -> None:
+        """Places in the host for those that have none."""
+        lacking = [at for at, there in enumerate(targets) if not there]
+        sizes = [piece_sizes(places[at].nbytes) for at in lacking]
+        memories = iter(self._buffer.memories([size for each in sizes for size in each]))
         with self._tiers.lock:
-            self._tiers.replace(place, targets, slab.fence_reason)
-            self._tiers.counters.evacuated_bytes += place.nbytes
+            for at, each in zip(lacking, sizes, strict=True):
+                place = places[at]
+                self._tiers.host.claim(place.nbytes)
+                self._tiers.host.cover(slab.lease_id, place.nbytes)
+                found = self._tiers.put_in_host(list(islice(memories, len(each))), place.stored)
+                targets[at].extend(found)

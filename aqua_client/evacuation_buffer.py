@@ -10,6 +10,7 @@ limit; offloads to the host take no page of it. Only the worker fills it.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from aqua_client.copying import Memory
 from aqua_client.records import SafetyClass
@@ -21,7 +22,6 @@ SHARE = 10  # of what is stored, one part in so many
 # Smaller pieces come from the C library's own heap, whose pages are mostly there.
 LEAST_PIECE_BYTES = 64 * 2**10
 
-
 # With nothing stored it is kept so long: who parks and releases in turns would fill it each time.
 IDLE_SECONDS = 3.0
 
@@ -32,18 +32,19 @@ class EvacuationBuffer:
     def __init__(self, tiers: Tiers) -> None:
         self._tiers = tiers
 
-    def memory(self, nbytes: int) -> Memory:
-        """Host memory for a piece, of the buffer if that has so much.
+    def memories(self, sizes: Sequence[int]) -> list[Memory]:
+        """Host memory for pieces of these sizes, of the buffer as long as that has some.
 
         Raises:
             MemoryError: there is none.
         """
-        if nbytes >= LEAST_PIECE_BYTES:
-            with self._tiers.lock:
-                pages = self._tiers.host.buffer.take(nbytes)
-            if pages is not None:
-                return Memory.of_pages(pages)
-        return Memory.of_host(nbytes)
+        buffer = self._tiers.host.buffer
+        with self._tiers.lock:
+            found = [buffer.take(size) if size >= LEAST_PIECE_BYTES else None for size in sizes]
+        return [
+            Memory.of_host(size) if pages is None else Memory.of_pages(pages)
+            for size, pages in zip(sizes, found, strict=True)
+        ]
 
     def tend(self) -> None:
         """Fill it up, step by step, until there is something else to do. Or give it back."""

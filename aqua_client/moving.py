@@ -1,12 +1,12 @@
-"""Copies a piece from where it is to where it will be, beside what the program does.
+"""Copies pieces from where they are to where they will be, beside what the program does.
 
-While it is copied it stays readable where it was; the swap is `tiers`'. What goes where is
+While one is copied it stays readable where it was; the swap is `tiers`'. What goes where is
 `evacuation`'s and `promotion`'s to say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -23,13 +23,25 @@ class _Span:
     nbytes: int
 
 
+Move = tuple[Place, Sequence[Place]]  # a piece, and where it goes: as long together
+
+
 def copy_piece(streams: Streams | None, source: Place, targets: Sequence[Place]) -> None:
     """Copy all of *source* to *targets*, which are as long together; it is over on return."""
-    with _apart(streams, [source, *targets]):
-        begin = source.offset
-        for target in targets:
-            copying.copy_span(_Span(source.memory, begin, target.nbytes), target)
-            begin += target.nbytes
+    copy_pieces(streams, [(source, targets)])
+
+
+def copy_pieces(streams: Streams | None, moves: Sequence[Move]) -> None:
+    """As `copy_piece`, with as few calls as can be."""
+    with _apart(streams, [one for source, targets in moves for one in (source, *targets)]):
+        copying.copy_spans([pair for move in moves for pair in _pairs(*move)])
+
+
+def _pairs(source: Place, targets: Sequence[Place]) -> Iterator[tuple[_Span, Place]]:
+    begin = source.offset
+    for target in targets:
+        yield _Span(source.memory, begin, target.nbytes), target
+        begin += target.nbytes
 
 
 def _apart(streams: Streams | None, places: Sequence[Place]) -> AbstractContextManager[None]:

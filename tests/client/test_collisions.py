@@ -7,7 +7,7 @@ may do. What one thread does after the other is in `test_revokes`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -27,15 +27,16 @@ Action = Callable[[], None]
 
 def during_the_move(monkeypatch: pytest.MonkeyPatch, act: Action) -> list[Span]:
     """Have *act* run before the first copy of an evacuation; where each of them goes to."""
-    copies, targets = copying.copy_span, list[Span]()
+    copies, targets = copying.copy_spans, list[Span]()
 
-    def act_first(source: Span, target: Span) -> None:
-        targets.append(target)
-        if len(targets) == 1:
+    def act_first(pairs: Sequence[tuple[Span, Span]]) -> None:
+        is_first = not targets
+        targets.extend(target for _, target in pairs)
+        if is_first:
             act()
-        copies(source, target)
+        copies(pairs)
 
-    monkeypatch.setattr(copying, "copy_span", act_first)
+    monkeypatch.setattr(copying, "copy_spans", act_first)
     return targets
 
 

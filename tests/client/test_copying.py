@@ -203,10 +203,35 @@ def test_what_is_longer_than_a_chunk_is_copied_whole() -> None:
     second = Piece(Memory.of_host(CHUNK_BYTES + 12000), 0, layout.nbytes - first.nbytes)
     copying.write(source, layout, [first, second])
     moved = Piece(Memory.of_host(CHUNK_BYTES + 1024), 512, CHUNK_BYTES + 512)
-    copying.copy_span(first, moved)
+    copying.copy_spans([(first, moved)])
     target = torch.empty_like(source)
     copying.read([moved, second], layout, target)
     assert torch.equal(target, source)
+
+
+def test_many_spans_are_copied_in_as_few_calls_as_there_are_chunks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each call costs a wait for the interpreter where others compute in Python."""
+    calls: list[int] = []
+    copy = torch._foreach_copy_
+
+    def counted(there: list[torch.Tensor], here: list[torch.Tensor]) -> None:
+        calls.append(sum(one.numel() for one in there))
+        copy(there, here)
+
+    monkeypatch.setattr(torch, "_foreach_copy_", counted)
+    source = random_bytes(2 * CHUNK_BYTES + 4096)
+    whole = Memory.of_host(source.numel())
+    whole.view(torch.uint8).copy_(source)
+    sizes = [CHUNK_BYTES // 8] * 15 + [CHUNK_BYTES // 8 + 4096]
+    begins = [sum(sizes[:at]) for at in range(len(sizes))]
+    moved = [Piece(Memory.of_host(size), 0, size) for size in sizes]
+    pieces = [Piece(whole, begin, size) for begin, size in zip(begins, sizes, strict=True)]
+    copying.copy_spans(zip(pieces, moved, strict=True))
+    assert len(calls) == 3
+    assert max(calls) <= CHUNK_BYTES
+    assert torch.equal(torch.cat([one.memory.view(torch.uint8) for one in moved]), source)
 
 
 def test_a_gradient_is_neither_needed_nor_recorded() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -237,15 +238,15 @@ def test_a_revoke_waits_for_a_write() -> None:
 def test_a_release_during_the_move_frees_both_places(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody wants the bytes any more: the copy is thrown away."""
     node = two_gpus()
-    copies = copying.copy_span
+    copies = copying.copy_spans
     with paging(node) as pager:
         handle = park(pager, random_bytes(MIB))
 
-        def release_first(source: Span, target: Span) -> None:
+        def release_first(pairs: Sequence[tuple[Span, Span]]) -> None:
             handle.release()
-            copies(source, target)
+            copies(pairs)
 
-        monkeypatch.setattr(copying, "copy_span", release_first)
+        monkeypatch.setattr(copying, "copy_spans", release_first)
         wait_acknowledged(node, node.revoke(next(iter(node.leases.values())).gpu))
         assert pager.stats()["peer_bytes"] == 0
         assert pager.stats()["host_bytes"] == 0
@@ -280,18 +281,18 @@ def test_a_copy_that_fails_is_tried_again(
     """A fault neither ends the worker's thread nor loses a byte; it is logged."""
     node = two_gpus()
     tensor = random_bytes(MIB)
-    copies = copying.copy_span
+    copies = copying.copy_spans
     tries: list[Span] = []
 
-    def fails_first(source: Span, target: Span) -> None:
-        tries.append(target)
+    def fails_first(pairs: Sequence[tuple[Span, Span]]) -> None:
+        tries.extend(target for _, target in pairs)
         if len(tries) == 1:
             raise RuntimeError("a copy failed")
-        copies(source, target)
+        copies(pairs)
 
     with paging(node) as pager:
         handle = park(pager, tensor)
-        monkeypatch.setattr(copying, "copy_span", fails_first)
+        monkeypatch.setattr(copying, "copy_spans", fails_first)
         wait_acknowledged(node, node.revoke("SHM-1"))
         assert torch.equal(handle.fetch(), tensor)
         assert pager.stats()["peer_bytes"] == MIB  # the place of the failed copy is free again
@@ -304,21 +305,22 @@ def test_a_slab_that_can_not_be_emptied_holds_up_no_other(
     """A GPU that fails for good keeps its own slab in use; the others go back in time."""
     node = two_gpus()
     stuck, tensor = random_bytes(3 * MIB), random_bytes(MIB)
-    copies = copying.copy_span
+    copies = copying.copy_spans
     tries: list[Span] = []
 
-    def fails(source: Span, target: Span) -> None:
-        if source.nbytes == stuck.nbytes:
-            tries.append(target)
+    def fails(pairs: Sequence[tuple[Span, Span]]) -> None:
+        found = [target for source, target in pairs if source.nbytes == stuck.nbytes]
+        if found:
+            tries.extend(found)
             raise RuntimeError("the device is gone")
-        copies(source, target)
+        copies(pairs)
 
     with paging(node) as pager:
         park(pager, random_bytes(4 * MIB))  # fills the first slab, so that each has one of its own
         kept, moved = park(pager, stuck), park(pager, random_bytes(6 * MIB))
         last = park(pager, tensor)
         assert len(node.leases) >= 2
-        monkeypatch.setattr(copying, "copy_span", fails)
+        monkeypatch.setattr(copying, "copy_spans", fails)
         ours = {place.slab.lease_id for place in kept._stored.places if place.slab is not None}
         wait_acknowledged(node, tuple({*node.revoke("SHM-1"), *node.revoke("SHM-2")} - ours))
         wait_until(lambda: len(tries) > 1, what="it is tried again")
