@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 from aqua_daemon import __version__
@@ -52,10 +53,34 @@ _LONGEST_WAIT_SECONDS = 5.0  # past it a keeper is stuck; the caller may ask aga
 _TICK_SLACK_SECONDS = 1.0  # an answer at a deadline comes with the tick after it
 _STATUS_LINES = 50  # of the node: two screens of `status`
 
-Call = Callable[[SessionId, bytes, float], Awaitable[bytes]]
+Call = Callable[[SessionId, bytes, float], "Awaitable[bytes | Reply]"]
 _AnswerT = TypeVar("_AnswerT")
 
 logger = logging.getLogger("aqua.api")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlabMemory:
+    """A slab's descriptor, which is the keepers', and whose it is."""
+
+    lease_id: LeaseId
+    descriptor: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What goes to the caller: the slab by its presence link, then the payload."""
+
+    payload: bytes
+    slab: SlabMemory | None = None
+
+
+def slab_not_sent() -> SessionSuspect:
+    """The refusal where the holder's presence link can't carry a slab now."""
+    return SessionSuspect(
+        "the slab's descriptor can't be sent: read the presence socket, or re-attach if it has "
+        "closed, then ask again with the same request_id"
+    )
 
 
 class BrokerCalls:
@@ -108,8 +133,8 @@ class BrokerCalls:
 
     async def reply(
         self, method: str, session_id: SessionId, payload: bytes, *, wait_seconds: float | None
-    ) -> bytes:
-        """The reply to a session's request; *wait_seconds* is what the caller has, None: enough.
+    ) -> Reply:
+        """The reply to a session's request, to be sent at once; *wait_seconds* is what the caller has, None: enough.
 
         Raises:
             BrokerError: whatever came in between, also time and faults of ours.
@@ -120,7 +145,8 @@ class BrokerCalls:
         try:
             with self._gate.entered(pid=pid, uid=uid):
                 _check_size(payload)
-                return await self._calls[method](session_id, payload, wait_seconds)
+                reply = await self._calls[method](session_id, payload, wait_seconds)
+                return reply if isinstance(reply, Reply) else Reply(payload=reply)
         except BrokerError:
             raise
         except TimeoutError as error:
@@ -133,7 +159,7 @@ class BrokerCalls:
             logger.exception("a call failed")
             raise BrokerBug(f"the daemon failed ({error!r}); see its log") from error
 
-    async def _acquire(self, session_id: SessionId, payload: bytes, wait_seconds: float) -> bytes:
+    async def _acquire(self, session_id: SessionId, payload: bytes, wait_seconds: float) -> Reply:
         event = requests.lease_requested(
             payload,
             session_id=session_id,
@@ -149,19 +175,11 @@ class BrokerCalls:
                 "acquire another lease with a new request_id; this one goes back by itself"
             )
             raise StaleRequest(msg)
-        self._hand_over(session_id, lease, handle)
         pid, _uid = self._presence.caller_of(session_id)
-        return replies.acquired(lease, handle, pid=pid, now=self._clock())
-
-    def _hand_over(self, session_id: SessionId, lease: Lease, handle: SlabHandle) -> None:
-        if handle.descriptor is None:
-            return
-        if not self._presence.send_descriptor(session_id, lease.lease_id, handle.descriptor):
-            msg = (
-                "the slab's descriptor can't be sent: read the presence socket, or re-attach if it "
-                "has closed, then ask again with the same request_id"
-            )
-            raise SessionSuspect(msg)
+        return Reply(
+            payload=replies.acquired(lease, handle, pid=pid, now=self._clock()),
+            slab=_memory(lease, handle),
+        )
 
     async def _release(self, session_id: SessionId, payload: bytes, wait_seconds: float) -> bytes:
         event = requests.leases_released(payload, session_id=session_id)
@@ -266,6 +284,12 @@ class BrokerCalls:
         answer = await self._service.request(event, timeout_seconds=wait_seconds)
         await self._settings_file.keep(self._service.snapshot)
         return replies.undrained(_expect(answer, AnswerUndrain))
+
+
+def _memory(lease: Lease, handle: SlabHandle) -> SlabMemory | None:
+    if handle.descriptor is None:
+        return None
+    return SlabMemory(lease_id=lease.lease_id, descriptor=handle.descriptor)
 
 
 def _check_size(payload: bytes) -> None:

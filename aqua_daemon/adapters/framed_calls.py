@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 
-from aqua_daemon.adapters.broker_calls import BrokerCalls
+from aqua_daemon.adapters.broker_calls import BrokerCalls, Reply, slab_not_sent
 from aqua_daemon.adapters.presence_link import PresenceLink
 from aqua_daemon.adapters.statuses import LONGEST_DETAILS, status_of
 from aqua_daemon.adapters.wire import frames
@@ -41,9 +41,18 @@ class FramedCalls:
             reply = await self._calls.reply(
                 call.method, session_id, call.payload, wait_seconds=call.seconds
             )
+            _send(link, call, reply)
         except BrokerError as error:
             message = str(error)[:LONGEST_DETAILS]
             code = status_of(error).name
             link.push(frames.call_refused(call.number, code, message, reason=error.reason))
-        else:
-            link.push(frames.call_reply(call.number, reply))
+
+
+def _send(link: PresenceLink, call: frames.Call, reply: Reply) -> None:
+    frame = frames.call_reply(call.number, reply.payload)
+    if reply.slab is None:
+        link.push(frame)
+        return
+    slab = frames.slab_descriptor(reply.slab.lease_id)
+    if not link.push_descriptor(slab, reply.slab.descriptor, frame):
+        raise slab_not_sent()

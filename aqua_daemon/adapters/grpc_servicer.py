@@ -14,7 +14,7 @@ from typing import Final, NoReturn, cast
 import grpc
 from grpc import aio
 
-from aqua_daemon.adapters.broker_calls import LARGEST_REQUEST_BYTES, BrokerCalls
+from aqua_daemon.adapters.broker_calls import LARGEST_REQUEST_BYTES, BrokerCalls, slab_not_sent
 from aqua_daemon.adapters.presence import PresenceServer
 from aqua_daemon.adapters.statuses import LONGEST_DETAILS, Unauthenticated, status_of
 from aqua_daemon.core.errors import BrokerError
@@ -56,10 +56,13 @@ def _served(
         try:
             session_id = _session_of(context, presence)
             reply = await calls.reply(method, session_id, payload, wait_seconds=remaining)
+            slab = reply.slab
+            if slab and not presence.send_descriptor(session_id, slab.lease_id, slab.descriptor):
+                raise slab_not_sent()
         except BrokerError as error:
             await refuse(context, error)
         context.set_trailing_metadata(((REASON_KEY, "ok"),))
-        return reply
+        return reply.payload
 
     return serve
 

@@ -113,14 +113,17 @@ class PresenceLink:
         else:
             self._held.append(payload)
 
-    def push_descriptor(self, payload: bytes, descriptor: int) -> bool:
-        """Send a frame with a descriptor, which stays the caller's; False: it can't be sent."""
+    def push_descriptor(self, payload: bytes, descriptor: int, *then: bytes) -> bool:
+        """Send a frame with a descriptor, which stays the caller's, and what is to come *then*.
+
+        False: it can't be sent, and nothing was.
+        """
         if self._held is not None or self._link.is_closed:
             return False
         if self._link.queued_descriptors >= self._limits.most_queued_descriptors:
             return False
         try:
-            self._link.send(payload, [descriptor])
+            self._link.send_together((payload, *then), [descriptor])
         except OSError:  # we are out of descriptors
             return False
         return True

@@ -77,9 +77,13 @@ class FrameLink:
         Raises:
             OSError: *descriptors* are none, or could not be copied; nothing was sent or queued.
         """
+        self.send_together((payload,), descriptors)
+
+    def send_together(self, payloads: Sequence[bytes], descriptors: Sequence[int] = ()) -> None:
+        """As `send`, several frames at the cost of one; the first carries the *descriptors*."""
         if self.is_closed:
             return
-        frame = encode_frame(payload)
+        frame = b"".join(map(encode_frame, payloads))
         # Nearly always all of it is taken at once: then no descriptor need be copied.
         sent = 0 if self._queue else self._send_now(frame, descriptors)
         if sent < len(frame):
