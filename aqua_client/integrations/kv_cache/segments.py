@@ -1,0 +1,141 @@
+"""What of one layer is stored: ranges of tokens, one after another from the first.
+
+Stored tokens are never written again but for two reasons: a crop ended inside their segment, or
+the segment was short and more tokens have come after it. Does not cover what is resident (`layer`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import torch
+
+from aqua_client.errors import LeaseLost
+from aqua_client.integrations.kv_cache.rows import Rows
+from aqua_client.tensors import OffloadedTensor
+
+T = TypeVar("T")
+
+
+class Paging(Protocol):
+    """What is used of a client."""
+
+    def offload_many(self, sources: Sequence[torch.Tensor], *, keep: str) -> list[OffloadedTensor]:
+        """All are stored, or an error is raised and none is."""
+
+    def fetch_many(
+        self, handles: Sequence[OffloadedTensor], outs: Sequence[torch.Tensor]
+    ) -> list[torch.Tensor]:
+        """All are copied into *outs*, or an error is raised."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """Stored tokens, from *start* to before *end*."""
+
+    start: int
+    end: int
+    keys: OffloadedTensor
+    values: OffloadedTensor
+
+    def release(self) -> None:
+        """Give the memory back."""
+        self.keys.release()
+        self.values.release()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unsaved:
+    """Rows that are to be stored, the first being token *start*."""
+
+    start: int
+    rows: Rows
+
+
+class Segments:
+    """Of one layer."""
+
+    def __init__(self, paging: Paging, keep: str) -> None:
+        self._paging = paging
+        self._keep = keep
+        self._segments: list[Segment] = []
+
+    @property
+    def tokens(self) -> int:
+        """How many are stored."""
+        return self._segments[-1].end if self._segments else 0
+
+    @property
+    def nbytes(self) -> int:
+        """Of what is stored."""
+        return sum(one.keys.nbytes + one.values.nbytes for one in self._segments)
+
+    @property
+    def are_on_peers(self) -> bool:
+        """Whether all of it is in leased memory."""
+        return all({one.keys.tier, one.values.tier} == {"peer"} for one in self._segments)
+
+    def next_start(self, *, shortest: int) -> int:
+        """The first token to store next, where all are at hand: that of a last short segment."""
+        if self._segments and self._segments[-1].end - self._segments[-1].start < shortest:
+            return self._segments[-1].start
+        return self.tokens
+
+    def store(self, unsaved: Unsaved) -> None:
+        """Store more tokens. InsufficientMemory: nowhere is room, and nothing has changed."""
+        store_all(self._paging, self._keep, [(self, unsaved)])
+
+    def reading(self, rows: Rows) -> Callable[[], None]:
+        """A call that copies all that is stored now into the first of *rows*.
+
+        It raises LeaseLost when some of it is gone.
+        """
+        segments = tuple(self._segments)
+        return lambda: self._read(segments, rows, first=0)
+
+    def cut(self, tokens: int) -> None:
+        """Keep segments that end at or before *tokens*."""
+        while self.tokens > tokens:
+            self._segments.pop().release()
+
+    def read_last(self, like: Rows, *, before: int) -> tuple[int, Rows]:
+        """The tokens before *before* of the segment that has it inside; the first one's number."""
+        for one in self._segments:
+            if one.start < before < one.end:
+                rows = like.like(one.end - one.start)
+                self._read([one], rows, first=one.start)
+                return one.start, rows.copied(0, before - one.start)
+        return before, like.like(0)
+
+    def _read(self, segments: Sequence[Segment], rows: Rows, *, first: int) -> None:
+        handles: list[OffloadedTensor] = []
+        outs: list[torch.Tensor] = []
+        for one in segments:
+            part = rows.part(one.start - first, one.end - first)
+            handles += (one.keys, one.values)
+            outs += (part.keys, part.values)
+        try:
+            self._paging.fetch_many(handles, outs)
+        except LeaseLost as error:
+            raise LeaseLost(
+                "keys and values that were stored are gone, and with them the conversation: "
+                f"reset() the cache and give the whole prompt again ({error})"
+            ) from error
+
+    def _put(self, start: int, end: int, keys: OffloadedTensor, values: OffloadedTensor) -> None:
+        self.cut(start)
+        self._segments.append(Segment(start=start, end=end, keys=keys, values=values))
+
+
+def store_all(paging: Paging, keep: str, work: Sequence[tuple[Segments, Unsaved]]) -> None:
+    """Store tokens of several layers: all, or none.
+
+    Raises:
+        InsufficientMemory, BrokerUnreachable, ForkedChild: as `offload_many`; nothing has changed.
+    """
+    sources = [tensor for _, one in work for tensor in (one.rows.keys, one.rows.values)]
+    handles = paging.offload_many(sources, keep=keep)
+    for (segments, one), keys, values in zip(work, handles[::2], handles[1::2], strict=True):
+        segments._put(one.start, one.start + one.rows.capacity, keys, values)  # noqa: SLF001 - theirs

@@ -1,0 +1,188 @@
+"""What is stored and fetched, and when: each token once, and layers as they are needed."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+import torch
+
+from aqua_client.errors import InsufficientMemory, InvalidRequest, InvalidSetting, LeaseLost
+from aqua_client.integrations.kv_cache import AquaCache
+from aqua_client.integrations.kv_cache.layer import AquaLayer
+from tests.client.pagers import two_gpus
+from tests.fakes.session import FakeNode
+from tests.integrations.kv_cache import models
+from tests.integrations.kv_cache.models import LAYERS, TOKEN_BYTES
+from tests.integrations.kv_cache.stores import storing
+from tests.nodes import wait_until
+
+PROMPT = 60
+TAIL = 4
+
+
+class Watched(AquaCache):
+    """Notes what is resident after each layer's update."""
+
+    seen_bytes: tuple[int, ...] = ()
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, **_: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        found = super().update(key_states, value_states, layer_idx)
+        self.seen_bytes += (self.resident_bytes,)
+        return found
+
+
+def test_each_steps_bytes_are_the_suffix_alone() -> None:
+    """What has gone out is never more than the tokens that there are, each once."""
+    with storing() as client:
+        cache = AquaCache(tail_tokens=TAIL, client=client)
+        models.read(cache, models.prompt(PROMPT))
+        for step in range(1, 41):
+            models.read(cache, models.prompt(1, seed=step))
+            out_bytes = client.count("peer_out_bytes")
+            assert out_bytes <= (PROMPT + step) * LAYERS * TOKEN_BYTES
+        assert out_bytes >= (PROMPT + 40 - 2 * TAIL) * (LAYERS - 1) * TOKEN_BYTES
+        assert client.count("peer_in_bytes") > 40 * (PROMPT - TAIL) * (LAYERS - 1) * TOKEN_BYTES
+        assert max(client.stored_bytes[LAYERS:]) <= 2 * TAIL * TOKEN_BYTES
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3])
+def test_no_more_layers_are_resident_than_may_be(limit: int) -> None:
+    """The others have no more than their tails, at every moment of every pass."""
+    with storing() as client:
+        cache = Watched(resident_layers=limit, tail_tokens=TAIL, client=client)
+        models.read(cache, models.prompt(PROMPT))
+        for step in range(5):
+            models.read(cache, models.prompt(1, seed=step))
+        whole = (PROMPT + 5 + 2 * TAIL) * TOKEN_BYTES
+        assert len(cache.seen_bytes) == 6 * LAYERS
+        assert max(cache.seen_bytes) <= limit * whole + LAYERS * 2 * TAIL * TOKEN_BYTES
+
+
+def test_layers_that_there_is_room_for_stay_for_good() -> None:
+    """With room for three of four, two stay and two come and go."""
+    with storing() as client:
+        cache = AquaCache(resident_layers=3, tail_tokens=TAIL, client=client)
+        models.read(cache, models.prompt(PROMPT))
+        models.read(cache, models.prompt(1))
+        before = client.count("peer_in_bytes")
+        for step in range(10):
+            models.read(cache, models.prompt(1, seed=step))
+        fetched = client.count("peer_in_bytes") - before
+        assert fetched <= 10 * 2 * (PROMPT + 12) * TOKEN_BYTES
+
+
+def test_a_small_crop_touches_nothing_that_is_stored() -> None:
+    """As assisted generation does after each step: no layer comes back for it."""
+    with storing() as client:
+        cache = AquaCache(resident_layers=1, tail_tokens=TAIL, client=client)  # none comes ahead
+        models.read(cache, models.prompt(PROMPT))
+        models.read(cache, models.prompt(1))
+        before = client.pager.stats()
+        cache.crop(-TAIL)
+        after = client.pager.stats()
+        assert (after["fetches"], after["offloads"]) == (before["fetches"], before["offloads"])
+
+
+def test_a_parked_conversation_takes_no_memory_here_and_parking_again_only_what_is_new() -> None:
+    """All is stored in one call; after a turn the next park stores that turn, and a tail at most."""
+    with storing() as client:
+        cache = AquaCache(resident_layers=None, tail_tokens=TAIL, client=client)
+        models.read(cache, models.prompt(PROMPT))
+        assert client.stored_bytes == []
+        cache.park()
+        assert client.stored_bytes == [PROMPT * LAYERS * TOKEN_BYTES]
+        assert (cache.resident_bytes, cache.stored_bytes) == (0, client.stored_bytes[0])
+        assert cache.get_seq_length() == PROMPT
+        cache.park()
+        assert len(client.stored_bytes) == 1
+        models.read(cache, models.prompt(2))
+        cache.park()
+        models.read(cache, models.prompt(3))
+        cache.park()
+        per_token = LAYERS * TOKEN_BYTES
+        assert client.stored_bytes[1:] == [2 * per_token, 5 * per_token]  # two were a short segment
+        assert cache.stored_bytes == client.count("peer_bytes") == (PROMPT + 5) * per_token
+
+
+@pytest.mark.parametrize(("limit", "layers"), [(None, LAYERS), (2, 2)])
+def test_resume_brings_back_what_may_be_resident(limit: int | None, layers: int) -> None:
+    """The next pass finds these layers there."""
+    with storing() as client:
+        cache = AquaCache(resident_layers=limit, tail_tokens=TAIL, client=client)
+        models.read(cache, models.prompt(PROMPT))
+        cache.park()
+        cache.resume()
+        assert cache.resident_bytes >= layers * PROMPT * TOKEN_BYTES
+        fetched = client.count("peer_in_bytes")
+        assert fetched == layers * PROMPT * TOKEN_BYTES
+        cache.resume()
+        assert client.count("peer_in_bytes") == fetched
+
+
+def test_memory_goes_back_with_the_cache() -> None:
+    """Without waiting for a collection of cycles."""
+    with storing() as client:
+        cache = AquaCache(tail_tokens=TAIL, client=client)
+        models.read(cache, models.prompt(PROMPT))
+        cache.park()
+        gc.disable()
+        try:
+            del cache
+            assert client.count("peer_bytes") == 0
+        finally:
+            gc.enable()
+
+
+def test_a_conversation_that_was_dropped_is_said_to_be_lost() -> None:
+    """`cache` may be dropped at a revoke: the next turn raises, and after reset all is well."""
+    node = two_gpus()
+    with storing(node) as client:
+        cache = AquaCache(tail_tokens=TAIL, keep="cache", client=client)
+        models.read(cache, models.prompt(PROMPT))
+        cache.park()
+        for gpu in ("SHM-1", "SHM-2"):
+            node.revoke(gpu)
+        wait_until(lambda: client.count("peer_bytes") == 0, what="all is dropped")
+        for call in (cache.resume, lambda: models.read(cache, models.prompt(1))):
+            with pytest.raises(LeaseLost, match="conversation"):
+                call()
+        cache.reset()
+        models.read(cache, models.prompt(PROMPT))
+        assert cache.get_seq_length() == PROMPT
+
+
+def test_a_park_without_room_changes_nothing() -> None:
+    """The error has the figures, and the conversation goes on."""
+    with storing(FakeNode(unreachable="no_daemon"), host_limit_bytes=2**13) as client:
+        cache = AquaCache(resident_layers=None, client=client)
+        models.read(cache, models.prompt(PROMPT))
+        resident = cache.resident_bytes
+        with pytest.raises(InsufficientMemory):
+            cache.park()
+        assert (cache.resident_bytes, cache.stored_bytes) == (resident, 0)
+        models.read(cache, models.prompt(1))
+
+
+def test_what_can_not_be_is_refused() -> None:
+    """Gradients, another batch, no layers, no tail, an unknown class."""
+    with storing() as client:
+        cache = AquaCache(client=client)
+        with pytest.raises(InvalidRequest, match="no_grad"):
+            models.model()(models.prompt(3), past_key_values=cache)
+        cache.reset()
+        models.read(cache, models.prompt(3, batch=2))
+        with pytest.raises(InvalidRequest, match="batch"):
+            models.read(cache, models.prompt(3, batch=1))
+        (first, *_) = cache.layers
+        assert isinstance(first, AquaLayer)
+        with pytest.raises(InvalidRequest, match="crop"):
+            first.keys = torch.zeros(2, 2, 1, 16)
+    with pytest.raises(InvalidSetting, match="resident_layers"):
+        AquaCache(resident_layers=0)
+    with pytest.raises(InvalidSetting, match="tail_tokens"):
+        AquaCache(tail_tokens=0)
+    with pytest.raises(InvalidRequest, match="keep"):
+        AquaCache(keep="always")
