@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 VENV := .venv/.installed
 GENCODE := .gencode/.installed
+OLDEST := .transformers-5.17
 RIVALS := .bench/.installed
 TODAY := $(shell date -u +%Y-%m-%d)
 RESULTS := tests/benchmarks/results
@@ -28,15 +29,23 @@ $(GENCODE): Makefile
 	    click numpy nvidia-ml-py prometheus-client rich
 	touch $@
 
+# The oldest transformers that is supported, beside the newest: only what differs, torch is shared.
+$(OLDEST)/.installed: Makefile $(VENV)
+	rm -rf $(OLDEST)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(OLDEST) \
+	    'transformers==5.17.0' 'huggingface_hub==1.33.0' 'httpx==0.28.1' 'httpcore==1.0.9' certifi
+	touch $@
+
 demo: $(VENV)
 	$(BIN)/python -m aqua_client.demo $(DEMO_FLAGS)
 
-check: $(VENV) $(GENCODE)
+check: $(VENV) $(GENCODE) $(OLDEST)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	PYTHONPATH=.:protos $(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2
+	PYTHONPATH=$(OLDEST) $(BIN)/pytest -n 2 tests/integrations/transformers
 
 check-long: $(VENV) $(GENCODE)
 	$(BIN)/python -m tests.simulation --seeds 2000 --steps 500 \

@@ -112,8 +112,10 @@ class FairScheduler:
         if kept_tokens is not None:
             self.holds(request_id, kv_tokens=kept_tokens)
 
-    def holds(self, request_id: str, *, kv_tokens: int) -> None:
+    def holds(self, request_id: str, *, kv_tokens: int, is_resident: bool | None = None) -> None:
         """So many of its tokens have keys and values: a prefix was found, or some were lost.
+
+        *is_resident*: whether it has blocks, where the engine gave it some by itself (a fork).
 
         Raises:
             InvalidRequest: it is unknown, or has no so many tokens, one of which is to compute.
@@ -123,6 +125,8 @@ class FairScheduler:
             msg = f"{request_id!r} holds {kv_tokens} tokens, but knows {request.known_tokens}"
             raise InvalidRequest(msg)
         request.kv_tokens = kv_tokens
+        if is_resident is not None:
+            request.is_resident = is_resident
 
     def admit(self, now: float, *, prompt_tokens: int) -> Admission:
         """Whether to take one more."""

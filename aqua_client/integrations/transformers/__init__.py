@@ -1,5 +1,6 @@
 """Fair time slices, and KV caches paged to leases, in transformers' continuous batching.
 
+    config = ContinuousBatchingConfig(scheduler_type="aqua_fair", use_cuda_graph=False)
     manager = model.init_continuous_batching(continuous_batching_config=config)
     aqua_client.integrations.transformers.attach(manager)
     manager.start()
@@ -11,7 +12,7 @@ tested on transformers 5.17 and 5.23.
 
 The order of the modules; each may use those after it:
 
-    __main__ -> serving -> attaching -> paging -> copies -> engine
+    __main__ -> serving -> attaching -> fair -> paging -> copies -> engine
 """
 
 from __future__ import annotations

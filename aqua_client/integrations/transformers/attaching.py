@@ -11,13 +11,12 @@ import aqua_client
 from aqua_client.errors import InvalidRequest
 from aqua_client.integrations.transformers import engine
 from aqua_client.integrations.transformers.copies import Pools
+from aqua_client.integrations.transformers.fair import FairBatches
 from aqua_client.integrations.transformers.paging import Paging
+from aqua_client.scheduling import FairSettings
 
 if TYPE_CHECKING:
     from transformers.generation.continuous_batching.continuous_api import ContinuousBatchingManager
-    from transformers.generation.continuous_batching.requests import FutureRequestState
-
-    Scheduled = tuple[list[FutureRequestState] | None, bool, int, int]
 
 
 def attach(
@@ -25,6 +24,7 @@ def attach(
     *,
     client: Pools | None = None,
     write_through: bool = True,
+    fair: FairSettings | None = None,
 ) -> Paging:
     """Have *manager* page its requests' KV caches to leases; before it is started.
 
@@ -36,7 +36,8 @@ def attach(
         paging.close()
 
     *client*: whose leases; the process's own if None. *write_through*: copy full blocks while the
-    model computes, so that giving way costs less and memory more.
+    model computes, so that giving way costs less and memory more. *fair*: how requests share the
+    engine where its `scheduler_type` is "aqua_fair"; its block size is the engine's.
 
     Raises:
         InvalidRequest: the manager has been started, its transformers or its settings are not
@@ -50,6 +51,10 @@ def attach(
     paging = Paging(processor, client or aqua_client, write_through=write_through)
     processor.offloading_manager = paging
     _tell_of_ends(paging)
+    if isinstance(paging.scheduler, FairBatches):
+        paging.scheduler.use(paging, processor._handle_request_error, fair)  # noqa: SLF001 - as the engine fails its own
+    elif fair is not None:
+        raise InvalidRequest('fair=... is for ContinuousBatchingConfig(scheduler_type="aqua_fair")')
     return paging
 
 
@@ -84,7 +89,7 @@ def _tell_of_ends(paging: Paging) -> None:
         finish(request_id)
         paging.forget(request_id)
 
-    def schedule_batch(token_budget: int, cache_budget: int) -> Scheduled:
+    def schedule_batch(token_budget: int, cache_budget: int) -> engine.Scheduled:
         paging.requeue_lost()
         return schedule(token_budget, cache_budget)
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
         RequestState,
     )
 
+    Scheduled = tuple[list[FutureRequestState] | None, bool, int, int]  # what a batch is made from
+
 OLDEST, NEWEST = (5, 17), (5, 23)  # tested; what is read here is promised by nobody
 Tables = Mapping[str, Mapping[str, Sequence[int]]]  # by request, then by group
 
@@ -123,6 +125,33 @@ def _note_older_restored(cache: _OlderCache, scheduled: FutureRequestState) -> N
         older.complete_blocks += state.position_offset // cache.block_size
 
 
+def capacity_blocks(cache: PagedAttentionCache) -> int:
+    """How many blocks a cache of one group has."""
+    return int(cache.num_blocks)
+
+
+def free_blocks(cache: PagedAttentionCache) -> int:
+    """How many of them no request has; some may still be kept for a prefix that comes again."""
+    if _is_older(cache):
+        return cast("_OlderCache", cache).get_num_free_blocks()
+    (allocator,) = cache.cache_allocators.values()
+    pool = cache.pool
+    return (
+        pool.num_free_sectors * allocator.blocks_per_sector
+        + pool.count_free_blocks(allocator.index)
+        + len(allocator.ledger.cached_blocks)
+    )
+
+
+def make_room(cache: PagedAttentionCache, blocks: int) -> None:
+    """Let go of blocks that are kept for prefixes, where *blocks* are to be had."""
+    if not _is_older(cache):  # an older one does so by itself
+        (allocator,) = cache.cache_allocators.values()
+        if blocks > free_blocks(cache) - len(allocator.ledger.cached_blocks):
+            cache.evict_cached_blocks()
+            cache.pool.try_to_free_sectors()
+
+
 def make_pending(state: RequestState) -> None:
     """Have an active request wait again, to go on where it was once its cache is back."""
     state.allocated_blocks = 0
@@ -161,6 +190,8 @@ class _OlderCache(Protocol):
     num_key_value_heads: int
     head_dim: int
     allow_block_sharing: bool
+
+    def get_num_free_blocks(self) -> int: ...
 
 
 class _OlderScheduled(Protocol):

@@ -11,6 +11,7 @@ All but the writing happens in the engine's thread, between two steps of the mod
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -22,6 +23,7 @@ from transformers.generation.continuous_batching.offloading_manager import Offlo
 from aqua_client.errors import AquaError
 from aqua_client.integrations.transformers import engine
 from aqua_client.integrations.transformers.copies import Blocks, Copies, GroupStore, Pools
+from aqua_client.scheduling import Swap
 
 if TYPE_CHECKING:
     from transformers.generation.continuous_batching.continuous_api import ContinuousBatchProcessor
@@ -44,6 +46,8 @@ class Counts:
     written_ahead_bytes: int = 0
     tail_bytes: int = 0  # copied while requests gave way
     restored_bytes: int = 0
+    parking_seconds: float = 0.0  # of the engine's thread
+    restoring_seconds: float = 0.0
 
 
 class Paging(OffloadingManager):
@@ -67,7 +71,7 @@ class Paging(OffloadingManager):
             else None
         )
 
-    def stats(self) -> dict[str, int]:
+    def stats(self) -> dict[str, float]:
         """What was done since the start, and how many requests are parked now."""
         return {**asdict(self._counts), "parked_now": len(self._parked)}
 
@@ -75,6 +79,23 @@ class Paging(OffloadingManager):
     def parked(self) -> frozenset[str]:
         """Whose cache is not in the engine now."""
         return frozenset(self._parked)
+
+    def swap(self) -> Swap | None:
+        """What giving way and coming back cost, once both have been measured.
+
+        Not where copies are only enqueued: how long that takes says nothing.
+        """
+        counts = self._counts
+        if self._compute_stream is not None or not (counts.tail_bytes and counts.restored_bytes):
+            return None
+        return Swap(
+            bytes_per_token=sum(
+                store.block_nbytes // store.group.tokens_per_block for store in self._stores
+            ),
+            store_bytes_per_second=counts.tail_bytes / counts.parking_seconds,
+            fetch_bytes_per_second=counts.restored_bytes / counts.restoring_seconds,
+            writes_through=self._writer is not None,
+        )
 
     def park(self, victims: Sequence[RequestState]) -> None:
         """Take active requests out of the cache; they wait, and go on from where they are."""
@@ -149,7 +170,7 @@ class Paging(OffloadingManager):
 
     def _park(self, state: RequestState, tables: Mapping[str, Sequence[int]] | None) -> bool:
         request_id = state.request_id
-        nbytes = 0
+        nbytes, began = 0, time.perf_counter()
         try:
             with torch.cuda.stream(self._compute_stream):
                 for store, copies in self._copies_of(request_id):
@@ -161,17 +182,20 @@ class Paging(OffloadingManager):
             self.forget(request_id)
             return False
         self._counts.tail_bytes += nbytes
+        self._counts.parking_seconds += time.perf_counter() - began
         self._parked.add(request_id)
         state.is_cpu_offloaded = True  # the engine asks for it
         return True
 
     def _restore(self, scheduled: FutureRequestState) -> None:
         request_id = scheduled.state.request_id
+        began = time.perf_counter()
         with torch.cuda.stream(self._compute_stream):
             for store, copies in self._copies_of(request_id):
                 self._counts.restored_bytes += copies.restore(store.group.table_of(request_id))
         self._parked.discard(request_id)
         self._counts.restored += 1
+        self._counts.restoring_seconds += time.perf_counter() - began
         engine.note_restored(self.cache, scheduled)
 
     def _write_ahead(self, state: RequestState, writer: ThreadPoolExecutor) -> None:

@@ -12,11 +12,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from functools import cache
-from typing import Any
+from functools import cache, partial
+from typing import Any, cast
 
 import torch
-from transformers import ContinuousBatchingConfig, GenerationConfig, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    ContinuousBatchingConfig,
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+)
 from transformers.generation.continuous_batching.continuous_api import ContinuousBatchingManager
 from transformers.generation.continuous_batching.requests import GenerationOutput
 
@@ -33,11 +41,16 @@ Tokens = list[int]
 
 
 @cache
-def tiny_model() -> LlamaForCausalLM:
-    """Two layers; what it says depends on everything that it has read."""
+def tiny_model(sliding_window: int | None = None) -> PreTrainedModel:
+    """Two layers; what it says depends on all that it has read, or on so many tokens of it."""
     torch.set_num_threads(1)
-    torch.manual_seed(3)
-    config = LlamaConfig(
+    torch.manual_seed(3 if sliding_window is None else 5)
+    config_type: Any = LlamaConfig
+    model_type: Any = LlamaForCausalLM
+    if sliding_window is not None:
+        config_type = partial(MistralConfig, sliding_window=sliding_window)
+        model_type = MistralForCausalLM
+    config = config_type(
         vocab_size=VOCABULARY,
         hidden_size=64,
         intermediate_size=128,
@@ -50,12 +63,12 @@ def tiny_model() -> LlamaForCausalLM:
         eos_token_id=None,
         pad_token_id=None,
     )
-    model = LlamaForCausalLM(config)
+    model = model_type(config)
     model.eval()
     model.set_attn_implementation("sdpa")
     with torch.no_grad():
         model.lm_head.weight.mul_(8.0)
-    return model
+    return cast("PreTrainedModel", model)
 
 
 def greedy(max_new_tokens: int = 40) -> GenerationConfig:
@@ -91,14 +104,19 @@ def prompts(count: int, tokens: int = 20) -> list[Tokens]:
     return torch.randint(0, VOCABULARY, (count, tokens), generator=made).tolist()
 
 
-def expected(prompt: Sequence[int], new_tokens: int = 40) -> Tokens:
+def expected(
+    prompt: Sequence[int], new_tokens: int = 40, *, sliding_window: int | None = None
+) -> Tokens:
     """What `generate` says; fails where a rounding could have it say something else."""
-    return list(_expected(tuple(prompt), new_tokens))
+    return list(_expected(tuple(prompt), new_tokens, sliding_window))
 
 
 @cache
-def _expected(prompt: tuple[int, ...], new_tokens: int) -> tuple[int, ...]:
-    answer: Any = tiny_model().generate(  # type: ignore[misc]  # it is a mixin's, for its own type
+def _expected(
+    prompt: tuple[int, ...], new_tokens: int, sliding_window: int | None
+) -> tuple[int, ...]:
+    model: Any = tiny_model(sliding_window)
+    answer = model.generate(
         torch.tensor([prompt]),
         generation_config=configured(max_new_tokens=new_tokens, do_sample=False),
         attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
@@ -126,12 +144,17 @@ def batching(*, blocks: int = 8, **more: object) -> ContinuousBatchingConfig:
 
 
 def manager_of(
-    config: ContinuousBatchingConfig, generation: GenerationConfig | None = None
+    config: ContinuousBatchingConfig,
+    generation: GenerationConfig | None = None,
+    *,
+    sliding_window: int | None = None,
 ) -> ContinuousBatchingManager:
     """A manager, not started, of a tiny model of its own: it changes how the model attends."""
-    return deepcopy(tiny_model()).init_continuous_batching(
+    model: Any = deepcopy(tiny_model(sliding_window))
+    made = model.init_continuous_batching(
         generation_config=generation or greedy(), continuous_batching_config=config
     )
+    return cast("ContinuousBatchingManager", made)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import transformers
 
 import aqua_client
 from aqua_client.integrations.transformers import attach
+from aqua_client.scheduling import FairSettings
 from tests.integrations.transformers.engines import batching, manager_of, started
 
 
@@ -29,6 +30,19 @@ def test_a_second_place_to_offload_to_is_refused(client: aqua_client.Client) -> 
     """The engine's pinned memory and leases would be told of the same requests."""
     manager = manager_of(batching(cpu_offload_space=0.5))
     with pytest.raises(aqua_client.InvalidRequest, match=r"cpu_offload_space .*, use 0"):
+        attach(manager, client=client)
+
+
+def test_fair_settings_for_another_scheduler_are_refused(client: aqua_client.Client) -> None:
+    """They would change nothing."""
+    with pytest.raises(aqua_client.InvalidRequest, match=r"scheduler_type=.aqua_fair"):
+        attach(manager_of(batching()), client=client, fair=FairSettings())
+
+
+def test_fair_slices_over_a_sliding_window_are_refused(client: aqua_client.Client) -> None:
+    """By name, with the scheduler that does."""
+    manager = manager_of(batching(scheduler_type="aqua_fair"), sliding_window=24)
+    with pytest.raises(aqua_client.InvalidRequest, match=r"sliding window, use 'fifo'"):
         attach(manager, client=client)
 
 

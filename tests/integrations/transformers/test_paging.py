@@ -128,6 +128,18 @@ def test_parallel_sampling_and_paging_go_together(client: aqua_client.Client) ->
             assert [fork.generated_tokens for fork in (found[one], *forks)] == [expected(asked)] * 3
 
 
+def test_a_sliding_window_comes_back_whole(client: aqua_client.Client) -> None:
+    """Its blocks are written to again, so none is written ahead, and all are copied each time."""
+    asked = [one[:8] for one in ASKED]
+    manager = manager_of(batching(blocks=4), sliding_window=24)
+    with closing(attach(manager, client=client)) as paging:
+        ask(manager, asked)
+        found = run_to_end(manager)
+        assert said(found) == [expected(one, sliding_window=24) for one in asked]
+        assert paging.stats()["restored"] >= 1
+        assert paging.stats()["written_ahead_bytes"] == 0
+
+
 def test_without_room_anywhere_a_request_is_computed_again() -> None:
     """Where nothing can be parked all is said as it should be, and that is counted."""
     with (
