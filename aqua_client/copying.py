@@ -157,11 +157,18 @@ def read(
     check: Callable[[], None] = lambda: None,
 ) -> None:
     """Copy *spans* into a tensor of the layout's shape and dtype; *check* may end it by raising."""
-    if layout.is_plain and len(spans) == 1 and _is_plain(target, layout):
+    if (
+        layout.is_plain
+        and len(spans) == 1
+        and target.is_cpu
+        and target.stride() == layout.stride
+        and not target.is_neg()
+    ):
+        has_version = not target.is_inference()
         span, address = spans[0], target.data_ptr()
-        if address and span.memory.address:
+        if address and span.memory.address and (has_version or torch.is_inference_mode_enabled()):
             libc.move(address, span.memory.address + span.offset, layout.nbytes)
-            if not target.is_inference():
+            if has_version:
                 increment_version(target)  # as torch's own copies do
             return
     if target.requires_grad:
@@ -221,16 +228,6 @@ def copy_spans(pairs: Iterable[tuple[Span, Span]]) -> None:
             chunk_bytes += nbytes
     if here:
         torch._foreach_copy_(there, here)
-
-
-def _is_plain(target: torch.Tensor, layout: Layout) -> bool:
-    """Whether torch would write the stored bytes to it as they are."""
-    return (
-        target.is_cpu
-        and target.stride() == layout.stride
-        and not target.is_neg()
-        and (not target.is_inference() or torch.is_inference_mode_enabled())
-    )
 
 
 def _is_small(layout: Layout, spans: Sequence[Span]) -> bool:

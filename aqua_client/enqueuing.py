@@ -39,13 +39,13 @@ def write(
     streams.check_not_capturing()
     is_aside = overlap and streams.concern(layout.device)
     with streams.aside(tensor) if is_aside else nullcontext():
-        reservation = pager.reserve(layout.nbytes, safety)
+        stored = pager.reserve(layout.nbytes, safety)
         try:
-            copying.write(tensor, layout, reservation.places)
-            event = end(streams, layout.device, reservation.places)
-            return make(pager, pager.written(reservation, event), layout)
+            copying.write(tensor, layout, stored.reserved)
+            event = end(streams, layout.device, stored.reserved)
+            return make(pager, pager.written(stored, event), layout)
         except BaseException:
-            pager.discard(reservation, some_end(streams, layout.device, reservation.places))
+            pager.discard(stored, some_end(streams, layout.device, stored.reserved))
             raise
 
 

@@ -42,7 +42,9 @@ class ExtentMap:
     def of_taken(cls, capacity_bytes: int, taken: Iterable[tuple[int, int]]) -> ExtentMap:
         """The map where these ranges, by offset and length, are taken: what a broken one was."""
         made = cls(capacity_bytes)
-        made._remove_hole(0, capacity_bytes)
+        made._ends.clear()
+        made._starts.clear()
+        made._by_size.clear()
         end = 0
         for offset, nbytes in sorted(taken):
             length = -(-nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
@@ -71,19 +73,24 @@ class ExtentMap:
         Raises:
             ValueError: *nbytes* is not positive, or longer than `largest_free_bytes`.
         """
-        if not 0 < nbytes <= self.largest_free_bytes:
-            raise ValueError(f"{nbytes} bytes: the longest hole has {self.largest_free_bytes}")
         length = -(-nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
         by_size = self._by_size
-        offset = by_size.pop(bisect_left(by_size, length << _OFFSET_BITS)) & _OFFSET_MASK
-        end = self._ends.pop(offset)
-        start = offset + length
+        index = bisect_left(by_size, length << _OFFSET_BITS)
+        if nbytes <= 0 or index == len(by_size):
+            raise ValueError(f"{nbytes} bytes: the longest hole has {self.largest_free_bytes}")
+        offset = by_size[index] & _OFFSET_MASK
+        start, end = offset + length, self._ends.pop(offset)
         if start < end:  # the rest of it ends where it did
             self._ends[start] = end
             self._starts[end] = start
-            insort(by_size, (end - start) << _OFFSET_BITS | start)
+            rest = (end - start) << _OFFSET_BITS | start
+            if index == 0 or by_size[index - 1] < rest:
+                by_size[index] = rest
+            else:
+                del by_size[index]
+                insort(by_size, rest)
         else:
-            del self._starts[end]
+            del self._starts[end], by_size[index]
         self._taken[offset] = length
         self.used_bytes += length
         return offset
@@ -97,21 +104,24 @@ class ExtentMap:
         length = self._taken.pop(offset)
         self.used_bytes -= length
         start, end = offset, offset + length
-        after = self._ends.get(end)
-        if after is not None:
-            self._remove_hole(end, after)
-            end = after
-        before = self._starts.get(start)
-        if before is not None:
-            self._remove_hole(before, start)
-            start = before
-        self._add_hole(start, end)
+        if end in self._ends:
+            behind, end = end, self._ends.pop(end)
+            self._forget_size(behind, end)
+        if start in self._starts:
+            start = self._starts.pop(start)
+            self._forget_size(start, offset)
+        self._ends[start] = end  # instead of what stood there of the two
+        self._starts[end] = start
+        insort(self._by_size, (end - start) << _OFFSET_BITS | start)
 
     def _add_hole(self, start: int, end: int) -> None:
         self._ends[start] = end
         self._starts[end] = start
         insort(self._by_size, (end - start) << _OFFSET_BITS | start)
 
-    def _remove_hole(self, start: int, end: int) -> None:
-        del self._ends[start], self._starts[end]
-        del self._by_size[bisect_left(self._by_size, (end - start) << _OFFSET_BITS | start)]
+    def _forget_size(self, start: int, end: int) -> None:
+        by_size, hole = self._by_size, (end - start) << _OFFSET_BITS | start
+        if by_size[-1] == hole:
+            del by_size[-1]  # as mostly: the one that is filled
+        else:
+            del by_size[bisect_left(by_size, hole)]

@@ -11,7 +11,7 @@ from aqua_client.slabs import Slab
 
 
 class HeldSlabs:
-    """By lease id, and of each class the one that is being filled."""
+    """By lease id, and of each class the one that is being filled, which is never fenced."""
 
     def __init__(self) -> None:
         self.by_lease: dict[str, Slab] = {}
@@ -20,7 +20,11 @@ class HeldSlabs:
     def with_room(self, nbytes: int, safety: SafetyClass, avoid_gpu: str) -> Slab | None:
         """One where so much can be put at once."""
         slab = self._current.get(safety)
-        if slab is not None and _has_room(slab, nbytes, avoid_gpu):
+        if (
+            slab is not None
+            and slab.extents.largest_free_bytes >= nbytes
+            and slab.lender_gpu != avoid_gpu
+        ):
             return slab
         found = [
             slab
@@ -46,6 +50,10 @@ class HeldSlabs:
     def forget(self, slab: Slab) -> None:
         """One has been unmapped."""
         self.by_lease.pop(slab.lease_id, None)
+        self.leave(slab)
+
+    def leave(self, slab: Slab) -> None:
+        """One is not filled any more."""
         if self._current.get(slab.safety) is slab:
             del self._current[slab.safety]
 

@@ -74,9 +74,9 @@ def check_out(out: object, layout: Layout) -> torch.Tensor:
     Raises:
         InvalidRequest: it has another shape or dtype, or elements that share memory.
     """
-    if not isinstance(out, torch.Tensor) or out.is_nested or out.layout is not torch.strided:
+    if not isinstance(out, torch.Tensor) or out.layout is not _STRIDED or out.is_nested:
         raise InvalidRequest("out= must be a dense torch.Tensor")
-    if out.shape != layout.shape or out.dtype != layout.dtype:
+    if out.shape != layout.shape or out.dtype is not layout.dtype:
         raise InvalidRequest(
             f"out= has shape {tuple(out.shape)} and {out.dtype}, the parked tensor has "
             f"{tuple(layout.shape)} and {layout.dtype}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Sequence
+from typing import NoReturn
 
 from aqua_client import in_flight
 from aqua_client.arriving import Arriving
@@ -22,7 +23,7 @@ from aqua_client.lender import LenderMaker
 from aqua_client.news import News
 from aqua_client.records import SafetyClass
 from aqua_client.settings import ClientSettings
-from aqua_client.slabs import Place, Prefetched, Reservation, Slab, Stored, tier_of
+from aqua_client.slabs import Place, Prefetched, Slab, Stored, tier_of
 from aqua_client.streams import Event, Streams, streams_of_torch
 from aqua_client.tiers import Tiers
 from aqua_client.worker import POLL_SECONDS, Worker
@@ -63,48 +64,50 @@ class Pager:
         self._worker.start()
         self._lender.start()
 
-    def reserve(self, nbytes: int, safety: SafetyClass) -> Reservation:
+    def reserve(self, nbytes: int, safety: SafetyClass) -> Stored:
         """Places for so many bytes, pinned for their writer: then comes `written` or `discard`.
 
         Raises:
             InsufficientMemory: no tier has room.
             BrokerUnreachable: no leased memory, and `fallback="error"`.
         """
-        self.check_not_forked()
+        if self._is_forked:
+            _refuse_forked()
         tiers = self._tiers
-        reservation = Reservation(Stored(nbytes, safety))
+        stored = Stored(nbytes, safety)
         try:
             with tiers.lock:
-                self._check_open()
+                if self._is_closed:
+                    _refuse_closed()
                 if tiers.garbage:
                     tiers.collect_garbage()
                 if not nbytes:
-                    return reservation
+                    return stored
                 if self._news.is_in_contact:
-                    place = tiers.put(nbytes, reservation.stored)
+                    place = tiers.put(nbytes, stored)
                     if place is not None:
-                        reservation.places.append(place)
-                        return reservation
-            self._reserve_slowly(reservation)
+                        stored.reserved.append(place)
+                        return stored
+            self._reserve_slowly(stored)
         except AquaError:
-            with self._tiers.lock:
-                self._tiers.discard(reservation.places)
+            with tiers.lock:
+                tiers.discard(stored.reserved)
             raise
         except BaseException:
-            self.discard(reservation)
+            self.discard(stored)
             raise
-        return reservation
+        return stored
 
-    def written(self, reservation: Reservation, event: Event | None = None) -> Stored:
+    def written(self, stored: Stored, event: Event | None = None) -> Stored:
         """The bytes are all there, or will be by *event*: they may be fetched, and then moved."""
         with self._tiers.lock:
-            self._tiers.written(reservation, event)
-        return reservation.stored
+            self._tiers.written(stored, event)
+        return stored
 
-    def discard(self, reservation: Reservation, event: Event | None = None) -> None:
+    def discard(self, stored: Stored, event: Event | None = None) -> None:
         """It is of no use, whatever became of it; what was enqueued for it ends by *event*."""
         with self._tiers.lock:
-            self._tiers.abandon(reservation, event)
+            self._tiers.abandon(stored, event)
 
     def pin(self, stored: Stored) -> Sequence[Place]:
         """Where to read; stays so until `unpin`.
@@ -113,11 +116,13 @@ class Pager:
             HandleReleased: it was released, or the client closed.
             LeaseLost: its bytes are gone.
         """
-        self.check_not_forked()
+        if self._is_forked:
+            _refuse_forked()
         pins: Sequence[Place] = ()
         try:
             with self._tiers.lock:
-                self._check_open()
+                if self._is_closed:
+                    _refuse_closed()
                 pins = self._tiers.pin(stored)
         except BaseException:
             self.unpin(pins, is_read=False)  # an interrupt may come where the lock is let go
@@ -159,8 +164,9 @@ class Pager:
     def may_prefetch(self, stored: Stored, *, most_bytes: int) -> bool:
         """Whether it was not prefetched yet, and so much more may be. Raises as `pin`."""
         with self._tiers.lock:
-            self._check_open()
-            self._tiers.check_stored(stored, may_be_lost=stored.prefetched is not None)
+            if self._is_closed:
+                _refuse_closed()
+            stored.check(may_be_lost=stored.prefetched is not None)
             return stored.nbytes > 0 and self._tiers.may_prefetch(stored, most_bytes)
 
     def begin_prefetch(self, stored: Stored, prefetched: Prefetched, *, most_bytes: int) -> bool:
@@ -177,8 +183,9 @@ class Pager:
         """What was prefetched of it, once. HandleReleased: it was released, or the client closed."""
         self.check_not_forked()
         with self._tiers.lock:
-            self._check_open()
-            self._tiers.check_stored(stored, may_be_lost=True)
+            if self._is_closed:
+                _refuse_closed()
+            stored.check(may_be_lost=True)
             return self._tiers.take_prefetched(stored)
 
     def count_fetch(self) -> None:
@@ -188,7 +195,8 @@ class Pager:
 
     def release(self, stored: Stored) -> None:
         """Give its places back. Idempotent."""
-        self.check_not_forked()
+        if self._is_forked:
+            _refuse_forked()
         with self._tiers.lock:
             if not self._is_closed:
                 try:
@@ -204,7 +212,7 @@ class Pager:
     def check_not_forked(self) -> None:
         """Raise ForkedChild in a child of the process that connected."""
         if self._is_forked:
-            raise ForkedChild("this process was forked from the one that connected: connect anew")
+            _refuse_forked()
 
     @property
     def is_closed(self) -> bool:
@@ -265,9 +273,8 @@ class Pager:
         """After a fork, in the child: raise from now on. Whoever held a lock is not here."""
         self._is_forked = True
 
-    def _reserve_slowly(self, reservation: Reservation) -> None:
+    def _reserve_slowly(self, stored: Stored) -> None:
         """Slab by slab, asking for more of them; what finds no room there goes to the host."""
-        stored = reservation.stored
         missing = stored.nbytes
         reason = ""
         # One deadline for all of its slabs: what is not there by then goes to the host.
@@ -280,20 +287,16 @@ class Pager:
             except Shortage as shortage:
                 reason = shortage.reason
             else:
-                reservation.places.append(place)
+                stored.reserved.append(place)
                 missing -= place.nbytes
         if missing:
-            reservation.places += self._reserve_in_host(stored, missing, reason)
+            stored.reserved += self._reserve_in_host(stored, missing, reason)
 
     def _reserve_in_host(self, stored: Stored, nbytes: int, reason: str) -> list[Place]:
         with self._tiers.lock:
             free = self._tiers.free_slab_bytes
         self._rule.enter(reason, nbytes=nbytes, peer_free_bytes=free)
         return self._host_reserving.place(stored, nbytes, reason)
-
-    def _check_open(self) -> None:
-        if self._is_closed:
-            raise HandleReleased("the client is closed: nothing is stored in it any more")
 
     def _check_writable(self) -> None:
         """After a term without contact a lease may have lapsed: nothing new goes there."""
@@ -328,6 +331,14 @@ class Pager:
                     self._tiers.forget_slab(slab)
         with self._tiers.lock:
             return not (self._tiers.slabs or self._arriving.is_opening)
+
+
+def _refuse_forked() -> NoReturn:
+    raise ForkedChild("this process was forked from the one that connected: connect anew")
+
+
+def _refuse_closed() -> NoReturn:
+    raise HandleReleased("the client is closed: nothing is stored in it any more")
 
 
 def _is_pinned(slab: Slab) -> bool:

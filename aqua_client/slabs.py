@@ -12,6 +12,7 @@ from concurrent.futures import Future
 import torch
 
 from aqua_client.copying import Memory
+from aqua_client.errors import HandleReleased, LeaseLost
 from aqua_client.extents import ExtentMap
 from aqua_client.records import Grant, LeaseUse, SafetyClass
 from aqua_client.streams import Event
@@ -23,16 +24,18 @@ NEVER = float("-inf")
 
 
 class Stored:
-    """One tensor's bytes, piece by piece, wherever they are now."""
+    """One tensor's bytes, piece by piece, wherever they are now; or room for them."""
 
     __slots__ = (
         "event",
+        "is_in_flight",
         "is_released",
         "lost_reason",
         "nbytes",
         "places",
         "prefetched",
         "reason",
+        "reserved",
         "safety",
         "used_at",
     )
@@ -40,6 +43,8 @@ class Stored:
     def __init__(self, nbytes: int, safety: SafetyClass) -> None:
         self.nbytes = nbytes
         self.safety = safety
+        self.reserved: list[Place] = []  # for its writer, who alone knows them as its places
+        self.is_in_flight = False  # the writer's pins go with a flight
         self.places: list[Place] = []  # in the order of the bytes, once they are written
         self.reason = ""  # why some of it is not in leased memory, or not anywhere
         self.lost_reason = ""
@@ -54,6 +59,18 @@ class Stored:
         if self.lost_reason:
             return "lost"
         return tier_of(self.places)
+
+    def check(self, *, may_be_lost: bool = False) -> None:
+        """Whether its bytes are there.
+
+        Raises:
+            HandleReleased: it is not stored any more.
+            LeaseLost: its bytes are gone.
+        """
+        if self.is_released:
+            raise HandleReleased("the handle was released: its bytes are gone")
+        if self.lost_reason and not may_be_lost:
+            raise LeaseLost(_loss(self))
 
 
 class Prefetched:
@@ -113,6 +130,12 @@ def tier_of(places: Iterable[Place]) -> str:
     return "peer" if True in on_peers else "host"
 
 
+def _loss(stored: Stored) -> str:
+    if stored.safety is SafetyClass.CACHE:
+        return f"{stored.nbytes} bytes of `cache` had to go ({stored.lost_reason}): make them anew"
+    return f"{stored.nbytes} bytes were in memory that failed ({stored.lost_reason})"
+
+
 class Flight:
     """A copy that was enqueued: its event, and the pins that go when that is done."""
 
@@ -130,17 +153,6 @@ class Pins(list[Place]):
 
     __slots__ = ("held",)
     held: int
-
-
-class Reservation:
-    """Places for a tensor that is still being written. Only its writer knows them as places."""
-
-    __slots__ = ("is_in_flight", "places", "stored")
-
-    def __init__(self, stored: Stored) -> None:
-        self.stored = stored
-        self.places: list[Place] = []
-        self.is_in_flight = False  # its writer's pins go with a flight
 
 
 class Slab:

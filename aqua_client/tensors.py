@@ -56,12 +56,12 @@ def offload(
             overlap=overlap,
             make=make or OffloadedTensor,
         )
-    reservation = pager.reserve(layout.nbytes, safety)
+    stored = pager.reserve(layout.nbytes, safety)
     try:  # to the end: until there is a handle, nobody else would give back what is stored
-        copying.write(tensor, layout, reservation.places)
-        return (make or OffloadedTensor)(pager, pager.written(reservation), layout)
+        copying.write(tensor, layout, stored.reserved)
+        return (make or OffloadedTensor)(pager, pager.written(stored), layout)
     except BaseException:
-        pager.discard(reservation)
+        pager.discard(stored)
         raise
 
 
@@ -104,8 +104,8 @@ class OffloadedTensor:
         layout = self._layout
         pager = self._pager
         started_at = perf_counter_ns() if layout.nbytes >= LEAST_TIMED_BYTES else 0
-        pager.check_not_forked()
         if pager.streams is not None:
+            pager.check_not_forked()
             pager.streams.check_not_capturing()
         if out is not None:
             check_out(out, layout)

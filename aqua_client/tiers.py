@@ -14,11 +14,10 @@ from collections.abc import Sequence
 
 from aqua_client.copying import Memory
 from aqua_client.counters import Counters
-from aqua_client.errors import HandleReleased, LeaseLost
 from aqua_client.held_slabs import HeldSlabs
 from aqua_client.host_tier import HostTier
 from aqua_client.records import LeaseUse, SafetyClass
-from aqua_client.slabs import Flight, Pins, Place, Prefetched, Reservation, Slab, Stored
+from aqua_client.slabs import Flight, Pins, Place, Prefetched, Slab, Stored
 from aqua_client.streams import Event
 
 
@@ -79,6 +78,7 @@ class Tiers:
     def fence(self, slab: Slab, reason: str) -> None:
         """Put nothing more into a slab: it is to be emptied."""
         slab.is_fenced = True
+        self._held.leave(slab)
         slab.fence_reason = reason
         self.wake_worker()
 
@@ -90,12 +90,12 @@ class Tiers:
         """Places in host memory that has been claimed."""
         return [Place(memory, 0, memory.nbytes, stored, None) for memory in memories]
 
-    def written(self, reservation: Reservation, event: Event | None = None) -> None:
+    def written(self, stored: Stored, event: Event | None = None) -> None:
         """The first copy is done: the bytes are stored, unless their slab was lost meanwhile.
 
         With an *event* it is only enqueued: it may be read after that, and moves when it is done.
         """
-        stored, places, counters = reservation.stored, reservation.places, self.counters
+        places, counters = stored.reserved, self.counters
         is_lost = bool(stored.lost_reason)
         if not is_lost:
             stored.places = places
@@ -114,8 +114,9 @@ class Tiers:
                     self._settle(place)
         if event is not None:
             stored.event = event
-            self._watch(Flight(event, places, stored), reservation)
+            self._watch(Flight(event, places, stored), stored)
         counters.offloads += 1
+        stored.reserved = []
 
     def discard(self, places: Sequence[Place], event: Event | None = None) -> None:
         """Nothing is to be stored there after all; the caller's pins go too.
@@ -126,22 +127,21 @@ class Tiers:
             place.is_retired = True
         self.unpin(places, event)
 
-    def abandon(self, reservation: Reservation, event: Event | None = None) -> None:
+    def abandon(self, stored: Stored, event: Event | None = None) -> None:
         """Undo a reservation that an error or an interrupt ended, however far it had come.
 
         Not all of its places may be known to it, some may be written, and the books half-changed.
         With an *event* what it wrote to is free when that is done.
         """
-        stored = reservation.stored
         stored.is_released = True
-        stored.places = []
-        places = {*reservation.places, *self._places_of(stored)}
+        places = {*stored.reserved, *stored.places, *self._places_of(stored)}
+        stored.reserved, stored.places = [], []
         for place in places:
             place.is_retired = True
-        if not reservation.is_in_flight:
+        if not stored.is_in_flight:
             written = [place for place in places if place.is_writing]
             if event is not None:
-                self._watch(Flight(event, written, None), reservation)
+                self._watch(Flight(event, written, None), stored)
             else:
                 for place in written:
                     place.is_writing = False  # together with its pin, as in `written`
@@ -157,22 +157,10 @@ class Tiers:
             slab.mend(now=now)
         self.wake_worker()
 
-    def check_stored(self, stored: Stored, *, may_be_lost: bool = False) -> None:
-        """Whether its bytes are there.
-
-        Raises:
-            HandleReleased: it is not stored any more.
-            LeaseLost: its bytes are gone.
-        """
-        if stored.is_released:
-            raise HandleReleased("the handle was released: its bytes are gone")
-        if stored.lost_reason and not may_be_lost:
-            raise LeaseLost(_loss(stored))
-
     def pin(self, stored: Stored) -> Pins:
-        """Where to read from; nothing there changes until `unpin`. Raises as `check_stored`."""
+        """Where to read from; nothing there changes until `unpin`. Raises as `Stored.check`."""
         if stored.is_released or stored.lost_reason:
-            self.check_stored(stored)
+            stored.check()
         now = self.fetched_at = stored.used_at = time.monotonic()
         pins = Pins(stored.places)
         pins.held = 0
@@ -303,7 +291,7 @@ class Tiers:
         now = time.monotonic()
         return [slab.use(now=now) for slab in self.slabs.values()]
 
-    def _watch(self, flight: Flight, of: Reservation | Pins | None = None) -> None:
+    def _watch(self, flight: Flight, of: Stored | Pins | None = None) -> None:
         if not self.flights:
             self.changed.notify_all()  # the worker looks more often from now on
         if isinstance(of, Pins):
@@ -348,9 +336,3 @@ class Tiers:
         place.slab.remove(place, now=time.monotonic())
         if place.slab.is_fenced and not place.slab.places:
             self.wake_worker()
-
-
-def _loss(stored: Stored) -> str:
-    if stored.safety is SafetyClass.CACHE:
-        return f"{stored.nbytes} bytes of `cache` had to go ({stored.lost_reason}): make them anew"
-    return f"{stored.nbytes} bytes were in memory that failed ({stored.lost_reason})"

@@ -16,7 +16,7 @@ from aqua_client import enqueuing
 from aqua_client.counters import LEAST_TIMED_BYTES
 from aqua_client.pager import Pager
 from aqua_client.records import SafetyClass
-from aqua_client.slabs import Place, Reservation, Stored
+from aqua_client.slabs import Place, Stored
 from aqua_client.streams import Event
 
 # Given the places of each piece, in the order of the pieces.
@@ -40,18 +40,18 @@ def store(
         InvalidRequest: a CUDA graph is being captured.
     """
     check_may_copy(pager)
-    reservations: list[Reservation] = []
+    reservations: list[Stored] = []
     try:
         for nbytes in sizes:
             reservations.append(pager.reserve(nbytes, safety))  # noqa: PERF401 - kept if one fails
-        places = [one.places for one in reservations]
+        places = [one.reserved for one in reservations]
         copy(places)
         events = _ends(pager, devices, places)
         written = zip(reservations, events, strict=True)
         return make([pager.written(one, event) for one, event in written])
     except BaseException:
         for device, one in zip(devices, reservations, strict=False):  # not all may be there
-            pager.discard(one, _some_end(pager, device, one.places))
+            pager.discard(one, _some_end(pager, device, one.reserved))
         raise
 
 

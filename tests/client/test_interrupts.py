@@ -62,7 +62,8 @@ def assert_nothing_taken(pager: Pager) -> None:
     def is_clean() -> bool:
         with tiers.lock:
             tiers.collect_garbage()
-            return not tiers.flights and not any(slab.places for slab in tiers.slabs.values())
+            is_landed = not tiers.flights and not tiers.landing.locked()  # nor is the worker at it
+            return is_landed and not any(slab.places for slab in tiers.slabs.values())
 
     wait_until(is_clean, what="no place is taken")
     with tiers.lock:

@@ -223,8 +223,8 @@ def test_a_revoke_waits_for_a_write() -> None:
         reservation = pager.reserve(1000, keeper._stored.safety)
         revoked = node.revoke(next(iter(node.leases.values())).gpu)
         wait_until(lambda: pager.stats()["evacuated_bytes"], what="the rest is moved")
-        reservation.places[0].memory.view(torch.uint8)[
-            reservation.places[0].offset : reservation.places[0].offset + 1000
+        reservation.reserved[0].memory.view(torch.uint8)[
+            reservation.reserved[0].offset : reservation.reserved[0].offset + 1000
         ].copy_(tensor)
         assert not node.acknowledged
         stored = pager.written(reservation)

@@ -93,8 +93,8 @@ EDGES = (
     Mutant(
         name="a child uses its parent's handles",
         path="aqua_client/pager.py",
-        old="if self._is_forked:",
-        new="if False:",
+        old="self._is_forked = True",
+        new="self._is_forked = False",
         tests=("tests/client/test_client.py::test_a_forked_child_is_told_to_connect_anew",),
     ),
     Mutant(
