@@ -89,8 +89,9 @@ def generate(
     attention: str = "sdpa",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """All tokens after *new* more, and the logits of each of these."""
+    llama = model(attention=attention)  # which has a seed of its own when it is made
     torch.manual_seed(7)
-    answer = model(attention=attention).generate(
+    answer = llama.generate(
         tokens,
         past_key_values=kv_cache,
         max_new_tokens=new,
