@@ -187,20 +187,24 @@ def _check_quota(turn: Turn, session: Session, nbytes: int) -> None:
 
 def _lenders(turn: Turn, session: Session) -> list[Lender]:
     leases_on = turn.ledger.session_accounts[session.session_id].leases_on
+    accounts, home = turn.ledger.gpus, session.home_gpu
+    to_home = accounts[home].links if home in accounts else {}
+    lending = {one.gpu for one in accounts.values() if home in one.borrowers}
     return [
         Lender(
             gpu=account.gpu,
             lendable_bytes=account.lendable_bytes,
             free_bytes=account.free_bytes,
             trouble=account.no_grants_because or account.waits_for,
-            is_home=account.gpu == session.home_gpu,
+            is_home=account.gpu == home,
             leases_of_session=leases_on.get(account.gpu, 0),
-            too_slow=_too_slow(turn, account, session.home_gpu),
-            bytes_per_second=expected_bytes_per_second(
-                account.links, session.home_gpu, account.borrowers.keys()
+            too_slow=_too_slow(turn, account, home),
+            egress_bytes_per_second=expected_bytes_per_second(
+                account.links, home, account.borrowers.keys()
             ),
+            ingress_bytes_per_second=expected_bytes_per_second(to_home, account.gpu, lending),
         )
-        for account in turn.ledger.gpus.values()
+        for account in accounts.values()
     ]
 
 

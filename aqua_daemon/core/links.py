@@ -28,18 +28,19 @@ def why_not_faster_than_host(link: GpuLink, *, may_use_pcie: bool) -> str:
 
 def expected_bytes_per_second(
     links: Mapping[GpuUuid, GpuLink],
-    borrower: GpuUuid | None,
-    borrowing: AbstractSet[GpuUuid | None],
+    peer: GpuUuid | None,
+    sharing: AbstractSet[GpuUuid | None],
 ) -> float:
-    """What *borrower* gets of a lender with these *links*, which GPUs of *borrowing* share.
+    """What *peer* gets, one way, of a GPU with these *links*, which GPUs of *sharing* share.
 
-    Behind a switch all share what leaves the lender; links of its own a pair shares with nobody.
+    Of what leaves a lender for those that borrow there, or comes to a borrower from all who lend to it.
+    Behind a switch all share it; links of its own a pair shares with nobody.
     0.0: nothing is known, as of stand-in GPUs, or it is no NVLink.
     """
-    link = links.get(borrower) if borrower is not None else None
+    link = links.get(peer) if peer is not None else None
     if link is None or link.kind != "NV":
         return 0.0
     rate = link.count * NVLINK_BYTES_PER_SECOND
     if sum(one.count for one in links.values()) <= MOST_NVLINKS:
         return rate
-    return rate / len(borrowing | {borrower})
+    return rate / len(sharing | {peer})

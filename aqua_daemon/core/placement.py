@@ -1,8 +1,9 @@
 """Which GPU a new slab comes from: a pure function from what is lendable to a choice with a reason.
 
-Greedy: the GPU that the borrower may expect to reach fastest, as it is shared now; of equals, and
-where nothing is known of links, the one with the most to lend, so that later requests find room
-everywhere. A peer that is no faster than host memory is never chosen.
+Greedy: the GPU that the borrower may expect to reach fastest, as both ends are shared now. So one
+whose links a lender fills borrows more of that one, rather than of others that it could reach no
+faster; of equals the one that is shared less. Of equals still, and where nothing is known of links,
+the one with the most to lend, so that later requests find room everywhere. A peer that is no faster than host memory is never chosen.
 """
 
 from __future__ import annotations
@@ -26,7 +27,16 @@ class Lender:
     is_home: bool
     leases_of_session: int
     too_slow: str = ""  # why host memory would be as good; else empty
-    bytes_per_second: float = 0.0  # as it may be expected now; 0: nothing is known
+    # What may be expected to leave it for this borrower, and to arrive there from it, with all that
+    # shares either now; 0: nothing is known.
+    egress_bytes_per_second: float = 0.0
+    ingress_bytes_per_second: float = 0.0
+
+    @property
+    def bytes_per_second(self) -> float:
+        """The narrower of the two."""
+        known = (self.egress_bytes_per_second, self.ingress_bytes_per_second)
+        return min((one for one in known if one), default=0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,9 +74,14 @@ def place(lenders: Iterable[Lender], *, nbytes: int, lend_to_own_gpu: bool) -> P
     return Placement(gpu=best.gpu, reason=fastest + reason if best.bytes_per_second else reason)
 
 
-def _rank(lender: Lender) -> tuple[float, int, int]:
-    # Of equals, one where the session borrows already: a fault of that GPU then costs it no more.
-    return lender.bytes_per_second, lender.lendable_bytes, min(lender.leases_of_session, 1)
+def _rank(lender: Lender) -> tuple[float, float, int, int]:
+    return (
+        lender.bytes_per_second,
+        lender.egress_bytes_per_second,
+        lender.lendable_bytes,
+        # Where the session borrows already: a fault of that GPU then costs it no more.
+        min(lender.leases_of_session, 1),
+    )
 
 
 def _lack(lender: Lender, *, lend_to_own_gpu: bool) -> str:

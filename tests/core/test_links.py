@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from aqua_daemon.core.errors import InsufficientMemory
@@ -12,6 +14,9 @@ from aqua_daemon.core.sizes import MIB
 from tests.core.bench import GPU_BYTES, SLAB, Bench
 from tests.fakes import topologies
 from tests.fakes.fake_cuda.description import NodeDescription
+
+# So that nothing but GPUs ends what is granted.
+PLENTY = dict.fromkeys(("host_pool_bytes", "tenant_host_bytes", "tenant_quota_bytes"), 2**40)
 
 
 def links_of(node: NodeDescription, index: int) -> tuple[GpuLink, ...]:
@@ -86,6 +91,67 @@ def test_the_sums_are_shared_behind_a_switch_and_not_on_links_of_a_pairs_own() -
 
     assert rates(18, 7) == pytest.approx([375, 375, 187.5, 125])
     assert rates(6, 3) == pytest.approx([125, 125, 125, 125])
+
+
+def borrowed(bench: Bench, session: SessionId, home: GpuUuid) -> list[GpuUuid]:
+    """Whom a session gets slabs of, one after the other, until nobody lends any more."""
+    found: list[GpuUuid] = []
+    while True:
+        try:
+            found.append(lender(bench, session))
+        except InsufficientMemory:
+            assert home not in found
+            return found
+
+
+@pytest.mark.parametrize("recorded", topologies.EVERY)
+def test_who_is_never_faster_than_the_host_never_lends_on_any_node(
+    recorded: Callable[[], NodeDescription],
+) -> None:
+    """For each GPU all that is lent comes over NVLink from peers that it can map, all of these in turn."""
+    node = recorded()
+    for at in range(len(node.gpus)):
+        bench, gpus = bench_of(node, **PLENTY)
+        found = set(borrowed(bench, bench.open(home=gpus[at]), gpus[at]))
+        assert found == {
+            gpus[link_at]
+            for link_at, kind in enumerate(node.links[at])
+            if kind.startswith("NV") and node.peers[at][link_at] == "OK"
+        }
+
+
+@pytest.mark.parametrize("recorded", topologies.EVERY)
+def test_each_borrower_has_lenders_of_its_own_while_there_are_enough_on_any_node(
+    recorded: Callable[[], NodeDescription],
+) -> None:
+    """Half the GPUs borrow as much as one lends: behind a switch no lender's egress is shared."""
+    node = recorded()
+    bench, gpus = bench_of(node)
+    sessions = [bench.open(f"s{at}", home=gpus[at], pid=20 + at) for at in range(len(gpus) // 2)]
+    chosen: dict[SessionId, set[GpuUuid]] = {session: set() for session in sessions}
+    try:
+        for session in sessions * 3:
+            chosen[session].add(lender(bench, session))
+    except InsufficientMemory:
+        assert not any(chosen.values())  # nobody can lend there: see above
+        return
+    if node.nvswitch:
+        assert [len(found) for found in chosen.values()] == [1] * len(sessions)
+        assert len(set.union(*chosen.values())) == len(sessions)
+
+
+def test_what_comes_to_a_borrower_is_shared_by_all_who_lend_to_it() -> None:
+    """One lender fills its links: it borrows on there, and none of others' egress, until that is full.
+
+    Where each pair has links of its own, a second lender is as good as the first.
+    """
+    bench, gpus = bench_of(topologies.hgx_h100(), **PLENTY)
+    found = borrowed(bench, bench.open(home=gpus[0]), gpus[0])
+    each = found.count(found[0])
+    assert found == [gpu for at, gpu in enumerate(found) if at % each == 0 for _ in range(each)]
+    bench, gpus = bench_of(topologies.four_h100())
+    found = borrowed(bench, bench.open(home=gpus[0]), gpus[0])
+    assert set(found[:3]) == set(gpus[1:])  # the most to lend decides
 
 
 def test_a_peer_over_pcie_is_no_faster_than_host_memory_and_never_chosen() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from aqua_daemon.core.errors import InsufficientMemory
@@ -50,6 +52,33 @@ def test_of_equals_one_where_the_session_borrows_already_is_chosen() -> None:
 def test_where_the_session_borrows_matters_only_between_equals() -> None:
     """Room comes first."""
     assert choice(lender("A", 66), lender("B", 64, leases_of_session=3)) == "A"
+
+
+def reached(name: str, lendable_mib: int, *, egress: float, ingress: float) -> Lender:
+    return replace(
+        lender(name, lendable_mib),
+        egress_bytes_per_second=egress,
+        ingress_bytes_per_second=ingress,
+    )
+
+
+def test_the_narrower_end_decides_then_the_lender_that_is_shared_less_then_room() -> None:
+    """What arrives is no more than what leaves there, nor than the borrower's own links take."""
+    wide = reached("A", 64, egress=375.0, ingress=125.0)
+    assert choice(wide, reached("B", 64, egress=187.0, ingress=187.0)) == "B"
+    assert choice(wide, reached("B", 64, egress=125.0, ingress=375.0)) == "A"
+    assert choice(wide, reached("B", 65, egress=375.0, ingress=125.0)) == "B"
+
+
+def test_an_end_that_is_not_known_does_not_narrow_the_other() -> None:
+    """A keeper that was not heard says nothing of its links."""
+    assert (
+        choice(
+            reached("A", 64, egress=375.0, ingress=0.0),
+            reached("B", 65, egress=187.0, ingress=375.0),
+        )
+        == "A"
+    )
 
 
 def test_the_home_gpu_is_never_chosen() -> None:

@@ -70,6 +70,52 @@ def dgx_a100() -> NodeDescription:
     )
 
 
+def hgx_h100_four_numa() -> NodeDescription:
+    """HGX H100 with NVSwitch and four NUMA nodes: GPUs 0-2 on node 0, 3 on 1, the others on 2 and 3."""
+    node = hgx_h100()
+    numa = [0, 0, 0, 1, 2, 2, 2, 3]
+    gpus = [replace(each, numa_node=numa[at]) for at, each in enumerate(node.gpus)]
+    return replace(node, gpus=tuple(gpus))
+
+
+def a800() -> NodeDescription:
+    """Eight A800 with NVSwitch: every pair NV8; GPUs 0-3 on NUMA node 0, 4-7 on node 1."""
+    node = dgx_a100()
+    gpus = [
+        replace(each, name="NVIDIA A800-SXM4-80GB", numa_node=at // 4)
+        for at, each in enumerate(node.gpus)
+    ]
+    return replace(node, gpus=tuple(gpus), links=_all_pairs(8, "NV8"))
+
+
+def dgx_2() -> NodeDescription:
+    """DGX-2, 16 V100 with NVSwitch: every pair NV6."""
+    return NodeDescription(
+        gpus=tuple(
+            replace(
+                gpu(
+                    index,
+                    node="dgx-2",
+                    name="Tesla V100-SXM3-32GB",
+                    memory_bytes=32510 * MIB,
+                    bus=f"{0x34 + 2 * index:02X}",
+                ),
+                compute_capability=(7, 0),
+                nvlink_version=2,
+            )
+            for index in range(16)
+        ),
+        links=_all_pairs(16, "NV6"),
+        peers=_all_pairs(16, "OK"),
+        nvswitch=True,
+    )
+
+
+def four_h100() -> NodeDescription:
+    """Four H100 without a switch: each pair has six links of its own."""
+    return replace(hgx_h100(gpus=4), links=_all_pairs(4, "NV6"), nvswitch=False)
+
+
 def pcie_l40s() -> NodeDescription:
     """Four L40S without NVLink: pairs (0,1) and (2,3) NODE, across SYS; two NUMA nodes."""
     buses = ["01", "41", "81", "C1"]
@@ -163,6 +209,19 @@ def one_with_mig() -> NodeDescription:
     node = hgx_h100()
     gpus = [replace(each, mig=index == 2) for index, each in enumerate(node.gpus)]
     return replace(node, gpus=tuple(gpus))
+
+
+EVERY = (
+    hgx_h100,
+    hgx_h100_four_numa,
+    dgx_a100,
+    a800,
+    dgx_2,
+    four_h100,
+    pcie_l40s,
+    two_rtx_5090,
+    mixed_models,
+)
 
 
 def _all_pairs(count: int, kind: str) -> tuple[tuple[str, ...], ...]:
