@@ -148,7 +148,8 @@ class Client:
         Since it was made: `offloads`, `fetches`, `prefetches`, `releases`; `peer_out_bytes` and
         `host_out_bytes` offloaded, `peer_in_bytes` and `host_in_bytes` fetched or prefetched;
         `revokes_served` (leases), `evacuated_bytes` out of these, `promoted_bytes` from the host back
-        to leases, `leases_granted`, `leases_lost`;
+        to leases, `leases_granted`, `leases_lost`,
+        `leases_exchanged` (revoked, and kept because others went back instead);
         `session_opens`, `session_reattaches`, `session_detaches`; `breaker_openings`; `fallbacks`
         to host memory and `call_failures`, each by reason.
 

@@ -70,6 +70,7 @@ class Counters:
     promoted_bytes: int = 0  # brought back from host memory to leases
     leases_granted: int = 0
     leases_lost: int = 0
+    leases_exchanged: int = 0  # revoked, and kept because others went back instead
     session_opens: int = 0
     session_reattaches: int = 0  # of these sessions, back on a new connection
     session_detaches: int = 0

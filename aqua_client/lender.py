@@ -38,6 +38,10 @@ class Lender(Protocol):
     def largest_slab_bytes(self) -> int:
         """0 before the first attach."""
 
+    @property
+    def takes_exchanges(self) -> bool:
+        """Whether the daemon knows `exchange`."""
+
     def start(self) -> None:
         """Attach, or go on trying in the background."""
 
@@ -55,6 +59,9 @@ class Lender(Protocol):
         self, lease_ids: Sequence[str], host_room: HostRoom, *, seconds: float | None = None
     ) -> set[str]:
         """Say that revoked slabs are empty and unmapped."""
+
+    def exchange(self, kept: Sequence[str], given: Sequence[str], *, seconds: float) -> None:
+        """Have leases revoked instead of others that were."""
 
     def reserve_host(self, host_room: HostRoom, *, seconds: float | None = None) -> HostRoom:
         """Reserve host memory."""

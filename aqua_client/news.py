@@ -34,6 +34,7 @@ class News:
             known = self._slabs(notice.lease_ids)
             for slab in known:
                 slab.is_revoked = True
+                slab.notice = notice
                 self._tiers.fence(slab, notice.reason)
             unknown = set(notice.lease_ids).difference(slab.lease_id for slab in known)
             if unknown:

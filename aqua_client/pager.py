@@ -59,6 +59,7 @@ class Pager:
             self._borrowing,
             self._arriving,
             self.streams,
+            lender=self._lender,
             acquire_seconds=settings.acquire_seconds,
         )
         self._worker.start()

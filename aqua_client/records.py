@@ -159,6 +159,7 @@ class Welcome:
     ended_lease_ids: tuple[str, ...]
     has_sentinel: bool  # one came with it
     takes_calls: bool = False  # as frames of this link
+    takes_exchanges: bool = False  # of leases that it revoked for others
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,6 +34,7 @@ from aqua_client.wire import (
     Call,
     acknowledge_call,
     acquire_call,
+    exchange_call,
     gpu_bytes_call,
     offer_call,
     reclaim_call,
@@ -122,6 +123,12 @@ class Session:
         welcome = self._presence.standing.welcome
         return welcome.largest_slab_bytes if welcome else 0
 
+    @property
+    def takes_exchanges(self) -> bool:
+        """Whether the daemon knows `exchange`; older ones do not."""
+        welcome = self._presence.standing.welcome
+        return welcome is not None and welcome.takes_exchanges
+
     def acquire(
         self, nbytes: int, safety_class: SafetyClass, *, wanted_bytes: int = 0, seconds: float
     ) -> Grant:
@@ -161,6 +168,13 @@ class Session:
     ) -> set[str]:
         """Say that revoked slabs are evacuated and unmapped. Otherwise as `release`."""
         return self._give_back(acknowledge_call(uuid4().hex, lease_ids, host_room), seconds)
+
+    def exchange(self, kept: Sequence[str], given: Sequence[str], *, seconds: float) -> None:
+        """Have *given* revoked instead of *kept*, which were: leases of one GPU. Raises as `acquire`.
+
+        Refused (exchange_...): *kept* have to come. What is taken is asked for by a revoke as well.
+        """
+        self._give_back(exchange_call(uuid4().hex, kept, given), seconds)
 
     def reserve_host(self, host_room: HostRoom, *, seconds: float | None = None) -> HostRoom:
         """Set the bytes of host memory held for `store`; what is in force. Raises as `acquire`.

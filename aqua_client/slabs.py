@@ -14,7 +14,7 @@ import torch
 from aqua_client.copying import Memory
 from aqua_client.errors import HandleReleased, LeaseLost
 from aqua_client.extents import ExtentMap
-from aqua_client.records import Grant, LeaseUse, SafetyClass
+from aqua_client.records import Grant, LeaseUse, RevokeNotice, SafetyClass
 from aqua_client.streams import Event
 
 # By choice no piece is moved twice within this time, nor to another peer when it has to be: what
@@ -171,6 +171,7 @@ class Slab:
         "low_bytes",
         "memory",
         "nbytes",
+        "notice",
         "places",
         "safety",
         "used_at",
@@ -186,12 +187,18 @@ class Slab:
         self.places: set[Place] = set()
         self.is_fenced = False  # nothing new may be put there
         self.is_revoked = False  # the daemon waits for an acknowledgement
+        self.notice: RevokeNotice | None = None  # by which it does, until it was looked at
         self.is_ahead = False  # borrowed before it was needed
         self.low_bytes = grant.nbytes * 3 // 4  # with more used than this the worker looks
         self.is_ended = False  # the daemon knows nothing of it: there is nobody to tell
         self.fence_reason = ""
         self.used_at = now
         self.idle_since = now  # meaningful while it holds nothing
+
+    @property
+    def copy_bytes(self) -> int:
+        """What would have to be moved out of it."""
+        return self.extents.used_bytes if self.safety is SafetyClass.STORE else 0
 
     def put(self, nbytes: int, stored: Stored, *, now: float) -> Place:
         """A place for so many bytes, for which there is room."""
@@ -209,11 +216,10 @@ class Slab:
 
     def use(self, *, now: float) -> LeaseUse:
         """What the daemon is told of it."""
-        used_bytes = self.extents.used_bytes
         return LeaseUse(
             lease_id=self.lease_id,
-            used_bytes=used_bytes,
-            copy_bytes=used_bytes if self.safety is SafetyClass.STORE else 0,
+            used_bytes=self.extents.used_bytes,
+            copy_bytes=self.copy_bytes,
             idle_seconds=max(0.0, now - self.used_at),
         )
 

@@ -82,6 +82,11 @@ class Tiers:
         slab.fence_reason = reason
         self.wake_worker()
 
+    def unfence(self, slab: Slab) -> None:
+        """It is not to be emptied after all."""
+        slab.is_fenced = False
+        slab.fence_reason = ""
+
     def forget_slab(self, slab: Slab) -> None:
         """A slab has been unmapped."""
         self._held.forget(slab)

@@ -33,6 +33,7 @@ __all__ = [
     "SafetyClass",
     "acknowledge_call",
     "acquire_call",
+    "exchange_call",
     "gpu_bytes_call",
     "offer_call",
     "parse",
@@ -91,6 +92,14 @@ def release_call(request_id: str, lease_ids: Sequence[str], room: HostRoom) -> C
 def acknowledge_call(request_id: str, lease_ids: Sequence[str], room: HostRoom) -> Call[set[str]]:
     """Answer a revoke; answers the ids that were known."""
     return Call("Acknowledge", _return_payload(request_id, lease_ids, room), _returned)
+
+
+def exchange_call(request_id: str, kept: Sequence[str], given: Sequence[str]) -> Call[set[str]]:
+    """Have leases revoked instead of others; answers which."""
+    request = broker_pb2.ExchangeRequest(
+        request_id=request_id, spared_lease_ids=kept, offered_lease_ids=given
+    )
+    return Call("Exchange", request.SerializeToString(), _exchanged)
 
 
 def reserve_host_call(request_id: str, room: HostRoom) -> Call[HostRoom]:
@@ -167,6 +176,12 @@ def _returned(payload: bytes) -> set[str]:
     reply = broker_pb2.ReturnReply()
     parse(reply, payload)
     return set(reply.returned_lease_ids)
+
+
+def _exchanged(payload: bytes) -> set[str]:
+    reply = broker_pb2.ExchangeReply()
+    parse(reply, payload)
+    return set(reply.revoked_lease_ids)
 
 
 def _room_in_force(payload: bytes) -> HostRoom:

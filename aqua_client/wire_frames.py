@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 
 from aqua_protos import presence_pb2
-from aqua_protos.agreement import CALLS, CLIENT_FEATURES, SPOKEN
+from aqua_protos.agreement import CALLS, CLIENT_FEATURES, LEASE_EXCHANGE, SPOKEN
 
 from aqua_client.counters import Figures
 from aqua_client.records import (
@@ -141,6 +141,7 @@ def _welcome(welcome: presence_pb2.Welcome) -> Welcome | Refusal:
         ended_lease_ids=tuple(welcome.ended_lease_ids),
         has_sentinel=welcome.has_sentinel,
         takes_calls=CALLS in welcome.features,
+        takes_exchanges=LEASE_EXCHANGE in welcome.features,
     )
 
 

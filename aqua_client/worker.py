@@ -19,9 +19,10 @@ from aqua_client.borrowing import Borrowing
 from aqua_client.cuda_driver import CudaError
 from aqua_client.evacuation import Evacuation
 from aqua_client.evacuation_buffer import EvacuationBuffer
+from aqua_client.exchanging import Exchanging
+from aqua_client.lender import Lender
 from aqua_client.looking_ahead import LookingAhead
 from aqua_client.promotion import Promotion
-from aqua_client.records import SafetyClass
 from aqua_client.slabs import Slab
 from aqua_client.streams import Streams
 from aqua_client.tiers import Tiers
@@ -59,6 +60,7 @@ class Worker:
         arriving: Arriving,
         of_caller: Streams | None,
         *,
+        lender: Lender,
         acquire_seconds: float,
     ) -> None:
         self._tiers = tiers
@@ -66,6 +68,7 @@ class Worker:
         self._arriving = arriving
         self._buffer = EvacuationBuffer(tiers)
         self._evacuation = Evacuation(tiers, borrowing, of_caller, self._buffer)
+        self._exchanging = Exchanging(tiers, lender)
         self._ahead = LookingAhead(tiers, borrowing, acquire_seconds=acquire_seconds)
         self._promotion = Promotion(tiers, borrowing, of_caller, acquire_seconds=acquire_seconds)
         self._is_settled = False
@@ -144,12 +147,20 @@ class Worker:
         if unknown:
             self._arriving.disown(unknown)
         self._borrowing.probe()
+        # What needs no copy first, also where it may go instead of what does.
+        self._empty([slab for slab in fenced if not slab.copy_bytes])
+        costly = [slab for slab in fenced if slab.copy_bytes]
+        if costly:
+            self._empty(self._exchanging.instead_of(costly))
+            self._empty([slab for slab in costly if slab.is_fenced])
+
+    def _empty(self, fenced: Sequence[Slab]) -> None:
         closed: list[Slab] = []
-        # What needs no copy first, and told of together: a call each would take the longest.
-        for slab in sorted(fenced, key=_copy_bytes):
+        # Told of together: a call each would take the longest.
+        for slab in sorted(fenced, key=lambda slab: slab.copy_bytes):
             if time.monotonic() < self._retry_at.get(slab.lease_id, 0.0):
                 continue
-            if closed and (_copy_bytes(slab) or len(closed) == MOST_TOGETHER):
+            if closed and (slab.copy_bytes or len(closed) == MOST_TOGETHER):
                 self._arriving.give_back(closed)
                 closed = []
             try:
@@ -201,8 +212,3 @@ class Worker:
             if slab.is_ended:
                 self._tiers.host.uncover(slab.lease_id)
         return not slab.is_ended
-
-
-def _copy_bytes(slab: Slab) -> int:
-    """What would have to be moved out of it."""
-    return slab.extents.used_bytes if slab.safety is SafetyClass.STORE else 0

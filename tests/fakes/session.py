@@ -14,7 +14,7 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
@@ -69,6 +69,11 @@ class FakeNode:
     still_mapped: list[str] = field(default_factory=list)  # at the moment they were given back
     asked: list[int] = field(default_factory=list)  # bytes of each acquire
     wanted: list[int] = field(default_factory=list)  # and all that it said to want
+    revoke_reason: str = "reclaim"
+    takes_exchanges: bool = False
+    exchange_refusal: str = ""
+    exchanged: list[tuple[tuple[str, ...], tuple[str, ...]]] = field(default_factory=list)
+    exchange_answers: Callable[[], None] = lambda: None  # called before each answer
     probes: int = 0  # reservations asked for, answered or not
     room: HostRoom = field(default_factory=lambda: HostRoom(revision=0, nbytes=0))
     # Tests that need an answer to come late hold this down.
@@ -126,7 +131,7 @@ class FakeNode:
             RevokeNotice(
                 lender_gpu=gpu,
                 nbytes=0,
-                reason="reclaim",
+                reason=self.revoke_reason,
                 deadline=time.monotonic() + seconds,
                 lease_ids=chosen,
             )
@@ -174,6 +179,10 @@ class FakeSession:
     def largest_slab_bytes(self) -> int:
         return self.node.largest_slab_bytes
 
+    @property
+    def takes_exchanges(self) -> bool:
+        return self.node.takes_exchanges
+
     def start(self) -> None:
         if not self.node.unreachable:
             self.listener.attached()
@@ -220,6 +229,14 @@ class FakeSession:
     ) -> set[str]:
         assert seconds is None or seconds > 0
         return self._take_back(lease_ids, host_room, "acknowledged")
+
+    def exchange(self, kept: Sequence[str], given: Sequence[str], *, seconds: float) -> None:
+        assert seconds > 0
+        self._reach()
+        self.node.exchanged.append((tuple(kept), tuple(given)))
+        self.node.exchange_answers()
+        if self.node.exchange_refusal:
+            raise Refused(reason=self.node.exchange_refusal)
 
     def reserve_host(self, host_room: HostRoom, *, seconds: float | None = None) -> HostRoom:
         assert seconds is None or seconds > 0

@@ -66,4 +66,38 @@ EXCHANGES = (
             "tests/core/test_exchanging.py::test_other_leases_of_the_same_size_come_instead_with_the_same_deadline",
         ),
     ),
+    Mutant(
+        name="what is asked for again meanwhile is kept",
+        path="aqua_client/exchanging.py",
+        old="if slab.notice is None and slab.fence_reason == notice.reason:",
+        new="if slab.fence_reason == notice.reason:",
+        tests=(
+            "tests/client/test_exchanging.py::test_what_is_asked_for_again_meanwhile_is_not_kept",
+        ),
+    ),
+    Mutant(
+        name="what is offered is filled meanwhile",
+        path="aqua_client/exchanging.py",
+        old="                self._tiers.fence(slab, OFFERED)",
+        new="                slab.fence_reason = OFFERED",
+        tests=("tests/client/test_exchanging.py::test_nothing_comes_into_what_is_offered",),
+    ),
+    Mutant(
+        name="what was refused stays fenced",
+        path="aqua_client/exchanging.py",
+        old="                    self._tiers.unfence(slab)\n\n    def _taken",
+        new="                    pass\n\n    def _taken",
+        tests=(
+            "tests/client/test_exchanging.py::test_a_refusal_ends_it_and_the_empty_slab_is_of_use_again",
+        ),
+    ),
+    Mutant(
+        name="more cache is dropped than is saved",
+        path="aqua_client/swapping.py",
+        old="if given and dropped_bytes < slab.copy_bytes:",
+        new="if given and slab.copy_bytes:",
+        tests=(
+            "tests/client/test_swapping.py::test_what_saves_nothing_or_is_no_use_to_the_owner_is_not_offered",
+        ),
+    ),
 )
