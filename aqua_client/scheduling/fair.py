@@ -14,6 +14,7 @@ from aqua_client.scheduling.requests import Request
 from aqua_client.scheduling.settings import FairSettings, Order
 from aqua_client.scheduling.slices import Slices
 from aqua_client.scheduling.swaps import Swap
+from aqua_client.scheduling.waiting import Waiting
 
 
 class FairScheduler:
@@ -32,9 +33,10 @@ class FairScheduler:
         self._settings = settings or FairSettings()
         self._requests: dict[str, Request] = {}
         self._numbers = itertools.count()
+        self._residents: dict[str, Request] = {}
+        self._waiting = Waiting(self._settings)
         self._slices = Slices(self._settings)
         self._floor = 0.0  # the least virtual run time that anybody has, which never falls
-        self._now = -math.inf
 
     @property
     def requests(self) -> Mapping[str, Request]:
@@ -54,26 +56,34 @@ class FairScheduler:
             msg = f"{prompt_tokens=} is to be 1 or more, {weight=} over 0 and finite"
             raise InvalidRequest(msg)
         self._raise_floor()
-        self._requests[request_id] = Request(
+        request = Request(
             request_id=request_id,
             number=next(self._numbers),
             weight=weight,
-            waiting_since=now,
+            came_at=now,
             known_tokens=prompt_tokens,
-            virtual_tokens=self._floor,
+            virtual_tokens=0.0 if self._settings.order is Order.LEAST_SERVED else self._floor,
         )
+        self._requests[request_id] = request
+        self._waiting.add(request)
 
     def remove(self, request_id: str) -> None:
         """It has ended, or was cancelled: its blocks are free. Unknown ones are ignored."""
         self._raise_floor()
-        self._requests.pop(request_id, None)
+        request = self._requests.pop(request_id, None)
+        if request is not None:
+            self._residents.pop(request_id, None)
+            self._waiting.remove(request)
 
     def plan(self, now: float, room: Room, *, swap: Swap | None = None) -> Plan:
         """What to do in the iteration that begins *now*; without *swap* slices have one length."""
         self._slices.see(now, swap)
-        self._now = now
         packing = Packing(
-            list(self._requests.values()), room, self._settings, self._slices, self._rank
+            self._residents.values(),
+            self._waiting,
+            room=room,
+            settings=self._settings,
+            slices=self._slices,
         )
         run = shares(packing.running, room.tokens)
         self._slices.computes = bool(run)
@@ -83,7 +93,7 @@ class FairScheduler:
             resume=tuple(
                 share.request_id for share in run if self._requests[share.request_id].is_parked
             ),
-            soon=tuple(one.request_id for one in packing.next_parked),
+            soon=tuple(one.request_id for one in packing.next_parked()),
             too_large=tuple(one.request_id for one in packing.too_large),
         )
 
@@ -97,8 +107,20 @@ class FairScheduler:
         if not 1 <= tokens <= request.missing_tokens:
             msg = f"{request_id!r} computed {tokens} tokens, but lacks {request.missing_tokens}"
             raise InvalidRequest(msg)
+        self.resides(request_id)
         request.compute(tokens, cost=self._settings.prompt_token_cost)
-        request.waiting_since = self._now
+
+    def resides(self, request_id: str) -> None:
+        """It has blocks, be it that the engine gave it some by itself: to a fork, for a prefix.
+
+        Raises:
+            InvalidRequest: it is unknown.
+        """
+        request = self._known(request_id)
+        if not request.is_resident:
+            self._waiting.remove(request)
+            self._residents[request_id] = request
+            request.is_resident = True
 
     def preempted(self, request_id: str, *, kept_tokens: int | None = None) -> None:
         """Its blocks were given up; of its tokens *kept_tokens* are parked (all, unless said).
@@ -107,15 +129,15 @@ class FairScheduler:
             InvalidRequest: it is unknown, or more than it had.
         """
         request = self._known(request_id)
-        request.is_resident = False
-        request.slice_left = 0
         if kept_tokens is not None:
             self.holds(request_id, kv_tokens=kept_tokens)
+        if self._residents.pop(request_id, None):
+            request.is_resident = False
+            request.slice_left = 0
+            self._waiting.add(request)
 
-    def holds(self, request_id: str, *, kv_tokens: int, is_resident: bool | None = None) -> None:
+    def holds(self, request_id: str, *, kv_tokens: int) -> None:
         """So many of its tokens have keys and values: a prefix was found, or some were lost.
-
-        *is_resident*: whether it has blocks, where the engine gave it some by itself (a fork).
 
         Raises:
             InvalidRequest: it is unknown, or has no so many tokens, one of which is to compute.
@@ -124,9 +146,12 @@ class FairScheduler:
         if not 0 <= kv_tokens < request.known_tokens:
             msg = f"{request_id!r} holds {kv_tokens} tokens, but knows {request.known_tokens}"
             raise InvalidRequest(msg)
+        if request.is_resident:
+            request.kv_tokens = kv_tokens
+            return
+        self._waiting.remove(request)
         request.kv_tokens = kv_tokens
-        if is_resident is not None:
-            request.is_resident = is_resident
+        self._waiting.add(request)
 
     def admit(self, now: float, *, prompt_tokens: int) -> Admission:
         """Whether to take one more."""
@@ -144,11 +169,3 @@ class FairScheduler:
         if self._requests:
             least = min(one.virtual_tokens for one in self._requests.values())
             self._floor = max(self._floor, least)
-
-    def _rank(self, request: Request) -> tuple[float, bool, int]:
-        """Smaller goes first."""
-        if self._settings.order is Order.OLDEST:
-            return (0.0, request.has_had_slice, request.number)
-        waited_seconds = self._now - request.waiting_since
-        aged = self._settings.ageing_tokens_per_second * waited_seconds
-        return (request.virtual_tokens - aged, request.has_had_slice, request.number)

@@ -2,26 +2,30 @@
 
 1. Whoever is within its slice stays. Each is counted with all that its slice will need, so that
    nobody runs out of blocks within one.
-2. The others are asked in order of rank, those that run and those that wait alike: whoever fits
-   beside those before it gets a slice. The first that does not fit is waited for: until slices
-   have ended and it fits, nobody behind it comes in, or small ones would pass it for ever. Whoever
-   would only stand in line for the batch's tokens stays outside, where it keeps nobody's blocks.
-3. Of the residents who got no slice the last in rank are preempted, as few as make room for the
+2. Newcomers are asked first, for as long as newcomers have no more than their share of the cache:
+   however many come, the rest of it serves those who came before.
+3. Then all others, in order of rank, those that run and those that wait alike: whoever fits beside
+   those before it gets a slice. The first that does not fit is waited for: until slices have ended
+   and it fits, nobody behind it comes in, or small ones would pass it for ever. Whoever would only
+   stand in line for the batch's tokens stays outside, where it keeps nobody's blocks.
+4. Of the residents who got no slice the last in rank are preempted, as few as make room for the
    slices; the rest goes on without one for as long as there are blocks, so that nothing idles.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import heapq
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 
 from aqua_client.scheduling.plans import Room
+from aqua_client.scheduling.ranks import Rank, rank
 from aqua_client.scheduling.requests import Request
 from aqua_client.scheduling.settings import FairSettings
 from aqua_client.scheduling.slices import Slices
+from aqua_client.scheduling.waiting import Waiting
 
 SOON = 8  # parked ones that are named ahead
-
-Rank = Callable[[Request], tuple[float, bool, int]]
 
 
 class Packing:
@@ -29,65 +33,94 @@ class Packing:
 
     def __init__(
         self,
-        requests: list[Request],
+        residents: Iterable[Request],
+        waiting: Waiting,
+        *,
         room: Room,
         settings: FairSettings,
         slices: Slices,
-        rank: Rank,
     ) -> None:
         self._room, self._settings, self._slices = room, settings, slices
+        self._waiting = waiting
+        self.running: list[Request] = []
         self.preempted: list[Request] = []
         self.too_large: list[Request] = []
-        self.next_parked: list[Request] = []
-        residents = [one for one in requests if one.is_resident]
-        self._total = room.free_blocks + sum(self._held(one) for one in residents)
-        protected = [one for one in residents if one.is_protected]
-        self._left = self._total - sum(self._claim(one, one.slice_left) for one in protected)
-        ranked = sorted((one for one in requests if not one.is_protected), key=rank)
-        if self._left < 0:  # blocks have vanished: slices end early, last in rank first
-            ranked = sorted(self._ended_early(protected, rank) + ranked, key=rank)
-        self.running = [one for one in protected if one.is_protected]
-        losers = self._give_slices(ranked)
+        self._total = room.free_blocks  # of the whole cache
+        self._left = room.free_blocks  # that nobody's slice needs
+        self._newcomer_blocks = self._newcomers = 0
+        self._queue_tokens = 0  # of prompts that nothing has been computed of yet
+        protected: list[Request] = []
+        loose: list[Request] = []
+        for request in residents:
+            held = settings.blocks(request.kv_tokens)
+            self._total += held
+            self._left += held
+            (protected if request.slice_left else loose).append(request)
+        self._keep(protected, loose)
+        losers = self._give_slices(loose)
         self._make_room(losers)
 
-    def _ended_early(self, protected: list[Request], rank: Rank) -> list[Request]:
-        ended: list[Request] = []
-        for request in sorted(protected, key=rank, reverse=True):
-            if self._left >= 0:
-                break
-            self._left += self._claim(request, request.slice_left)
-            request.slice_left = 0
-            ended.append(request)
-        return ended
+    def next_parked(self) -> list[Request]:
+        """Those that are parked and come next, in order."""
+        chosen = {one.request_id for one in self.running}
+        parked = (one for _, one in self._waiting.parked if one.is_parked)
+        return list(islice((one for one in parked if one.request_id not in chosen), SOON))
 
-    def _give_slices(self, ranked: list[Request]) -> list[Request]:
+    def _keep(self, protected: list[Request], loose: list[Request]) -> None:
+        claims = {one.request_id: self._claim(one, one.slice_left) for one in protected}
+        self._left -= sum(claims.values())
+        if self._left < 0:  # blocks have vanished: slices end early, last in rank first
+            protected.sort(key=lambda one: rank(one, self._settings))
+            while protected and self._left < 0:
+                request = protected.pop()
+                self._left += claims[request.request_id]
+                request.slice_left = 0
+                loose.append(request)
+        for request in protected:
+            self._let_run(request, claims[request.request_id])
+
+    def _give_slices(self, loose: list[Request]) -> list[Request]:
         """Returns the residents who got none, in order of rank."""
-        losers: list[Request] = []
-        awaited: Request | None = None
-        for request in ranked:
-            if not request.is_resident and self._would_only_queue(request):
+        ranked = sorted((rank(one, self._settings), one) for one in loose)
+        given: set[str] = set()
+        for request in chain(self._newcomers_first(), self._by_rank(ranked)):
+            if request.request_id in given or self._would_only_queue(request):
                 continue
             iterations = self._iterations(request)
-            claim = self._claim(request, iterations)
-            has_seat = len(self.running) < self._room.requests
-            if awaited is None and has_seat and iterations and claim <= self._left:
-                request.slice_left = iterations
-                self._left -= claim
-                self.running.append(request)
+            if not iterations:
+                if request not in self.too_large:
+                    self.too_large.append(request)
                 continue
-            if iterations:
-                awaited = awaited or request
-            else:
-                self.too_large.append(request)
-            if request.is_resident:
-                losers.append(request)
-            elif request.kv_tokens and len(self.next_parked) < SOON:
-                self.next_parked.append(request)
-        return losers
+            claim = self._claim(request, iterations)
+            if claim > self._left or len(self.running) >= self._room.requests:
+                break
+            given.add(request.request_id)
+            request.slice_left = iterations
+            self._left -= claim
+            self._let_run(request, claim)
+        return [one for _, one in ranked if not one.slice_left]
+
+    def _newcomers_first(self) -> Iterator[Request]:
+        share = self._settings.newcomer_share
+        tokens = self._room.tokens * (share if len(self._waiting.lost) else 1.0)
+        for _, request in self._waiting.newcomers:
+            blocks = self._newcomer_blocks + self._claim(request, self._iterations(request))
+            if (
+                blocks > share * self._total
+                or self._newcomers >= share * self._room.requests
+                or self._queue_tokens >= tokens
+            ):
+                return
+            yield request
+
+    def _by_rank(self, loose: list[tuple[Rank, Request]]) -> Iterator[Request]:
+        waiting = self._waiting
+        for _, request in heapq.merge(loose, waiting.parked, waiting.lost, waiting.newcomers):
+            yield request
 
     def _make_room(self, losers: list[Request]) -> None:
         free = self._room.free_blocks - sum(
-            self._claim(one, max(1, one.slice_left)) - self._held_now(one) for one in self.running
+            self._claim(one, one.slice_left) - self._held(one) for one in self.running
         )
         while losers and free < 0:
             victim = losers.pop()
@@ -100,12 +133,17 @@ class Packing:
                 self.running.append(request)
 
     def _would_only_queue(self, request: Request) -> bool:
-        """Its prefill stands behind as much as the batch may compute."""
-        if not request.is_prefilling:
-            return False
-        before = (one for one in self.running if one.is_prefilling)
-        queue = (one.missing_tokens for one in before if one.kv_tokens <= request.kv_tokens)
-        return sum(queue) >= self._room.tokens
+        """Before its prompt stand as many tokens as the batch may compute."""
+        is_outside = not request.is_resident and request.is_prefilling
+        return is_outside and self._queue_tokens >= self._room.tokens
+
+    def _let_run(self, request: Request, claim: int) -> None:
+        self.running.append(request)
+        if not request.has_had_slice:
+            self._newcomers += 1
+            self._newcomer_blocks += claim
+        if request.is_prefilling and not request.kv_tokens:
+            self._queue_tokens += request.missing_tokens
 
     def _iterations(self, request: Request) -> int:
         """Of a slice, as many as the whole cache has blocks for; 0: it is too large."""
@@ -117,7 +155,4 @@ class Packing:
         return self._settings.blocks(request.known_tokens + iterations - 1)
 
     def _held(self, request: Request) -> int:
-        return self._settings.blocks(request.kv_tokens)
-
-    def _held_now(self, request: Request) -> int:
-        return self._held(request) if request.is_resident else 0
+        return self._settings.blocks(request.kv_tokens) if request.is_resident else 0

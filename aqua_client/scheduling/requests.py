@@ -12,7 +12,7 @@ class Request:
     request_id: str
     number: int  # in the order of arrival
     weight: float
-    waiting_since: float  # when it last ran, at first when it came
+    came_at: float
     known_tokens: int  # its prompt and what it has generated
     virtual_tokens: float  # its virtual run time
     kv_tokens: int = 0  # of the known ones, that are in the cache or parked

@@ -10,10 +10,11 @@ from aqua_client.errors import InvalidSetting
 
 
 class Order(enum.Enum):
-    """Who goes first, when not all fit."""
+    """Who goes first when not all fit, once newcomers have had a slice."""
 
-    LEAST_SERVED = "least_served"  # least virtual run time, less what ageing gives for waiting
-    OLDEST = "oldest"  # newcomers have one slice, then whoever came first
+    FAIR = "fair"  # least virtual run time; newcomers begin at the least that anybody has
+    LEAST_SERVED = "least_served"  # the same, but newcomers begin at 0: fewest tokens first
+    OLDEST = "oldest"  # whoever came first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,8 +22,9 @@ class FairSettings:
     """How requests share an engine."""
 
     block_tokens: int = 16  # tokens a block of the KV cache holds
-    order: Order = Order.LEAST_SERVED
-    ageing_tokens_per_second: float = 16.0  # of virtual run time, for each second without a turn
+    order: Order = Order.OLDEST
+    ageing_tokens_per_second: float = 16.0  # that a request is ahead by for each second of its age
+    newcomer_share: float = 0.5  # of the cache, that newcomers have at most before all others
     prompt_token_cost: float = 0.0  # of a prompt's token, in generated ones
     slice_iterations: int = 8  # at least, once let in
     longest_slice_iterations: int = 256  # at most, however dear a swap is
@@ -44,8 +46,9 @@ class FairSettings:
         for key in ("ageing_tokens_per_second", "prompt_token_cost"):
             if not 0 <= getattr(self, key) < math.inf:
                 raise InvalidSetting.of(key, getattr(self, key), "0 or more")
-        if not 0 < self.swap_share <= 1:
-            raise InvalidSetting.of("swap_share", self.swap_share, "over 0, and at most 1")
+        for key in ("swap_share", "newcomer_share"):
+            if not 0 < getattr(self, key) <= 1:
+                raise InvalidSetting.of(key, getattr(self, key), "over 0, and at most 1")
 
     def blocks(self, tokens: int) -> int:
         """How many blocks so many tokens take."""

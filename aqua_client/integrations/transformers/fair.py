@@ -102,8 +102,9 @@ class FairBatches(Scheduler):
         for request_id in plan.too_large:
             if _known_tokens(self._state(request_id)) > self._capacity_tokens:
                 self._end(self._state(request_id))
-        self._park([self._state(one) for one in plan.preempt])
-        return [self._state(share.request_id) for share in plan.run]
+        left = self._policy.requests  # of which those just ended are none
+        self._park([self._state(one) for one in plan.preempt if one in left])
+        return [self._state(one.request_id) for one in plan.run if one.request_id in left]
 
     def _tell(self, now: float) -> None:
         """Have the policy know what the engine has."""
@@ -117,7 +118,9 @@ class FairBatches(Scheduler):
             kept = state.position_offset if is_active or state.is_cpu_offloaded else 0
             if policy.requests[request_id].is_resident and not is_active:
                 policy.preempted(request_id)
-            policy.holds(request_id, kv_tokens=kept, is_resident=is_active)
+            policy.holds(request_id, kv_tokens=kept)
+            if is_active:
+                policy.resides(request_id)
 
     def _park(self, states: Sequence[RequestState]) -> None:
         if states and self._paging is not None:

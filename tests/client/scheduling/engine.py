@@ -32,7 +32,7 @@ class Job:
 
 
 class Engine:
-    """`blocks` may be changed between iterations, as by an engine that lends its memory."""
+    """One that can lend its memory: `resize`."""
 
     def __init__(
         self,
@@ -60,6 +60,13 @@ class Engine:
         del self.jobs[name]
         self.scheduler.remove(name)
 
+    def resize(self, blocks: int) -> None:
+        """The cache has so many from now on; if fewer, nobody is sure of its slice."""
+        if blocks < self.blocks:
+            for job in self.jobs.values():
+                job.sure_of = 0
+        self.blocks = blocks
+
     @property
     def free_blocks(self) -> int:
         return self.blocks - sum(job.held_blocks for job in self.jobs.values())
@@ -73,7 +80,7 @@ class Engine:
         assert sum(share.tokens for share in plan.run) <= self.tokens
         assert set(plan.resume) <= set(running)
         assert not set(running) & set(plan.preempt)
-        self._preempt(plan, shrunk=room.free_blocks < 0)
+        self._preempt(plan)
         self._check_order(plan)
         for name in plan.resume:
             job = self.jobs[name]
@@ -95,11 +102,11 @@ class Engine:
         message = f"not done after {most} iterations: {self.jobs}"
         raise AssertionError(message)
 
-    def _preempt(self, plan: Plan, *, shrunk: bool) -> None:
+    def _preempt(self, plan: Plan) -> None:
         for name in plan.preempt:
             job = self.jobs[name]
             assert job.held_blocks, "who holds nothing has nothing to give"
-            assert shrunk or not job.sure_of, "preempted within its slice"
+            assert not job.sure_of, "preempted within its slice"
             kept = self._keeps(job)
             job.kv_tokens = job.kv_tokens if kept is None else kept
             job.held_blocks = job.sure_of = 0

@@ -48,9 +48,9 @@ def test_decodes_come_first_and_prefills_share_what_is_left() -> None:
 def test_a_newcomer_is_let_in_when_a_slice_has_ended(order: Order) -> None:
     """Who had a full slice goes for it, and comes back afterwards."""
     engine = Engine(
-        FairSettings(block_tokens=4, slice_iterations=3, order=order), blocks=6, tokens=64
+        FairSettings(block_tokens=4, slice_iterations=3, order=order), blocks=12, tokens=64
     )
-    engine.add("first", prompt=16, reply=5)
+    engine.add("first", prompt=38, reply=5)
     engine.step()
     engine.add("second", prompt=12, reply=4)
     assert [engine.step().preempt for _ in range(3)] == [(), (), ("first",)]
@@ -158,5 +158,5 @@ def test_any_history_keeps_what_plans_promise(
         for name in doomed:
             if name in engine.jobs:
                 engine.cancel(name)
-        engine.blocks = data.draw(st.integers(28, 48))
+        engine.resize(data.draw(st.integers(28, 48)))
     engine.run(most=20_000)
