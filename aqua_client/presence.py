@@ -309,7 +309,8 @@ class Presence:
         uses, room = self._listener.lease_uses(), self._listener.host_room()
         figures = self._counters.figures()
         self._sent_figures.append(figures)
-        link.send(keepalive_frame(self._sequence, uses, room, figures))
+        news = None if figures == self._heard_figures else figures  # an idle client has none
+        link.send(keepalive_frame(self._sequence, uses, room, news))
 
     def _hear(self, payload: bytes, link: Link) -> None:
         match parse_daemon_frame(payload, now=time.monotonic()):

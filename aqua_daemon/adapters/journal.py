@@ -47,6 +47,7 @@ _COMING_AND_GOING = (
     events.SessionClosed,
     instructions.ForgetSession,
 )
+_AS_IT_IS = frozenset({str, int, float, bool, type(None)})  # in JSON, too: most of all fields
 _LOGGED_FIELDS = "fields"
 _LEASE_FIELDS = ("lease_id", "session_id", "tenant", "lender", "nbytes", "safety_class", "state")
 
@@ -86,6 +87,9 @@ class LogJournal:
             self._observers.discard(event.session_id)
 
     def _note(self, kind: str, record: Event | Instruction, error: Exception | None = None) -> None:
+        is_routine = error is None and type(record) in _ROUTINE
+        if is_routine and not self._logger.isEnabledFor(logging.DEBUG):
+            return  # it is in no words either
         is_no_news = error is None and self._is_observers(record)
         words = in_words(record, error)
         if words and not is_no_news:
@@ -94,19 +98,38 @@ class LogJournal:
         level = logging.INFO
         if isinstance(record, instructions.NoteBrokenInvariant):
             level = logging.ERROR
-        elif is_no_news or (isinstance(record, _ROUTINE) and error is None):
+        elif is_no_news or is_routine:
             level = logging.DEBUG
         if not self._logger.isEnabledFor(level):
             return
-        # Made by hand: where in this file a line comes from is nobody's question, and finding out
-        # costs more than the line.
-        name = type(record).__name__
-        logged = logging.LogRecord(self._logger.name, level, "", 0, name, (), None)
-        setattr(logged, _LOGGED_FIELDS, _Line(kind, record, error))
-        self._logger.handle(logged)
+        self._logger.handle(_Logged(self._logger.name, level, _Line(kind, record, error)))
 
     def _is_observers(self, record: Event | Instruction) -> bool:
         return isinstance(record, _COMING_AND_GOING) and record.session_id in self._observers
+
+
+class _Logged(logging.LogRecord):
+    """A line on its way to the handlers.
+
+    Made by hand: where in this file it comes from is nobody's question, and finding out costs more
+    than the line.
+    """
+
+    def __init__(self, name: str, level: int, line: _Line) -> None:
+        created = time.time()  # noqa: TID251 - for people: when it was
+        self.__dict__.update(
+            _BLANK,
+            name=name,
+            levelno=level,
+            levelname=logging.getLevelName(level),
+            msg=type(line.record).__name__,
+            created=created,
+            msecs=created % 1.0 * 1000,
+        )
+        self.fields = line  # see `_LOGGED_FIELDS`
+
+
+_BLANK = vars(logging.makeLogRecord({}))  # all that some handler may look for
 
 
 class _Line(NamedTuple):
@@ -251,7 +274,11 @@ def _quota_in_words(quota: Quota) -> str:
 
 def _fields(record: object) -> dict[str, Json]:
     names = _field_names(type(record))  # type: ignore[arg-type]  # mypy: of a type it takes its instances' hash
-    return {name: _plain(getattr(record, name)) for name in names}
+    found: dict[str, Json] = {}
+    for name in names:
+        value = getattr(record, name)
+        found[name] = value if type(value) in _AS_IT_IS else _plain(value)
+    return found
 
 
 @cache

@@ -73,7 +73,7 @@ def test_a_greeting_tells_what_of_the_figures_was_heard(daemon: FakeDaemon, link
     assert not daemon.hellos[0].HasField("figures")
     session.counters.evacuated_bytes = 5
     wait_until(
-        lambda: daemon.keepalives and daemon.keepalives[-1].figures.evacuated_bytes == 5,
+        lambda: any(one.figures.evacuated_bytes == 5 for one in daemon.keepalives),
         what="the figures are told",
     )
     count = len(daemon.keepalives)
@@ -84,6 +84,20 @@ def test_a_greeting_tells_what_of_the_figures_was_heard(daemon: FakeDaemon, link
     daemon.drop_links()
     wait_until(lambda: session.counters.session_reattaches == 1, what="attached again")
     assert daemon.hellos[-1].figures.evacuated_bytes == 5
+
+
+def test_figures_that_were_heard_are_not_told_again(daemon: FakeDaemon, link: Link) -> None:
+    """An idle client has no news; what it does next is told."""
+    session = link()
+
+    def is_told() -> bool:
+        told = [one.figures.evacuated_bytes for one in daemon.keepalives]
+        return session.counters.evacuated_bytes in told
+
+    for nbytes in (5, 7):
+        session.counters.evacuated_bytes = nbytes
+        wait_until(is_told, what="the figures are told")
+        wait_until(lambda: not daemon.keepalives[-1].HasField("figures"), what="no news")
 
 
 def test_the_next_daemon_is_found_and_keeps_the_leases(
