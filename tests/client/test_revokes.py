@@ -206,9 +206,11 @@ def test_nothing_new_is_put_into_a_slab_that_is_asked_back() -> None:
         places = pager.pin(handle._stored)
         revoked = node.revoke("SHM-1")
         wait_until(lambda: pager.stats()["evacuated_bytes"], what="moved")
+        writing = pager.reserve(1000, handle._stored.safety)  # nobody moves it before it is written
         other = park(pager, random_bytes(1000, seed=1))
-        slab = other._stored.places[0].slab
-        assert slab is None or slab.lease_id not in revoked
+        for place in (*writing.reserved, *other._stored.places):
+            assert place.slab is None or place.slab.lease_id not in revoked
+        pager.discard(writing)
         pager.unpin(places, is_read=True)
         wait_acknowledged(node, revoked)
         assert torch.equal(other.fetch(), random_bytes(1000, seed=1))
