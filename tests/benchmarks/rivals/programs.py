@@ -14,6 +14,7 @@ from tests.nodes import REPOSITORY
 
 PYTHON = REPOSITORY / ".bench" / "bin" / "python"
 SECONDS = 120.0
+BATCH_ROUNDS = 20
 Answer = Mapping[str, Mapping[str, float]]
 
 
@@ -21,12 +22,13 @@ class NotHere(Exception):
     """A rival can't be run on this machine; the message says why."""
 
 
-def redis(nbytes: int) -> Answer:
-    """The rounds of Redis. Raises NotHere."""
+def redis(sizes: Sequence[int], batch: int) -> Answer:
+    """The rounds of Redis, one by one and *batch* at a time. Raises NotHere."""
     if shutil.which("redis-server") is None:
         msg = "no `redis-server` here (Debian: apt-get install redis-server)"
         raise NotHere(msg)
-    return _run([str(PYTHON), "-m", "tests.benchmarks.rivals.redis_program", str(nbytes)])
+    words = [str(one) for one in (BATCH_ROUNDS, batch, *sizes)]
+    return _run([str(PYTHON), "-m", "tests.benchmarks.rivals.redis_program", *words])
 
 
 def ray(small: int, large: int) -> Answer:
