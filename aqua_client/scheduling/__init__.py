@@ -29,8 +29,9 @@ What a plan promises, if it is carried out in this order:
 - `soon` are the parked ones who come next, in order: worth a prefetch;
 - `too_large` would not fit if they had the whole cache: refuse or end them.
 
-A plan is a proposal. Only what is told counts: `ran`, `preempted`, and `holds` where an engine's
-cache has more or fewer of a request's tokens than those say (a shared prefix, a lost lease).
+A plan is a proposal. Only what is told counts: `ran`, `preempted`, and where an engine's cache has
+more or fewer of a request's tokens than those say (a shared prefix, a fork, a lost lease) `holds`
+and `resides`.
 
 Words. A request's *known* tokens are its prompt and what it has generated; of them `kv_tokens` are
 in the cache, here or parked. While more than one is missing it *prefills*, else it *decodes*, one

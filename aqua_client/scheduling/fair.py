@@ -14,7 +14,10 @@ from aqua_client.scheduling.requests import Request
 from aqua_client.scheduling.settings import FairSettings, Order
 from aqua_client.scheduling.slices import Slices
 from aqua_client.scheduling.swaps import Swap
+from aqua_client.scheduling.turnover import Turnover
 from aqua_client.scheduling.waiting import Waiting
+
+SOONEST_RETRY_SECONDS = 1.0  # a client that is refused asks no sooner
 
 
 class FairScheduler:
@@ -36,6 +39,8 @@ class FairScheduler:
         self._residents: dict[str, Request] = {}
         self._waiting = Waiting(self._settings)
         self._slices = Slices(self._settings)
+        self._turnover = Turnover()
+        self._cache_blocks: int | None = None  # of the whole cache, when it was last planned
         self._floor = 0.0  # the least virtual run time that anybody has, which never falls
 
     @property
@@ -72,12 +77,17 @@ class FairScheduler:
         self._raise_floor()
         request = self._requests.pop(request_id, None)
         if request is not None:
+            if request.generated_tokens:
+                self._turnover.ended(request.generated_tokens)
             self._residents.pop(request_id, None)
             self._waiting.remove(request)
+        if not self._requests:  # the time until somebody comes is no iteration's
+            self._slices.computes = False
 
     def plan(self, now: float, room: Room, *, swap: Swap | None = None) -> Plan:
         """What to do in the iteration that begins *now*; without *swap* slices have one length."""
-        self._slices.see(now, swap)
+        self._slices.see(now, swap, residents=len(self._residents))
+        self._turnover.see(now, is_busy=self._slices.computes)
         packing = Packing(
             self._residents.values(),
             self._waiting,
@@ -85,7 +95,8 @@ class FairScheduler:
             settings=self._settings,
             slices=self._slices,
         )
-        run = shares(packing.running, room.tokens)
+        self._cache_blocks = packing.total_blocks
+        run = shares(packing.running, room.tokens, newcomer_share=self._settings.newcomer_share)
         self._slices.computes = bool(run)
         return Plan(
             run=run,
@@ -108,7 +119,9 @@ class FairScheduler:
             msg = f"{request_id!r} computed {tokens} tokens, but lacks {request.missing_tokens}"
             raise InvalidRequest(msg)
         self.resides(request_id)
-        request.compute(tokens, cost=self._settings.prompt_token_cost)
+        self._turnover.generated(
+            request.compute(tokens, prompt_token_cost=self._settings.prompt_token_cost)
+        )
 
     def resides(self, request_id: str) -> None:
         """It has blocks, be it that the engine gave it some by itself: to a fork, for a prefix.
@@ -146,7 +159,7 @@ class FairScheduler:
         if not 0 <= kv_tokens < request.known_tokens:
             msg = f"{request_id!r} holds {kv_tokens} tokens, but knows {request.known_tokens}"
             raise InvalidRequest(msg)
-        if request.is_resident:
+        if request.is_resident or kv_tokens == request.kv_tokens:
             request.kv_tokens = kv_tokens
             return
         self._waiting.remove(request)
@@ -154,9 +167,22 @@ class FairScheduler:
         self._waiting.add(request)
 
     def admit(self, now: float, *, prompt_tokens: int) -> Admission:
-        """Whether to take one more."""
-        del now, prompt_tokens
-        return Admission(accepted=True)
+        """Whether to take one more: not past what the engine does in time.
+
+        While nobody waits there is room, however long replies take. `too_large`: there never is.
+        """
+        if self._cache_blocks is not None and (
+            self._settings.blocks(prompt_tokens) > self._cache_blocks
+        ):
+            return Admission(accepted=False, reason="too_large")
+        self._turnover.see(now, is_busy=self._slices.computes)
+        late = self._turnover.seconds_for(len(self._requests) + 1)
+        late -= self._settings.patience_seconds
+        if late <= 0 or len(self._residents) == len(self._requests):
+            return Admission(accepted=True)
+        return Admission(
+            accepted=False, retry_after_seconds=max(SOONEST_RETRY_SECONDS, late), reason="busy"
+        )
 
     def _known(self, request_id: str) -> Request:
         try:

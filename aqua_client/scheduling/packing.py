@@ -45,7 +45,7 @@ class Packing:
         self.running: list[Request] = []
         self.preempted: list[Request] = []
         self.too_large: list[Request] = []
-        self._total = room.free_blocks  # of the whole cache
+        self.total_blocks = room.free_blocks  # of the whole cache
         self._left = room.free_blocks  # that nobody's slice needs
         self._newcomer_blocks = self._newcomers = 0
         self._queue_tokens = 0  # of prompts that nothing has been computed of yet
@@ -53,7 +53,7 @@ class Packing:
         loose: list[Request] = []
         for request in residents:
             held = settings.blocks(request.kv_tokens)
-            self._total += held
+            self.total_blocks += held
             self._left += held
             (protected if request.slice_left else loose).append(request)
         self._keep(protected, loose)
@@ -106,7 +106,7 @@ class Packing:
         for _, request in self._waiting.newcomers:
             blocks = self._newcomer_blocks + self._claim(request, self._iterations(request))
             if (
-                blocks > share * self._total
+                blocks > share * self.total_blocks
                 or self._newcomers >= share * self._room.requests
                 or self._queue_tokens >= tokens
             ):
@@ -147,7 +147,7 @@ class Packing:
 
     def _iterations(self, request: Request) -> int:
         """Of a slice, as many as the whole cache has blocks for; 0: it is too large."""
-        most = self._total * self._settings.block_tokens - request.known_tokens + 1
+        most = self.total_blocks * self._settings.block_tokens - request.known_tokens + 1
         return max(0, min(most, self._slices.iterations(request)))
 
     def _claim(self, request: Request, iterations: int) -> int:

@@ -41,16 +41,20 @@ class Request:
         """It is within its slice."""
         return self.is_resident and self.slice_left > 0
 
-    def compute(self, tokens: int, *, cost: float) -> None:
-        """*tokens* of what is missing are in the cache now; *cost* of each in virtual run time."""
+    def compute(self, tokens: int, *, prompt_token_cost: float) -> int:
+        """*tokens* of what is missing are in the cache now; how many new ones came of it, 0 or 1.
+
+        A prompt's token costs *prompt_token_cost* in virtual run time, a generated one costs 1.
+        """
         was_prefilling = self.is_prefilling
         self.is_resident = True
         self.kv_tokens += tokens
-        given = tokens * cost if was_prefilling else float(tokens)
-        if self.missing_tokens <= 0:
-            self.known_tokens = self.kv_tokens + 1
+        answers = self.missing_tokens == 0
+        if answers:
+            self.known_tokens += 1
             self.generated_tokens += 1
-            self.slice_left -= self.slice_left > 0
+            self.slice_left = max(0, self.slice_left - 1)
             self.has_had_slice |= self.slice_left == 0
-            given += was_prefilling  # its first token comes with the last of the prompt
+        given = (tokens * prompt_token_cost if was_prefilling else 0.0) + answers
         self.virtual_tokens += given / self.weight
+        return int(answers)

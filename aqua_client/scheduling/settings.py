@@ -28,7 +28,8 @@ class FairSettings:
     prompt_token_cost: float = 0.0  # of a prompt's token, in generated ones
     slice_iterations: int = 8  # at least, once let in
     longest_slice_iterations: int = 256  # at most, however dear a swap is
-    swap_share: float = 0.2  # of a slice's time, that its swap may cost at most
+    swap_share: float = 0.02  # of the engine's time, that swaps may cost: see `slices`
+    patience_seconds: float = 60.0  # that a request may take in the mean, before more are refused
 
     def __post_init__(self) -> None:
         """Refuse what can't be.
@@ -46,6 +47,8 @@ class FairSettings:
         for key in ("ageing_tokens_per_second", "prompt_token_cost"):
             if not 0 <= getattr(self, key) < math.inf:
                 raise InvalidSetting.of(key, getattr(self, key), "0 or more")
+        if not self.patience_seconds > 0:
+            raise InvalidSetting.of("patience_seconds", self.patience_seconds, "over 0 seconds")
         for key in ("swap_share", "newcomer_share"):
             if not 0 < getattr(self, key) <= 1:
                 raise InvalidSetting.of(key, getattr(self, key), "over 0, and at most 1")

@@ -1,4 +1,9 @@
-"""How many iterations a slice has: a swap must cost less than a set share of it."""
+"""How many iterations a slice has: swaps must cost less than a set share of the engine's time.
+
+A swap stops all who run, so what it costs is counted against its slice once for each of them: if
+every resident were swapped at every slice's end, swaps would take `swap_share` of the time. A
+newcomer's first slice is the shortest there is: it is what others wait for their first token by.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +22,14 @@ class Slices:
     def __init__(self, settings: FairSettings) -> None:
         self._settings = settings
         self._swap: Swap | None = None
+        self._residents = 0
         self._last = 0.0
         self._iteration_seconds: float | None = None
         self.computes = False  # in the iteration that was planned last
 
-    def see(self, now: float, swap: Swap | None) -> None:
-        """An iteration begins."""
-        self._swap = swap
+    def see(self, now: float, swap: Swap | None, *, residents: int) -> None:
+        """An iteration begins, with so many in the cache."""
+        self._swap, self._residents = swap, residents
         if self.computes and now > self._last:
             seconds, mean = now - self._last, self._iteration_seconds
             self._iteration_seconds = (
@@ -34,8 +40,11 @@ class Slices:
     def iterations(self, request: Request) -> int:
         """Of the slice that this request would begin now."""
         settings = self._settings
-        if self._swap is None or not self._iteration_seconds:
+        if self._swap is None or not self._iteration_seconds or not request.has_had_slice:
             return settings.slice_iterations
-        seconds = self._swap.seconds(request.known_tokens, settings.block_tokens)
-        needed = math.ceil(seconds / settings.swap_share / self._iteration_seconds)
-        return min(settings.longest_slice_iterations, max(settings.slice_iterations, needed))
+        swap_seconds = self._swap.seconds(request.known_tokens, settings.block_tokens)
+        slice_seconds = swap_seconds * max(1, self._residents) / settings.swap_share
+        if slice_seconds >= settings.longest_slice_iterations * self._iteration_seconds:
+            return settings.longest_slice_iterations
+        needed = math.ceil(slice_seconds / self._iteration_seconds)
+        return max(settings.slice_iterations, needed)

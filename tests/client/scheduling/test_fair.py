@@ -30,7 +30,7 @@ def test_the_example_is_true() -> None:
 
 
 def test_decodes_come_first_and_prefills_share_what_is_left() -> None:
-    """A long prompt is cut into chunks, behind those that decode."""
+    """A long prompt is cut into chunks, behind those that decode; half of it goes to the oldest."""
     engine = Engine(SMALL, blocks=100, tokens=16)
     engine.add("short", prompt=10, reply=9)
     engine.step()
@@ -39,9 +39,12 @@ def test_decodes_come_first_and_prefills_share_what_is_left() -> None:
         Share(request_id="short", tokens=1),
         Share(request_id="long", tokens=15),
     )
-    engine.add("later", prompt=5, reply=2)
-    names = [share.request_id for share in engine.step().run]
-    assert names == ["short", "later", "long"]  # the least progress first
+    engine.add("later", prompt=20, reply=2)
+    assert engine.step().run == (
+        Share(request_id="short", tokens=1),
+        Share(request_id="later", tokens=7),
+        Share(request_id="long", tokens=8),
+    )
 
 
 @pytest.mark.parametrize("order", Order)
