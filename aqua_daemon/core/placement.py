@@ -16,7 +16,8 @@ from aqua_daemon.core.model import GpuUuid
 from aqua_daemon.core.sizes import MIB
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# Not frozen: each request makes one of each GPU, and a frozen one takes three times as long to make.
+@dataclass(slots=True, kw_only=True)
 class Lender:
     """One GPU as a request sees it."""
 
