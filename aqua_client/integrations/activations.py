@@ -24,6 +24,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from aqua_client import client as own
 from aqua_client.errors import AquaError, BrokerUnreachable, InsufficientMemory
+from aqua_client.integrations.modules.spans import ALIGNMENT
 from aqua_client.tensors import OffloadedTensor
 
 MIB = 2**20
@@ -78,9 +79,9 @@ class Activations:
     def _park(self, tensor: torch.Tensor) -> _Parked:
         storage = StorageWeakRef(tensor.untyped_storage())
         layout = (tensor.dtype, tensor.shape, tensor.stride())
-        start, length = _reach(tensor)
+        start, offset, length = _reach(tensor)
         # Of one with gaps only its own elements are stored; else all views of these bytes are one.
-        has_gaps = length > tensor.nbytes
+        has_gaps = length - offset > tensor.nbytes
         key = (storage.cdata, start, length, _version(tensor), layout if has_gaps else None)
         stored = self._stored.get(key)
         if stored is None:
@@ -90,7 +91,7 @@ class Activations:
             self.offloaded_bytes += source.nbytes
             self._stored[key] = stored
             self._last = weakref.ref(stored)
-        return _Parked(stored, *layout, has_gaps=has_gaps)
+        return _Parked(stored, *layout, offset=offset, has_gaps=has_gaps)
 
 
 def unpack(packed: _Kept | _Parked) -> torch.Tensor:
@@ -152,9 +153,11 @@ class _Parked:
         shape: torch.Size,
         stride: tuple[int, ...],
         *,
+        offset: int,
         has_gaps: bool,
     ) -> None:
         self.dtype, self.shape, self.stride, self.has_gaps = dtype, shape, stride, has_gaps
+        self._offset = offset  # in what is stored, in bytes
         self.fetched: torch.Tensor | None = None  # by another user of the same bytes
         self._stored = stored
         stored.users.add(self)
@@ -168,7 +171,8 @@ class _Parked:
         if self.has_gaps:
             return fetched
         empty = torch.empty(0, dtype=self.dtype, device=fetched.device)
-        return empty.set_(fetched.untyped_storage(), 0, self.shape, self.stride)
+        start = self._offset // self.dtype.itemsize
+        return empty.set_(fetched.untyped_storage(), start, self.shape, self.stride)
 
 
 def _stays(tensor: torch.Tensor) -> bool:
@@ -188,11 +192,17 @@ def _stays(tensor: torch.Tensor) -> bool:
     )
 
 
-def _reach(tensor: torch.Tensor) -> tuple[int, int]:
-    """Where in its storage it starts, and how far it reaches; in bytes."""
+def _reach(tensor: torch.Tensor) -> tuple[int, int, int]:
+    """What of its storage is to be stored, its start and length, and where in that it lies; in bytes.
+
+    It comes back as aligned as it was: a kernel may choose its way by the address, and round
+    otherwise.
+    """
     strides = zip(tensor.stride(), tensor.shape, strict=True)
     last = sum(step * (length - 1) for step, length in strides)
-    return int(tensor.storage_offset()) * tensor.itemsize, (last + 1) * tensor.itemsize
+    first = int(tensor.storage_offset()) * tensor.itemsize
+    offset = first % ALIGNMENT
+    return first - offset, offset, offset + (last + 1) * tensor.itemsize
 
 
 def _bytes_of(tensor: torch.Tensor, start: int, length: int) -> torch.Tensor:

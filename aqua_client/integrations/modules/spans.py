@@ -17,7 +17,9 @@ import torch
 from aqua_client.errors import UnsupportedTensor
 from aqua_client.layouts import layout_of
 
-ALIGNMENT = 16  # bytes; no element is larger, so each starts at a multiple of its size in its span
+# Bytes, of torch's allocator: what comes back is as aligned as it was. A kernel may choose its way by
+# the address, and round otherwise.
+ALIGNMENT = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
