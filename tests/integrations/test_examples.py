@@ -12,10 +12,11 @@ import torch
 
 import aqua_client
 from aqua_client import client as client_module
+from aqua_client.integrations.adapters import AdapterPool
 from tests.nodes import REPOSITORY, short_directory
 
-NAMES = ("aqua_client.park(", "offload_activations(")
-MODULES = ("activations", "modules")
+NAMES = ("aqua_client.park(", "offload_activations(", "AdapterPool(")
+MODULES = ("activations", "adapters", "modules")
 
 
 @pytest.fixture(autouse=True)
@@ -33,9 +34,11 @@ def readme_blocks() -> list[str]:
     return [block for block in blocks if any(name in block for name in NAMES)]
 
 
-def docstring_examples(name: str) -> list[str]:
+def docstring_example(name: str) -> str:
     text = import_module(f"aqua_client.integrations.{name}").__doc__ or ""
-    return [textwrap.dedent(one) for one in re.findall(r"(?:^    .*\n)+", text, re.MULTILINE)]
+    return "\n".join(
+        textwrap.dedent(one) for one in re.findall(r"(?:^    .*\n)+", text, re.MULTILINE)
+    )
 
 
 @pytest.mark.filterwarnings("ignore::aqua_client.AquaWarning")
@@ -51,7 +54,7 @@ def test_the_readmes_examples_run() -> None:
 @pytest.mark.filterwarnings("ignore::aqua_client.AquaWarning")
 def test_the_docstrings_examples_run(name: str) -> None:
     """As somebody would type them who has imported torch and aqua_client."""
-    examples = docstring_examples(name)
-    assert examples
-    for example in examples:
-        exec(compile(example, name, "exec"), {"torch": torch, "aqua_client": aqua_client})  # noqa: S102
+    example = docstring_example(name)
+    assert example
+    names = {"torch": torch, "aqua_client": aqua_client, "AdapterPool": AdapterPool}
+    exec(compile(example, name, "exec"), names)  # noqa: S102 - ours

@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 import aqua_client
+from aqua_client.integrations.adapters import AdapterPool
+from tests.integrations.adapters_of_a_model import X, answers, model_with
 from tests.nodes import MIB, running_node, wait_until
 
 
@@ -65,3 +67,31 @@ def test_a_backward_is_the_same_after_leases_were_taken_back() -> None:
         assert all(map(torch.equal, gradients(loss), expected))
         assert client.stats()["peer_in_bytes"]
         assert (client.stats()["peer_bytes"], client.stats()["host_bytes"]) == (0, 0)
+
+
+def test_adapters_are_the_same_after_leases_were_taken_back() -> None:
+    """Parked on peers, moved when an owner grows; those whose keeper died are lost by name."""
+    names = ["one", "two", "three", "four"]
+    expected = answers(model_with(*names), names)
+    with (
+        running_node(gpus=3, gpu_bytes=64 * MIB) as node,
+        aqua_client.connect(socket=node.socket, home_gpu="SHM-0") as client,
+    ):
+        model = model_with(*names)
+        pool = AdapterPool(model, resident=1)
+        for name in names:
+            pool.activate(name)
+        (lender,) = lenders(client)
+        node.load(lender, 60 * MIB)
+        wait_until(lambda: lender not in lenders(client), what="it is given back")
+        for name in names:
+            pool.activate(name)
+            assert torch.equal(model(X), expected[name])
+        assert (client.stats()["offloads"], client.stats()["host_out_bytes"]) == (len(names), 0)
+
+        node.kill_keeper()
+        wait_until(lambda: not lenders(client), what="the loss is known")
+        with pytest.raises(aqua_client.LeaseLost, match=r"adapter one, .*lora_A"):
+            pool.activate("one")
+        assert torch.equal(model(X), expected["four"])
+        pool.remove("one")
