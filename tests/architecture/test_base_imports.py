@@ -21,6 +21,7 @@ ALLOWED: dict[str, set[str]] = {
     "aqua_daemon": BASE | {"prometheus_client", "pynvml"},
     "aqua_client/demo": BASE | SCREENS | {"torch", "transformers"},
     "aqua_client/integrations/adapters": BASE | {"peft", "torch"},
+    "aqua_client/integrations": BASE | {"torch", "transformers"},
     "aqua_client": BASE | CUDA | {"torch"},
     "protos": {"google", "grpc"},
 }
