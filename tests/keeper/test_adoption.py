@@ -50,6 +50,16 @@ def test_the_next_daemon_gets_tags_bytes_and_proofs() -> None:
             assert second.free(slab).freed.scrubbed_bytes == held.nbytes
 
 
+def test_a_handle_never_leaves_before_its_tag_is_written() -> None:
+    """Whoever attaches the moment that a handle is out finds whose it is: else nobody could know."""
+    with running_keeper() as keeper, holder() as tenant:
+        for lease in range(1, 6):
+            with keeper.daemon() as first, keeper.peer() as second:
+                first.allocate(tenant, lease=lease)
+                tags = [slab.tag.lease_id for slab in second.attach().gpus[0].slabs]
+                assert tag_for(tenant, lease).lease_id in tags
+
+
 def test_a_killed_daemon_leaves_everything_to_the_next() -> None:
     """SIGKILL of a daemon's process frees nothing and closes nothing that the keeper needs."""
     with running_keeper() as keeper, holder() as tenant:

@@ -6,6 +6,19 @@ from tests.mutants.mutant import Mutant
 
 EDGES = (
     Mutant(
+        name="a tag is written after the handle left",
+        path="aqua_daemon/keeper/server.py",
+        old="        slab = self._node.allocate(request, pidfd=pidfd, sentinel=sentinel)\n",
+        new=(
+            "        slab = self._node.allocate(request, pidfd=pidfd, sentinel=sentinel)\n"
+            "        books, lease_id = self._node._gpus[request.gpu].slabs, request.tag.lease_id\n"
+            "        self._loop.call_later(1.0, books.__setitem__, lease_id, books.pop(lease_id))\n"
+        ),
+        tests=(
+            "tests/keeper/test_adoption.py::test_a_handle_never_leaves_before_its_tag_is_written",
+        ),
+    ),
+    Mutant(
         name="the scrub is skipped",
         path="aqua_daemon/keeper/node.py",
         old="return slab.memory.scrub()",
