@@ -42,7 +42,9 @@ IDLE_SECONDS = 3.0
 WARM_SECONDS = 30.0
 
 # Slabs that are told of in one call: enough that it costs little, few enough that none waits for it.
+# Where each has to be copied a call is made about so often: it waits for the interpreter as a copy does.
 MOST_TOGETHER = 16
+TOGETHER_SECONDS = 0.02
 
 # Nobody holds a view for so long: from here on it is a fault worth a line in the log.
 STUCK_SECONDS = 5.0
@@ -156,16 +158,20 @@ class Worker:
 
     def _empty(self, fenced: Sequence[Slab]) -> None:
         closed: list[Slab] = []
+        tell_at = 0.0
         # Told of together: a call each would take the longest.
         for slab in sorted(fenced, key=lambda slab: slab.copy_bytes):
             if time.monotonic() < self._retry_at.get(slab.lease_id, 0.0):
                 continue
-            if closed and (slab.copy_bytes or len(closed) == MOST_TOGETHER):
+            copies, now = slab.copy_bytes, time.monotonic()
+            if closed and (len(closed) == MOST_TOGETHER or (copies and now >= tell_at)):
                 self._arriving.give_back(closed)
                 closed = []
             try:
                 self._evacuation.empty(slab)
                 if not slab.places and self._close(slab):
+                    if not closed:
+                        tell_at = time.monotonic() + TOGETHER_SECONDS if copies else 0.0
                     closed.append(slab)
             except MemoryError as error:
                 self._retry_later(slab)

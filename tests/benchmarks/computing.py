@@ -10,7 +10,7 @@ Between two iterations it looks at its input; each line is a command, each answe
     check              compare every byte, then release all
     copy BYTES TOUCHED how long a plain copy takes beside the iterations, that many bytes of the
                        destination being touched
-    unmap BYTES        how long the kernel takes to unmap so much shared memory that was used
+    unmap BYTES        how long a plain munmap of so much shared memory takes whose pages were touched
     paper BYTES        answer a request as the paper's consumers do: looked for every 4 s, at the
                        end of an iteration; then everything is copied before the next one
 """
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import os
 import select
 import sys
 import threading
@@ -138,12 +139,17 @@ class Computing:
 
 
 def _unmap(nbytes: int) -> float:
-    memory = mmap.mmap(-1, nbytes)  # shared
+    """The pages stay, as those of a slab that its keeper holds."""
+    descriptor = os.memfd_create("unmapped")
+    os.ftruncate(descriptor, nbytes)
+    memory = mmap.mmap(descriptor, nbytes)
     for begin in range(0, nbytes, CHUNK_BYTES):
         memory[begin : begin + CHUNK_BYTES] = b"1" * CHUNK_BYTES
     start = time.monotonic()
     memory.close()
-    return time.monotonic() - start
+    taken = time.monotonic() - start
+    os.close(descriptor)
+    return taken
 
 
 def _touched(nbytes: int) -> torch.Tensor:
