@@ -47,8 +47,7 @@ class Memory:
         self._views = {torch.uint8: whole}
         self._mapped = mapped
         self.ordinal = None if mapped is None else mapped.ordinal  # None: the CPU's
-        # Valid while somebody has a pin here, as all of it; 0: not in the CPU's memory.
-        self.address = whole.data_ptr() if whole.is_cpu else 0
+        self.address = whole.data_ptr() if whole.is_cpu else 0  # 0: not there, or closed
         self.opened_on = None if mapped is None else mapped.opened_on
 
     @classmethod
@@ -104,13 +103,15 @@ class Memory:
         if whole is None:
             return
         self._views.clear()
+        self.address = 0
         del whole
         if self._mapped is None:
             return
         try:
             self._mapped.close()
         except BufferError:
-            self._views[torch.uint8] = self._mapped.whole()
+            whole = self._views[torch.uint8] = self._mapped.whole()
+            self.address = whole.data_ptr() if whole.is_cpu else 0
             raise
 
 

@@ -109,9 +109,11 @@ def test_a_slab_with_a_living_view_is_not_unmapped() -> None:
     assert is_mapped(granted.lease_id)
     view.fill_(3.0)
     assert memory.view(torch.float32)[150] == 3.0
+    assert memory.address == memory.view(torch.uint8).data_ptr()
     del view
     memory.close()
     assert not is_mapped(granted.lease_id)
+    assert memory.address == 0  # nothing is copied there any more
 
 
 @pytest.mark.parametrize(
