@@ -15,6 +15,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, replace
 
 import torch
 
@@ -42,7 +43,7 @@ def main() -> None:
         aqua_client.connect(socket=place.node.socket, home_gpu=place.home_gpu) as client,
     ):
         wait_until(lambda: client.stats()["attached"], seconds=20, what="attached")
-        measure = {"paging": _paging, "blocks": _blocks}[what]
+        measure = {"paging": _paging, "blocks": _blocks, "prompt": _prompt}[what]
         measure(client, place.torch_device, plan, Findings())
 
 
@@ -116,6 +117,21 @@ def _scattered(client: aqua_client.Client, nbytes: int, device: str, plan: Plan)
         with _timed(taken["in one piece"]):
             piece.copy_(cache[: plan.blocks])
     return _medians(taken)
+
+
+def _prompt(client: aqua_client.Client, device: str, plan: Plan, findings: Findings) -> None:
+    """Long prompts beside transformers' own offloaded cache; the longest is `long_prompt`'s."""
+    from tests.benchmarks.long_prompt.measuring import measure
+    from tests.benchmarks.long_prompt.shapes import REAL, TOY, model
+
+    shape = replace(TOY, prompts=(64, 128)) if plan is QUICK else replace(REAL, rounds=1)
+    where = torch.device(device)
+    llama = model(shape, where)
+    for tokens in shape.prompts[:2]:
+        for row in measure(client, llama, shape, where, prompt_tokens=tokens):
+            words = f"first token {row.first_token_seconds:.3g} s, {row.tokens_per_second:.3g}/s"
+            findings.row(row.key, words)
+            findings.figures(row.key, asdict(row))
 
 
 @contextmanager

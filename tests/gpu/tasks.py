@@ -110,6 +110,11 @@ CHECKS = (
         alone=False,
     ),
     *(check for kind in KINDS for check in _of_kind(kind)),
+    Check(
+        name="kv-cache",
+        question="does generate() give the same over leases, and is every byte exact?",
+        words=("tests/gpu/test_kv_cache.py",),
+    ),
 )
 
 
@@ -123,6 +128,7 @@ BENCHMARKS = tuple(
     for name, question in (
         ("paging", "what does parking a tensor cost beside plain copies, by size"),
         ("blocks", "what do scattered blocks cost beside a copy each"),
+        ("prompt", "what does a long prompt cost, streamed by layer"),
     )
     for kind in KINDS
 )

@@ -59,7 +59,7 @@ class Arrival:
 
 def _aside(rows: Rows, read: Callable[[], None]) -> Callable[[], torch.cuda.Event]:
     device = rows.device
-    side = _side_streams.setdefault(device, torch.cuda.Stream(device))
+    side = _side_streams.get(device) or _side_streams.setdefault(device, torch.cuda.Stream(device))
     ready = torch.cuda.current_stream(device).record_event()
 
     def run() -> torch.cuda.Event:

@@ -52,7 +52,7 @@ class Llama(Protocol):
 
 
 @cache
-def model(layers: int = LAYERS, attention: str = "sdpa") -> Llama:
+def model(layers: int = LAYERS, attention: str = "sdpa", device: str = "cpu") -> Llama:
     """A model; the smaller one is a draft for the other."""
     torch.manual_seed(layers)
     config = LlamaConfig(
@@ -71,6 +71,7 @@ def model(layers: int = LAYERS, attention: str = "sdpa") -> Llama:
     with torch.inference_mode(mode=False), torch.no_grad():
         made = LlamaForCausalLM(config).train(mode=False)
         made.lm_head.weight.mul_(HEAD_SCALE)
+        torch.nn.Module.to(made, device)
     return cast("Llama", made)
 
 
@@ -87,9 +88,10 @@ def generate(
     *,
     new: int = 16,
     attention: str = "sdpa",
+    device: str = "cpu",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """All tokens after *new* more, and the logits of each of these."""
-    llama = model(attention=attention)  # which has a seed of its own when it is made
+    llama = model(attention=attention, device=device)  # which has a seed of its own when it is made
     torch.manual_seed(7)
     answer = llama.generate(
         tokens,

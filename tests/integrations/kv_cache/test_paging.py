@@ -13,6 +13,7 @@ from aqua_client.integrations.kv_cache.layer import AquaLayer
 from tests.client.pagers import two_gpus
 from tests.fakes.session import FakeNode
 from tests.integrations.kv_cache import models
+from tests.integrations.kv_cache.feeding import feed
 from tests.integrations.kv_cache.models import LAYERS, TOKEN_BYTES
 from tests.integrations.kv_cache.stores import storing
 from tests.nodes import wait_until
@@ -72,6 +73,16 @@ def test_layers_that_there_is_room_for_stay_for_good() -> None:
             models.read(cache, models.prompt(1, seed=step))
         fetched = client.count("peer_in_bytes") - before
         assert fetched <= 10 * 2 * (PROMPT + 12) * TOKEN_BYTES
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, None])
+def test_every_byte_comes_back_whatever_is_done_between_steps(limit: int | None) -> None:
+    """Parked, resumed, cropped and reordered at random: each update gives what the stock one does."""
+    for seed in range(3):
+        with storing() as client:
+            cache = AquaCache(resident_layers=limit, tail_tokens=4, client=client)
+            assert feed(cache, device="cpu", prompt_tokens=50, steps=60, seed=seed) == []
+            assert client.count("peer_in_bytes") > 0
 
 
 def test_a_small_crop_touches_nothing_that_is_stored() -> None:
