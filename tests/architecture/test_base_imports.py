@@ -21,6 +21,9 @@ ALLOWED: dict[str, set[str]] = {
     "aqua_daemon": BASE | {"prometheus_client", "pynvml"},
     "aqua_client/demo": BASE | SCREENS | {"torch", "transformers"},
     "aqua_client/integrations/adapters": BASE | {"peft", "torch"},
+    "aqua_client/integrations/transformers/serving": BASE
+    | {"prometheus_client", "starlette", "tokenizers", "torch", "transformers", "uvicorn"},
+    "aqua_client/integrations/transformers": BASE | {"click", "torch", "transformers"},
     "aqua_client/integrations": BASE | {"torch", "transformers"},
     "aqua_client": BASE | CUDA | {"torch"},
     "protos": {"google", "grpc"},

@@ -130,6 +130,11 @@ def capacity_blocks(cache: PagedAttentionCache) -> int:
     return int(cache.num_blocks)
 
 
+def capacity_tokens(cache: PagedAttentionCache) -> int:
+    """How many tokens fit into it, of one request or of several."""
+    return capacity_blocks(cache) * kv_groups(cache)[0].tokens_per_block
+
+
 def free_blocks(cache: PagedAttentionCache) -> int:
     """How many of them no request has; some may still be kept for a prefix that comes again."""
     if _is_older(cache):
@@ -141,6 +146,21 @@ def free_blocks(cache: PagedAttentionCache) -> int:
         + pool.count_free_blocks(allocator.index)
         + len(allocator.ledger.cached_blocks)
     )
+
+
+def kv_bytes(cache: PagedAttentionCache) -> tuple[int, int]:
+    """How much of the cache requests have, and how much there is."""
+    groups = kv_groups(cache)
+    if _is_older(cache):
+        block = sum(one.nbytes for one in groups[0].caches) // len(groups[0].caches[0])
+        total = cache.num_blocks
+        return (total - cast("_OlderCache", cache).get_num_free_blocks()) * block, total * block
+    total = cache.num_sectors * cache.bytes_per_sector
+    free = int(cache.compute_free_capacity(relative=False))
+    kept = sum(
+        len(a.ledger.cached_blocks) * a.bytes_per_block for a in cache.cache_allocators.values()
+    )
+    return total - free - kept, total
 
 
 def make_room(cache: PagedAttentionCache, blocks: int) -> None:

@@ -80,6 +80,11 @@ class Paging(OffloadingManager):
         """Whose cache is not in the engine now."""
         return frozenset(self._parked)
 
+    @property
+    def block_bytes(self) -> int:
+        """Of one block of the KV cache, in all layers."""
+        return sum(store.block_nbytes for store in self._stores)
+
     def swap(self) -> Swap | None:
         """What giving way and coming back cost, once both have been measured.
 
@@ -89,9 +94,7 @@ class Paging(OffloadingManager):
         if self._compute_stream is not None or not (counts.tail_bytes and counts.restored_bytes):
             return None
         return Swap(
-            bytes_per_token=sum(
-                store.block_nbytes // store.group.tokens_per_block for store in self._stores
-            ),
+            bytes_per_token=self.block_bytes // self._stores[0].group.tokens_per_block,
             store_bytes_per_second=counts.tail_bytes / counts.parking_seconds,
             fetch_bytes_per_second=counts.restored_bytes / counts.restoring_seconds,
             writes_through=self._writer is not None,

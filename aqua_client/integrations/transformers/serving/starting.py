@@ -1,0 +1,136 @@
+"""A server from a model's directory: its engine, with fair slices and paging, and what it tells."""
+
+from __future__ import annotations
+
+import inspect
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+import uvicorn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    ContinuousBatchingConfig,
+    GenerationConfig,
+)
+
+from aqua_client.integrations.transformers import engine, fair
+from aqua_client.integrations.transformers.attaching import attach
+from aqua_client.integrations.transformers.serving.answering import Answerer
+from aqua_client.integrations.transformers.serving.app import app_of
+from aqua_client.integrations.transformers.serving.gauges import Gauges
+
+if TYPE_CHECKING:
+    from transformers.generation.continuous_batching.continuous_api import ContinuousBatchingManager
+
+
+STOP_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choices:
+    """What the command line says of the engine; None: the engine chooses."""
+
+    directory: Path
+    name: str
+    device: str | None
+    dtype: str
+    page_tokens: int
+    kv_blocks: int | None
+    batch_tokens: int | None
+    most_open: int
+    scheduler: str = fair.NAME
+
+
+class Served:
+    """A model that listens, and is answered for once `run` is called."""
+
+    def __init__(self, choices: Choices, *, host: str, port: int) -> None:
+        """Load the model, and listen: port 0 is any that is free."""
+        self.manager = _manager(choices)
+        self._paging = attach(self.manager)
+        tokenizer: Any = AutoTokenizer.from_pretrained(choices.directory, local_files_only=True)
+        gauges = Gauges(self._figures)
+        self._answerer = Answerer(
+            self.manager,
+            tokenizer,
+            name=choices.name,
+            most_open=choices.most_open,
+            witness=gauges,
+        )
+        app = app_of(self._answerer, gauges, lifetime=self._lifetime)
+        self._server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+        self._socket = socket.create_server((host, port))
+        self.url = f"http://{host}:{self._socket.getsockname()[1]}/v1"
+
+    def run(self) -> None:
+        """Answer until `end`, or a signal where this is the main thread."""
+        self._server.run(sockets=[self._socket])
+
+    def end(self) -> None:
+        """Have `run` return, once what is being answered has been, or has been let go."""
+        self._server.should_exit = True
+
+    async def _lifetime(self) -> AsyncIterator[None]:
+        self.manager.start()
+        try:
+            yield
+        finally:
+            self.manager.stop(timeout=STOP_SECONDS, hard_stop=True)
+            self.manager.destroy()
+            self._paging.close()
+
+    def _figures(self) -> dict[str, float]:
+        processor = self.manager.batch_processor
+        if processor is None:
+            return {}
+        used, total = engine.kv_bytes(processor.cache)
+        waiting = len(processor.scheduler.waiting_requests) + self.manager.input_queue.qsize()
+        done = self._paging.stats()
+        return {
+            "open_requests": self._answerer.open_requests,
+            "waiting_requests": waiting,
+            "kv_used_bytes": used,
+            "kv_bytes": total,
+            "parked_requests": done.pop("parked_now"),
+            **done,
+        }
+
+
+def _manager(choices: Choices) -> ContinuousBatchingManager:
+    device = choices.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        choices.directory, dtype=choices.dtype, local_files_only=True
+    )
+    model.to(device)
+    known = inspect.signature(ContinuousBatchingConfig).parameters
+    settings: dict[str, Any] = {
+        "page_size" if "page_size" in known else "block_size": choices.page_tokens,
+        "num_blocks": choices.kv_blocks,
+        "max_batch_tokens": choices.batch_tokens,
+        "scheduler_type": choices.scheduler,
+        "use_cuda_graph": False,
+        "use_async_batching": False,
+        "per_request_processors": True,
+    }
+    manager = model.init_continuous_batching(
+        generation_config=_generation(model.generation_config),
+        continuous_batching_config=ContinuousBatchingConfig(**settings),
+    )
+    return cast("ContinuousBatchingManager", manager)
+
+
+def _generation(models: GenerationConfig) -> GenerationConfig:
+    """Draws as each request says: the engine makes what it draws with from what is set here.
+
+    It makes nothing for a value that changes nothing, so each is set to one that would; a request
+    names all three.
+    """
+    config = GenerationConfig(do_sample=True, temperature=0.5, top_k=1, top_p=0.5)
+    config.eos_token_id = -1 if models.eos_token_id is None else models.eos_token_id
+    config.pad_token_id = models.pad_token_id
+    return config
