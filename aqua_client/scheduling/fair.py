@@ -41,6 +41,7 @@ class FairScheduler:
         self._slices = Slices(self._settings)
         self._turnover = Turnover()
         self._cache_blocks: int | None = None  # of the whole cache, when it was last planned
+        self._running = 0  # in the iteration that was planned last
         self._floor = 0.0  # the least virtual run time that anybody has, which never falls
 
     @property
@@ -97,6 +98,7 @@ class FairScheduler:
         )
         self._cache_blocks = packing.total_blocks
         run = shares(packing.running, room.tokens, newcomer_share=self._settings.newcomer_share)
+        self._running = len(run)
         self._slices.computes = bool(run)
         return Plan(
             run=run,
@@ -178,7 +180,7 @@ class FairScheduler:
         self._turnover.see(now, is_busy=self._slices.computes)
         late = self._turnover.seconds_for(len(self._requests) + 1)
         late -= self._settings.patience_seconds
-        if late <= 0 or len(self._residents) == len(self._requests):
+        if late <= 0 or self._running >= len(self._requests):
             return Admission(accepted=True)
         return Admission(
             accepted=False, retry_after_seconds=max(SOONEST_RETRY_SECONDS, late), reason="busy"

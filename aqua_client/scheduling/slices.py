@@ -44,7 +44,9 @@ class Slices:
             return settings.slice_iterations
         swap_seconds = self._swap.seconds(request.known_tokens, settings.block_tokens)
         slice_seconds = swap_seconds * max(1, self._residents) / settings.swap_share
-        if slice_seconds >= settings.longest_slice_iterations * self._iteration_seconds:
-            return settings.longest_slice_iterations
-        needed = math.ceil(slice_seconds / self._iteration_seconds)
-        return max(settings.slice_iterations, needed)
+        needed = slice_seconds / self._iteration_seconds
+        growth = needed / request.known_tokens  # it grows meanwhile, and its swap becomes dearer
+        longest = settings.longest_slice_iterations
+        if growth >= 1 or needed / (1 - growth) >= longest:
+            return longest
+        return max(settings.slice_iterations, math.ceil(needed / (1 - growth)))

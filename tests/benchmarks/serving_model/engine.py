@@ -82,11 +82,17 @@ class Moved:
 
 
 class Engine:
-    """Replays arrivals under one scheduler. *link* None: what is preempted is computed again."""
+    """Replays arrivals under one scheduler. *link* None: what is preempted is computed again.
 
-    def __init__(self, hardware: Hardware, scheduler: Scheduler, link: Swap | None) -> None:
+    With *admits* the scheduler may refuse; who is refused does not come back.
+    """
+
+    def __init__(
+        self, hardware: Hardware, scheduler: Scheduler, link: Swap | None, *, admits: bool = False
+    ) -> None:
         self.hardware, self.scheduler, self.link = hardware, scheduler, link
-        self.now = 0.0
+        self.admits, self.refused = admits, 0
+        self.now = self.busy_seconds = 0.0
         self.free_blocks = hardware.blocks
         self.moved = Moved()
         self.stories: dict[str, Story] = {}
@@ -99,11 +105,18 @@ class Engine:
             if not self._open:
                 self.now = max(self.now, coming[-1][0])
             while coming and coming[-1][0] <= self.now:
-                at, name, arrival = coming.pop()
-                self.stories[name] = self._open[name] = Story(arrival=arrival)
-                self.scheduler.add(name, prompt_tokens=arrival.prompt_tokens, now=at)
-            self._iterate()
+                self._take(*coming.pop())
+            if self._open:
+                self._iterate()
         return list(self.stories.values())
+
+    def _take(self, at: float, name: str, arrival: Arrival) -> None:
+        tokens = arrival.prompt_tokens
+        if self.admits and not self.scheduler.admit(self.now, prompt_tokens=tokens).accepted:
+            self.refused += 1
+            return
+        self.stories[name] = self._open[name] = Story(arrival=arrival)
+        self.scheduler.add(name, prompt_tokens=tokens, now=at)
 
     def _iterate(self) -> None:
         room = Room(tokens=self.hardware.batch_tokens, free_blocks=self.free_blocks)
@@ -129,7 +142,9 @@ class Engine:
         if self.free_blocks < 0 or not plan.run:
             message = f"a plan that does not fit, or runs nobody: {plan}"
             raise AssertionError(message)
-        self.now += self._seconds(decoding, prompt_tokens, swap_seconds)
+        seconds = self._seconds(decoding, prompt_tokens, swap_seconds)
+        self.now += seconds
+        self.busy_seconds += seconds
         for name, story in answered:
             story.answer(self.now)
             if story.done_tokens == story.arrival.reply_tokens:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from aqua_client.scheduling import Plan, Room, Share, Swap
+from aqua_client.scheduling import Admission, Plan, Room, Share, Swap
 
 
 class Scheduler(Protocol):
     """What the engine asks, as `aqua_client.scheduling` describes it."""
 
     def add(self, request_id: str, *, prompt_tokens: int, now: float) -> None: ...
+
+    def admit(self, now: float, *, prompt_tokens: int) -> Admission: ...
 
     def remove(self, request_id: str) -> None: ...
 
@@ -36,6 +38,11 @@ class FirstComeFirstServed:
         """At the end of the queue."""
         del now
         self._waiting[request_id] = [prompt_tokens, 0]
+
+    def admit(self, now: float, *, prompt_tokens: int) -> Admission:
+        """Everybody."""
+        del now, prompt_tokens
+        return Admission(accepted=True)
 
     def remove(self, request_id: str) -> None:
         """It has ended."""

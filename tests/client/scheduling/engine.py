@@ -51,6 +51,8 @@ class Engine:
         self.ended: dict[str, Job] = {}
         self.now = 0.0
         self.preemptions = 0
+        self.spare_blocks = blocks  # in the last iteration, before any of it ended
+        self.swap_seconds = 0.0  # there and back, of all that were preempted
 
     def add(self, name: str, prompt: int, reply: int, *, weight: float = 1.0) -> None:
         self.scheduler.add(name, prompt_tokens=prompt, now=self.now, weight=weight)
@@ -89,6 +91,9 @@ class Engine:
             job.held_blocks = self.settings.blocks(job.kv_tokens)
         for share in plan.run:
             self._run(share.request_id, share.tokens)
+        self.spare_blocks = self.free_blocks
+        for share in plan.run:
+            self._end(share.request_id)
         assert self.free_blocks >= min(0, room.free_blocks), "a plan did not fit"
         self.now += ITERATION_SECONDS
         return plan
@@ -107,6 +112,8 @@ class Engine:
             job = self.jobs[name]
             assert job.held_blocks, "who holds nothing has nothing to give"
             assert not job.sure_of, "preempted within its slice"
+            if self.swap:
+                self.swap_seconds += self.swap.seconds(job.kv_tokens, self.settings.block_tokens)
             kept = self._keeps(job)
             job.kv_tokens = job.kv_tokens if kept is None else kept
             job.held_blocks = job.sure_of = 0
@@ -132,6 +139,9 @@ class Engine:
         if job.kv_tokens == job.known_tokens:
             job.done_tokens += 1
             job.sure_of = max(0, job.sure_of - 1)
+
+    def _end(self, name: str) -> None:
+        job = self.jobs[name]
         if job.done_tokens == job.reply_tokens:
             self.scheduler.remove(name)
             self.ended[name] = self.jobs.pop(name)

@@ -1,0 +1,156 @@
+"""What fair scheduling is for, on an engine without a model: nobody starves, all get their share."""
+
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aqua_client.scheduling import FairSettings, Order, Swap
+from tests.client.scheduling.engine import ITERATION_SECONDS, Engine
+
+SLICE = 4
+BLOCK = 4
+PLAIN = FairSettings(
+    block_tokens=BLOCK, slice_iterations=SLICE, order=Order.FAIR, ageing_tokens_per_second=0.0
+)
+FOR_EVER = 10**6  # tokens of a reply
+
+
+def settings_of(order: Order) -> FairSettings:
+    return FairSettings(block_tokens=BLOCK, slice_iterations=SLICE, order=order)
+
+
+@pytest.mark.parametrize("order", Order)
+@pytest.mark.parametrize("kept", [None, 0], ids=["parked", "recomputed"])
+def test_nobody_starves_however_many_come(order: Order, kept: int | None) -> None:
+    """More come than the engine can do: whoever was there before them ends all the same."""
+    engine = Engine(settings_of(order), blocks=60, tokens=64, keeps=lambda _job: kept)
+    old = [f"old-{number}" for number in range(6)]
+    for name in old:
+        engine.add(name, prompt=60, reply=50)
+    for number in range(3000):
+        if not set(old) - set(engine.ended):
+            break
+        engine.add(f"new-{number}", prompt=40, reply=2)
+        engine.step()
+    assert set(old) <= set(engine.ended)
+    turns = [time for name in old for time in pairwise(engine.ended[name].turns)]
+    assert max(later - earlier for earlier, later in turns) < 500 * ITERATION_SECONDS
+
+
+@pytest.mark.parametrize("order", Order)
+def test_a_long_prompt_is_read_however_many_short_ones_come(order: Order) -> None:
+    """Least progress first, but for the oldest."""
+    engine = Engine(settings_of(order), blocks=200, tokens=32)
+    engine.add("long", prompt=300, reply=1)
+    for number in range(60):
+        engine.add(f"new-{number}", prompt=30, reply=1)
+        engine.step()
+        if "long" in engine.ended:
+            return
+    pytest.fail("it has not been read")
+
+
+@settings(max_examples=30, deadline=None)
+@given(prompts=st.lists(st.integers(1, 40), min_size=2, max_size=8), blocks=st.integers(14, 40))
+def test_equals_are_never_far_from_each_other(prompts: list[int], blocks: int) -> None:
+    """Who came together has had as much as the others, but for two slices."""
+    engine = Engine(PLAIN, blocks=blocks, tokens=400)
+    for number, prompt in enumerate(prompts):
+        engine.add(f"r{number}", prompt=prompt, reply=FOR_EVER)
+    for _ in range(300):
+        engine.step()
+        most_tokens = max(job.known_tokens for job in engine.jobs.values())
+        if PLAIN.blocks(most_tokens + SLICE) >= blocks:
+            return  # the longest has outgrown the cache
+        done = [job.done_tokens for job in engine.jobs.values()]
+        assert max(done) - min(done) <= 2 * SLICE
+
+
+def test_a_weight_is_a_share() -> None:
+    """Three times the weight, three times the tokens."""
+    engine = Engine(PLAIN, blocks=3000, tokens=400, seats=4)
+    for number in range(8):
+        engine.add(f"light-{number}", prompt=8, reply=FOR_EVER)
+        engine.add(f"heavy-{number}", prompt=8, reply=FOR_EVER, weight=3.0)
+    engine.run(until=lambda: engine.now > 2000 * ITERATION_SECONDS)
+    done = {name: job.done_tokens for name, job in engine.jobs.items()}
+    light = sum(tokens for name, tokens in done.items() if name.startswith("light"))
+    assert 2.8 < (sum(done.values()) - light) / light < 3.2
+
+
+def test_a_newcomer_starts_where_the_others_are() -> None:
+    """It neither catches up on what they had before it came, nor waits until it is forgotten."""
+    engine = Engine(PLAIN, blocks=3000, tokens=400, seats=2)
+    for name in ("a", "b"):
+        engine.add(name, prompt=8, reply=FOR_EVER)
+    engine.run(until=lambda: engine.jobs["a"].done_tokens >= 500)
+    engine.add("late", prompt=8, reply=FOR_EVER)
+    before = engine.jobs["a"].done_tokens
+    engine.run(until=lambda: engine.jobs["late"].done_tokens >= 200)
+    gained = engine.jobs["a"].done_tokens - before
+    assert abs(gained - 200) <= 2 * SLICE
+
+
+@pytest.mark.parametrize("order", Order)
+def test_a_newcomer_has_its_first_token_within_a_slice(order: Order) -> None:
+    """However many wait for a turn."""
+    engine = Engine(settings_of(order), blocks=60, tokens=256)
+    for number in range(30):
+        engine.add(f"old-{number}", prompt=40, reply=FOR_EVER)
+    engine.run(until=lambda: all(job.done_tokens >= SLICE for job in engine.jobs.values()))
+    for number in range(20):
+        name = f"new-{number}"
+        engine.add(name, prompt=40, reply=SLICE)
+        for _ in range(SLICE + 1):
+            engine.step()
+        assert (engine.jobs.get(name) or engine.ended[name]).done_tokens >= 1
+        engine.run(until=lambda name=name: name in engine.ended)  # type: ignore[misc]  # of now
+
+
+@pytest.mark.parametrize("order", Order)
+def test_who_is_in_the_cache_computes(order: Order) -> None:
+    """A resident idles only for want of blocks or tokens; nothing that fits waits outside."""
+    chance = random.Random(3)  # noqa: S311 - a story that repeats, no secret
+    engine = Engine(settings_of(order), blocks=50, tokens=64)
+    for number in range(400):
+        if chance.random() < 0.2:
+            engine.add(f"r{number}", chance.randint(1, 60), chance.randint(1, 30))
+        plan = engine.step()
+        ran = {share.request_id for share in plan.run}
+        idle = [job for name, job in engine.jobs.items() if name not in ran]
+        if not idle or sum(share.tokens for share in plan.run) == engine.tokens:
+            continue
+        promised = len(ran) * (engine.settings.blocks(SLICE) + 1)  # to what is left of slices
+        spare = engine.spare_blocks - promised
+        for job in (one for one in idle if one.held_blocks):
+            assert engine.settings.blocks(job.known_tokens) - job.held_blocks > spare
+        needed = [engine.settings.blocks(job.known_tokens + SLICE) for job in idle]
+        assert sum(needed) > spare
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1])
+def test_swaps_cost_no_more_than_their_share(share: float) -> None:
+    """The dearer a swap, the longer a slice."""
+    swap = Swap(bytes_per_token=1000, store_bytes_per_second=300e6, fetch_bytes_per_second=300e6)
+    chosen = FairSettings(
+        block_tokens=BLOCK,
+        slice_iterations=2,
+        longest_slice_iterations=10_000,
+        order=Order.FAIR,
+        ageing_tokens_per_second=0.0,
+        swap_share=share,
+    )
+    engine = Engine(chosen, blocks=800, tokens=400, seats=4, swap=swap)
+    for number in range(12):
+        engine.add(f"r{number}", prompt=20, reply=FOR_EVER)
+    engine.run(until=lambda: all(job.done_tokens >= 4 for job in engine.jobs.values()))
+    engine.swap_seconds, begin = 0.0, engine.now
+    preempted = engine.preemptions
+    engine.run(until=lambda: engine.now > begin + 3000 * ITERATION_SECONDS)
+    assert engine.preemptions > preempted + 10
+    assert 0 < engine.swap_seconds <= share * (engine.now - begin)
