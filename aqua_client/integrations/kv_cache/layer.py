@@ -4,10 +4,10 @@
     away     [ segments  ][ rows: the tail ]
     here     [ rows ......................  ]     segments stay stored, and are not written again
 
-A layer is brought back by whoever needs its tokens, and goes away when `residents` says so. What
-the stock layer does by assigning `keys` and `values` (beams, batches) is a layer that was not
-stored. The tail is kept so that a crop of a few tokens, as assisted generation does after each
-step, touches nothing stored.
+A layer is brought back by whoever needs its tokens, and goes away when `residents` says so. The tail
+is kept so that a crop of a few tokens, as assisted generation does after each step, touches nothing
+stored. What the stock layer does by assigning `keys` and `values` (another batch) makes a layer of
+which nothing is stored.
 """
 
 from __future__ import annotations
@@ -125,6 +125,18 @@ class AquaLayer(DynamicLayer):
             self._start, self._rows = self._segments.read_last(self._rows, before=left)
         self._segments.cut(left)
         self._length = left
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        """Row *beam_idx[i]* of the batch is row i from now on; what is stored stays where it is."""
+        if self._rows is None:
+            return
+        if beam_idx.shape[0] != self._rows.keys.shape[1]:  # another batch: that is other rows
+            super().reorder_cache(beam_idx)
+            return
+        self._land()
+        order = beam_idx.to(self.device, copy=True)
+        self._rows = self._rows.reordered(order)
+        self._segments.reorder(order)
 
     def unsaved(self) -> Unsaved | None:
         """All that is not stored."""

@@ -80,6 +80,20 @@ class Rows:
         rows.put_rows(0, self.part(start, end))
         return rows
 
+    def reordered(self, order: torch.Tensor) -> Rows:
+        """The same tokens, with row *order[i]* of the batch as row i."""
+        rows = self.like(self.capacity)
+        torch.index_select(self.keys, 1, order, out=rows.keys)
+        torch.index_select(self.values, 1, order, out=rows.values)
+        return rows
+
+    def reorder(self, order: torch.Tensor) -> None:
+        """The same in place."""
+        for rows in (self.keys, self.values):
+            rows.copy_(rows.index_select(1, order))
+        if order.is_cuda:  # it was made on another stream, perhaps
+            order.record_stream(torch.cuda.current_stream(order.device))
+
     def states(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The first *count* tokens as models see them: views."""
         return (

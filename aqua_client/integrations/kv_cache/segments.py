@@ -1,13 +1,14 @@
 """What of one layer is stored: ranges of tokens, one after another from the first.
 
 Stored tokens are never written again but for two reasons: a crop ended inside their segment, or
-the segment was short and more tokens have come after it. Does not cover what is resident (`layer`).
+the segment was short and more tokens have come after it. Where beams change places only the new order
+is noted, and followed when they are read. Does not cover what is resident (`layer`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 import torch
@@ -39,6 +40,7 @@ class Segment:
     end: int
     keys: OffloadedTensor
     values: OffloadedTensor
+    order: torch.Tensor | None = None  # which stored row of the batch is now row i; None: row i
 
     def release(self) -> None:
         """Give the memory back."""
@@ -87,6 +89,13 @@ class Segments:
         """Store more tokens. InsufficientMemory: nowhere is room, and nothing has changed."""
         store_all(self._paging, self._keep, [(self, unsaved)])
 
+    def reorder(self, order: torch.Tensor) -> None:
+        """Row *order[i]* of the batch is row i from now on."""
+        self._segments = [
+            replace(one, order=order if one.order is None else one.order.index_select(0, order))
+            for one in self._segments
+        ]
+
     def reading(self, rows: Rows) -> Callable[[], None]:
         """A call that copies all that is stored now into the first of *rows*.
 
@@ -110,12 +119,9 @@ class Segments:
         return before, like.like(0)
 
     def _read(self, segments: Sequence[Segment], rows: Rows, *, first: int) -> None:
-        handles: list[OffloadedTensor] = []
-        outs: list[torch.Tensor] = []
-        for one in segments:
-            part = rows.part(one.start - first, one.end - first)
-            handles += (one.keys, one.values)
-            outs += (part.keys, part.values)
+        parts = [rows.part(one.start - first, one.end - first) for one in segments]
+        handles = [handle for one in segments for handle in (one.keys, one.values)]
+        outs = [out for part in parts for out in (part.keys, part.values)]
         try:
             self._paging.fetch_many(handles, outs)
         except LeaseLost as error:
@@ -123,6 +129,9 @@ class Segments:
                 "keys and values that were stored are gone, and with them the conversation: "
                 f"reset() the cache and give the whole prompt again ({error})"
             ) from error
+        for one, part in zip(segments, parts, strict=True):
+            if one.order is not None:
+                part.reorder(one.order)
 
     def _put(self, start: int, end: int, keys: OffloadedTensor, values: OffloadedTensor) -> None:
         self.cut(start)

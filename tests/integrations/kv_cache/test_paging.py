@@ -49,6 +49,15 @@ def test_each_steps_bytes_are_the_suffix_alone() -> None:
         assert max(client.stored_bytes[LAYERS:]) <= 2 * TAIL * TOKEN_BYTES
 
 
+def test_beams_change_places_without_being_stored_again() -> None:
+    """Each beam's tokens go out once, though beams are reordered at each step."""
+    with storing() as client:
+        cache = AquaCache(tail_tokens=TAIL, client=client)
+        models.generate(cache, models.prompt(PROMPT), {"num_beams": 3}, new=24)
+        whole = 3 * cache.get_seq_length() * LAYERS * TOKEN_BYTES
+        assert whole / 2 < client.count("peer_out_bytes") <= whole
+
+
 @pytest.mark.parametrize("limit", [1, 2, 3])
 def test_no_more_layers_are_resident_than_may_be(limit: int) -> None:
     """The others have no more than their tails, at every moment of every pass."""
