@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from tests.benchmarks import (
+    adapters,
     books,
     deaths,
     elastic,
@@ -37,6 +38,7 @@ SUBJECTS: Mapping[str, Callable[[Node], Iterator[Figure]]] = {
     "paging": lambda node: paging.measure(node.socket),
     "pools": lambda node: pools.measure(node.socket),
     "small": lambda node: small.measure(node.socket),
+    "adapters": lambda node: adapters.measure(node.socket),
     "grants": grants.measure,
     "deaths": deaths.measure,
     "elastic": lambda _node: elastic.measure(),

@@ -119,6 +119,24 @@ def test_gradients_stay_while_it_is_parked(client: aqua_client.Client) -> None:
     assert gradient.shape == module.head.weight.shape
 
 
+def test_between_a_forward_and_its_backward_it_must_be_back(client: aqua_client.Client) -> None:
+    """Back in time, the gradients are the same; else the backward fails, and gives no wrong ones."""
+
+    def gradients(between: Callable[[nn.Module], object]) -> list[torch.Tensor]:
+        module = made()
+        loss = module(IDS).square().sum()
+        aqua_client.park(module, client=client)
+        between(module)
+        return list(torch.autograd.grad(loss, list(module.parameters())))
+
+    module = made()
+    loss = module(IDS).square().sum()
+    expected = torch.autograd.grad(loss, list(module.parameters()))
+    assert all(map(torch.equal, gradients(aqua_client.unpark), expected))
+    with pytest.raises(RuntimeError, match="size"):
+        gradients(lambda _module: None)
+
+
 @pytest.mark.parametrize(
     "use",
     [

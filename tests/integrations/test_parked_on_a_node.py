@@ -18,6 +18,7 @@ def lenders(client: aqua_client.Client) -> set[str]:
     return set(found)
 
 
+@pytest.mark.filterwarnings("ignore::aqua_client.AquaWarning")  # once the keeper is dead
 def test_a_module_is_the_same_after_its_leases_were_taken_back() -> None:
     """Parked on peers, moved when an owner grows, resumed by the next forward; then its keeper dies."""
     torch.manual_seed(0)
@@ -35,6 +36,10 @@ def test_a_module_is_the_same_after_its_leases_were_taken_back() -> None:
         assert torch.equal(model(x), expected)
         assert client.stats()["evacuated_bytes"]
 
+        other = nn.Linear(512, 512)
+        answer = other(x)
+        aqua_client.park(other, immutable=True)
+        other(x)  # here again, with its copy on a peer
         parked = aqua_client.park(model)
         assert parked.tier == "peer"
         node.kill_keeper()
@@ -42,6 +47,9 @@ def test_a_module_is_the_same_after_its_leases_were_taken_back() -> None:
         with pytest.raises(aqua_client.LeaseLost, match=r"0\.weight.*7\.bias.*anew"):
             model(x)
         assert parked.is_parked
+        again = aqua_client.park(other, immutable=True)  # its copy is gone: another one is made
+        assert again.tier in {"peer", "host"}
+        assert torch.equal(other(x), answer)
 
 
 def test_a_backward_is_the_same_after_leases_were_taken_back() -> None:

@@ -24,7 +24,10 @@ from aqua_client.integrations.adapters.adapter import Adapter, layers_of
 
 
 class AdapterPool:
-    """The LoRA adapters of one model, for serving: they are frozen. Threads may share it."""
+    """The LoRA adapters of one model, for serving: they are frozen. Threads may share it.
+
+    `model` is the model; `limit`, how many stay in it, may be set, and holds from the next turn on.
+    """
 
     def __init__(
         self, model: PeftModel, *, resident: int = 20, client: own.Client | None = None
@@ -41,8 +44,8 @@ class AdapterPool:
             raise InvalidRequest(f"resident={resident} is not allowed: 1 or more")
         for name, config in model.peft_config.items():
             _check(name, config)
-        self._model = model
-        self._limit = resident
+        self.model = model
+        self.limit = resident
         self._offload_many = own.offload_many if client is None else client.offload_many
         self._turn = threading.RLock()
         self._counts: Counter[str] = Counter()
@@ -66,13 +69,13 @@ class AdapterPool:
                 raise InvalidRequest(f"there is an adapter {name!r} already: remove it first")
             if isinstance(source, PeftConfig):
                 _check(name, source)
-                self._model.add_adapter(name, source)
+                self.model.add_adapter(name, source)
             else:
                 _check(name, PeftConfig.from_pretrained(str(source)))
-                self._model.load_adapter(str(source), name)
-            self._adapters[name] = Adapter(self._model, name)
+                self.model.load_adapter(str(source), name)
+            self._adapters[name] = Adapter(self.model, name)
             self._adapters[self._active].freeze()  # peft has just made it trainable
-            self._layers = layers_of(self._model)
+            self._layers = layers_of(self.model)
             self._here[name] = None
             self._evict()
 
@@ -103,7 +106,7 @@ class AdapterPool:
         """`activate`, and the model, which nobody gives another adapter within the block."""
         with self._turn:
             self.activate(name)
-            yield self._model
+            yield self.model
 
     def remove(self, name: str) -> None:
         """Forget an adapter, parked or not.
@@ -116,7 +119,7 @@ class AdapterPool:
             if name == self._active:
                 raise InvalidRequest(f"adapter {name!r} is active: activate another one first")
             if adapter.is_here:
-                self._model.delete_adapter(name)
+                self.model.delete_adapter(name)
             self._here.pop(name, None)
             del self._adapters[name]
 
@@ -157,13 +160,13 @@ class AdapterPool:
         # trainable or not: with hundreds that takes longer than a forward.
         for layer in self._layers:
             layer._active_adapter = [name]  # noqa: SLF001 - see above
-        for holder in (self._model, self._model.base_model):
+        for holder in (self.model, self.model.base_model):
             vars(holder)["active_adapter"] = name
         self._active = name
 
     def _evict(self) -> None:
         for name in list(self._here)[:-1]:
-            if len(self._here) <= self._limit:
+            if len(self._here) <= self.limit:
                 return
             if name != self._active:
                 try:
