@@ -4,8 +4,9 @@
     answer = model.generate(prompt, past_key_values=cache)
     cache.park()
 
-Covers making, parking and resuming. What one layer does is `layer`'s; layers of a kind that is not
-streamed (sliding windows, states of linear attention), which are small, stay resident.
+Covers making, parking and resuming. What one layer does is `layer`'s. Layers of a kind that is not
+streamed (sliding windows, states of linear attention), which are small, stay resident in between
+(`others`).
 """
 
 from __future__ import annotations
@@ -13,14 +14,22 @@ from __future__ import annotations
 from functools import partial
 
 from transformers import PreTrainedConfig
-from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers.cache_utils import (
+    CacheLayerMixin,
+    DynamicCache,
+    DynamicLayer,
+    LinearAttentionCacheLayerMixin,
+)
 
 from aqua_client import client as own_client
 from aqua_client.errors import InvalidSetting
 from aqua_client.integrations.kv_cache.layer import AquaLayer
+from aqua_client.integrations.kv_cache.others import ParkedSlots, slots
 from aqua_client.integrations.kv_cache.residents import Residents
 from aqua_client.integrations.kv_cache.segments import Paging, Segments, store_all
 from aqua_client.tensors import safety_class
+
+Layer = CacheLayerMixin | LinearAttentionCacheLayerMixin
 
 
 class AquaCache(DynamicCache):
@@ -78,6 +87,7 @@ class AquaCache(DynamicCache):
         self._residents = Residents(resident_layers)
         self._limit = resident_layers
         make = partial(_new_layer, self._residents, self._paging, keep, tail_tokens)
+        self._parked = ParkedSlots(self._paging, (), keep)
         super().__init__(config=config)
         if config is None:
             self.layer_class_to_replicate = make  # type: ignore[assignment]  # it is only called
@@ -92,6 +102,7 @@ class AquaCache(DynamicCache):
             InsufficientMemory: nowhere is room; all is as it was.
             BrokerUnreachable: there is no leased memory, and `fallback="error"`.
         """
+        others = ParkedSlots(self._paging, slots(self._others()), self._keep)
         layers = self._streamed()
         unsaved = [(layer.segments, layer.unsaved()) for layer in layers]
         work = [(segments, one) for segments, one in unsaved if one is not None]
@@ -99,6 +110,9 @@ class AquaCache(DynamicCache):
             store_all(self._paging, self._keep, work)
         for layer in layers:
             layer.parked()
+        if others:
+            others.let_go()
+            self._parked = others
 
     def resume(self) -> None:
         """Bring back as many layers as may be resident, ahead of the next turn.
@@ -106,6 +120,7 @@ class AquaCache(DynamicCache):
         Raises:
             LeaseLost: what was stored is gone, and the conversation with it.
         """
+        self._parked.restore()
         first = self._streamed()[: self._limit]
         for layer in first:
             layer.prefetch()
@@ -114,20 +129,47 @@ class AquaCache(DynamicCache):
 
     def reset(self) -> None:
         """Forget the conversation, and give its memory back."""
+        self._parked.forget()
+        for layer in self._others():
+            if isinstance(layer, DynamicLayer):  # 5.17 would keep as many tokens, all zero
+                layer.keys = layer.values = None
+                layer.is_initialized = False
         super().reset()  # type: ignore[no-untyped-call]  # it is not annotated
+
+    @property  # type: ignore[override]  # 5.17 knows no other kinds
+    def layers(self) -> list[Layer]:
+        """One for each of the model's; those that are not streamed come back to be looked at."""
+        self._parked.restore()
+        return self._layers
+
+    @layers.setter
+    def layers(self, layers: list[Layer]) -> None:
+        self._layers = layers
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """How many tokens there are; nothing comes back for it."""
+        end = layer_idx + 1 if layer_idx else None  # 0: the first that has a length
+        for layer in self._layers[layer_idx:end]:
+            if isinstance(layer, CacheLayerMixin):
+                return int(layer.get_seq_length())
+        return super().get_seq_length(layer_idx)
 
     @property
     def resident_bytes(self) -> int:
         """Of keys and values that are on the device, or on the way to it."""
-        return sum(layer.resident_bytes for layer in self._streamed())
+        others = sum(slot.tensor.nbytes for slot in slots(self._others()))
+        return others + sum(layer.resident_bytes for layer in self._streamed())
 
     @property
     def stored_bytes(self) -> int:
         """Of keys and values that are in leased memory, or the host's."""
-        return sum(layer.segments.nbytes for layer in self._streamed())
+        return self._parked.nbytes + sum(layer.segments.nbytes for layer in self._streamed())
 
     def _streamed(self) -> list[AquaLayer]:
-        return [layer for layer in self.layers if isinstance(layer, AquaLayer)]
+        return [layer for layer in self._layers if isinstance(layer, AquaLayer)]
+
+    def _others(self) -> list[Layer]:
+        return [layer for layer in self._layers if not isinstance(layer, AquaLayer)]
 
 
 def _new_layer(residents: Residents, paging: Paging, keep: str, tail_tokens: int) -> AquaLayer:

@@ -122,13 +122,7 @@ class Segments:
         parts = [rows.part(one.start - first, one.end - first) for one in segments]
         handles = [handle for one in segments for handle in (one.keys, one.values)]
         outs = [out for part in parts for out in (part.keys, part.values)]
-        try:
-            self._paging.fetch_many(handles, outs)
-        except LeaseLost as error:
-            raise LeaseLost(
-                "keys and values that were stored are gone, and with them the conversation: "
-                f"reset() the cache and give the whole prompt again ({error})"
-            ) from error
+        fetch(self._paging, handles, outs)
         for one, part in zip(segments, parts, strict=True):
             if one.order is not None:
                 part.reorder(one.order)
@@ -148,3 +142,14 @@ def store_all(paging: Paging, keep: str, work: Sequence[tuple[Segments, Unsaved]
     handles = paging.offload_many(sources, keep=keep)
     for (segments, one), keys, values in zip(work, handles[::2], handles[1::2], strict=True):
         segments._put(one.start, one.start + one.rows.capacity, keys, values)  # noqa: SLF001 - theirs
+
+
+def fetch(paging: Paging, handles: Sequence[OffloadedTensor], outs: Sequence[torch.Tensor]) -> None:
+    """Copy what is stored into *outs*. LeaseLost: some is gone, and the conversation with it."""
+    try:
+        paging.fetch_many(handles, outs)
+    except LeaseLost as error:
+        raise LeaseLost(
+            "keys and values that were stored are gone, and with them the conversation: "
+            f"reset() the cache and give the whole prompt again ({error})"
+        ) from error
