@@ -12,12 +12,13 @@ tested on transformers 5.17 and 5.23.
 
 The order of the modules; each may use those after it:
 
-    __main__ -> serving -> attaching -> fair -> paging -> copies -> engine
+    __main__ -> serving -> attaching | lending -> fair -> paging -> copies -> engine
 """
 
 from __future__ import annotations
 
 from aqua_client.integrations.transformers.attaching import attach
+from aqua_client.integrations.transformers.lending import Lending
 from aqua_client.integrations.transformers.paging import Paging
 
-__all__ = ["Paging", "attach"]
+__all__ = ["Lending", "Paging", "attach"]

@@ -34,6 +34,7 @@ def main() -> None:
     default="aqua_fair",
     show_default=True,
 )
+@click.option("--lend", "lent_gpu", default=None, help="This GPU's KV memory while idle: cuda:0.")
 def serve(
     model_dir: Path,
     host: str,
@@ -46,6 +47,7 @@ def serve(
     batch_tokens: int | None,
     most_open: int,
     scheduler: str,
+    lent_gpu: str | None,
 ) -> None:
     """Serve the model in MODEL_DIR: OpenAI's completions and chat, /health and /metrics.
 
@@ -67,6 +69,7 @@ def serve(
         batch_tokens=batch_tokens,
         most_open=most_open,
         scheduler=scheduler,
+        lent_gpu=lent_gpu,
     )
     served = Served(choices, host=host, port=port)
     click.echo(json.dumps({"ready": True, "url": served.url}))

@@ -172,6 +172,35 @@ def make_room(cache: PagedAttentionCache, blocks: int) -> None:
             cache.pool.try_to_free_sectors()
 
 
+def kv_storages(cache: PagedAttentionCache) -> list[torch.UntypedStorage]:
+    """Where the cache's bytes are: resized to nothing and back, it is the same cache, but empty."""
+    if _is_older(cache):
+        older = cast("_OlderCache", cache)
+        return [one.untyped_storage() for one in (*older.key_cache, *older.value_cache)]
+    return [cache.cache_tensor.untyped_storage()]
+
+
+def forget_prefixes(cache: PagedAttentionCache) -> None:
+    """Keep no block for a prefix that comes again."""
+    if _is_older(cache):
+        # It forgets as many as somebody needs: all of those that no request has.
+        blocks = cast("_OlderCache", cache)._block_manager
+        blocks.has_enough_free_blocks(blocks.num_free_blocks)
+    else:
+        cache.evict_cached_blocks()
+        cache.pool.try_to_free_sectors()
+
+
+def zero(cache: PagedAttentionCache) -> None:
+    """Have it as it was made: what padding reads has to be 0."""
+    if _is_older(cache):
+        older = cast("_OlderCache", cache)
+        for one in (*older.key_cache, *older.value_cache):
+            one.zero_()
+    else:
+        cache.cache_tensor.zero_()
+
+
 def make_pending(state: RequestState) -> None:
     """Have an active request wait again, to go on where it was once its cache is back."""
     state.allocated_blocks = 0
@@ -200,9 +229,18 @@ class _OlderManager(Protocol):
     block_table: Mapping[str, Sequence[int]]
 
 
+class _OlderBlocks(Protocol):
+    """Who has which block, up to 5.17."""
+
+    num_free_blocks: int
+
+    def has_enough_free_blocks(self, n_blocks: int, /) -> bool: ...
+
+
 class _OlderCache(Protocol):
     """The cache, up to 5.17."""
 
+    _block_manager: _OlderBlocks
     key_cache: Sequence[torch.Tensor]  # one for each layer of a group
     value_cache: Sequence[torch.Tensor]
     group_cache_managers: Sequence[_OlderManager]

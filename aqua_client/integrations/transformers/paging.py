@@ -125,6 +125,11 @@ class Paging(OffloadingManager):
             for copies in self._kept.pop(request_id, ()):
                 copies.release()
 
+    def finish_writing(self) -> None:
+        """Wait until nothing is being written ahead."""
+        if self._writer is not None:
+            self._writer.submit(lambda: None).result()
+
     def close(self) -> None:
         """End the thread, and give everything back."""
         if self._writer is not None:

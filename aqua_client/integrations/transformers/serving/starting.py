@@ -18,11 +18,14 @@ from transformers import (
     GenerationConfig,
 )
 
+from aqua_client.informing import LlmInformer
 from aqua_client.integrations.transformers import engine, fair
 from aqua_client.integrations.transformers.attaching import attach
+from aqua_client.integrations.transformers.lending import Lending
 from aqua_client.integrations.transformers.serving.answering import Answerer
 from aqua_client.integrations.transformers.serving.app import app_of
 from aqua_client.integrations.transformers.serving.gauges import Gauges
+from aqua_client.producing import producer
 
 if TYPE_CHECKING:
     from transformers.generation.continuous_batching.continuous_api import ContinuousBatchingManager
@@ -44,6 +47,7 @@ class Choices:
     batch_tokens: int | None
     most_open: int
     scheduler: str = fair.NAME
+    lent_gpu: str | None = None  # whose idle KV memory may be lent
 
 
 class Served:
@@ -53,6 +57,10 @@ class Served:
         """Load the model, and listen: port 0 is any that is free."""
         self.manager = _manager(choices)
         self._paging = attach(self.manager)
+        self._producer = None
+        if choices.lent_gpu is not None:
+            self._producer = producer(choices.lent_gpu, informer=LlmInformer(), must_attach=False)
+            self._lending = Lending(self.manager, self._paging, self._producer)
         tokenizer: Any = AutoTokenizer.from_pretrained(choices.directory, local_files_only=True)
         gauges = Gauges(self._figures)
         self._answerer = Answerer(
@@ -80,6 +88,9 @@ class Served:
         try:
             yield
         finally:
+            if self._producer is not None:
+                self._lending.close()
+                self._producer.close()
             self.manager.stop(timeout=STOP_SECONDS, hard_stop=True)
             self.manager.destroy()
             self._paging.close()
