@@ -13,9 +13,13 @@ def visible_to(viewer: Session, snapshot: NodeSnapshot) -> NodeSnapshot:
     """The snapshot without other tenants' leases, sessions and shares."""
     if viewer.is_admin:
         return snapshot
+    leases = tuple(lease for lease in snapshot.leases if lease.tenant == viewer.tenant)
+    lease_ids = {lease.lease_id for lease in leases}
     return replace(
         snapshot,
-        leases=tuple(lease for lease in snapshot.leases if lease.tenant == viewer.tenant),
+        leases=leases,
+        named_at={one: at for one, at in snapshot.named_at.items() if one in lease_ids},
+        uses={one: use for one, use in snapshot.uses.items() if one in lease_ids},
         sessions=tuple(one for one in snapshot.sessions if one.tenant == viewer.tenant),
         tenants=tuple(one for one in snapshot.tenants if one.tenant == viewer.tenant),
         # A sub-tenant may see what it divides.

@@ -125,7 +125,7 @@ def _hits(turn: Turn, leases: Iterable[Lease]) -> tuple[DrainHit, ...]:
             pid=turn.ledger.sessions[session_id].process.pid,
             leases=len(group),
             nbytes=sum(lease.nbytes for lease in group),
-            copy_bytes=sum(map(_copy_bytes, group)),
+            copy_bytes=sum(_copy_bytes(turn, lease) for lease in group),
             quarantined_bytes=sum(
                 lease.nbytes for lease in group if lease.state is LeaseState.QUARANTINED
             ),
@@ -135,17 +135,18 @@ def _hits(turn: Turn, leases: Iterable[Lease]) -> tuple[DrainHit, ...]:
     return tuple(sorted(hits, key=lambda hit: (-hit.nbytes, hit.gpu, hit.session_id)))
 
 
-def _copy_bytes(lease: Lease) -> int:
+def _copy_bytes(turn: Turn, lease: Lease) -> int:
     """What its holder would have to copy elsewhere; one that has said nothing, all of a `store`."""
     if lease.state is LeaseState.ALLOCATING:
         return 0
-    if lease.use is not None:
-        return min(lease.use.copy_bytes, lease.nbytes)
+    use = turn.ledger.uses.get(lease.lease_id)
+    if use is not None:
+        return min(use.copy_bytes, lease.nbytes)
     return lease.nbytes if lease.safety_class is SafetyClass.STORE else 0
 
 
 def _copy_seconds(turn: Turn, leases: Iterable[Lease]) -> float:
-    nbytes = sum(_copy_bytes(lease) for lease in leases if lease.state in _TO_COME)
+    nbytes = sum(_copy_bytes(turn, lease) for lease in leases if lease.state in _TO_COME)
     return nbytes / turn.books.settings.host_bytes_per_second
 
 

@@ -65,7 +65,7 @@ def exchange(turn: Turn, event: ExchangeOffered) -> None:
     for lease in revoked:
         turn.books.lease_timers.push(revocation.deadline, lease.lease_id)
     for lease in spared:  # looked at again when its revoke would have ended: then its term counts
-        turn.move(lease, Move.SPARED, named_at=turn.now)
+        turn.move(lease, Move.SPARED)
     _owe_instead(turn, spared, revoked)
     send_revokes(turn, revoked)  # also where the answer is lost they are to come
     turn.answer(

@@ -67,7 +67,6 @@ def request_lease(turn: Turn, event: LeaseRequested) -> None:
         request_id=event.request_id,
         state=LeaseState.ALLOCATING,
         since=turn.now,
-        named_at=turn.now,
     )
     turn.enter(lease, Move.REQUESTED)
     turn.promise(lease)
@@ -84,7 +83,7 @@ def slab_allocated(turn: Turn, event: SlabAllocated) -> None:
     if session.state is SessionState.DEAD or lease.revocation is not None:
         drop_unseen(turn, lease)
         return
-    granted = turn.move(lease, Move.ALLOCATED, named_at=turn.now)
+    granted = turn.move(lease, Move.ALLOCATED)
     turn.books.lease_timers.push(turn.now + turn.books.settings.term_seconds, lease.lease_id)
     turn.emit(
         AnswerGranted(session_id=lease.session_id, request_id=lease.request_id, lease=granted)

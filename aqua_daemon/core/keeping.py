@@ -151,7 +151,6 @@ def _adopt(turn: Turn, tag: SlabTag) -> None:
         request_id=tag.request_id,
         state=state,
         since=turn.now,
-        named_at=turn.now,
     )
     turn.enter(lease, Move.UNWANTED if is_unwanted else Move.ADOPTED)
     turn.books.excuse(tag.tenant)

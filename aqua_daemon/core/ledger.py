@@ -8,7 +8,7 @@ are right in `integrity`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from aqua_daemon.core.accounts import (
     GpuAccount,
@@ -24,6 +24,7 @@ from aqua_daemon.core.model import (
     Lease,
     LeaseId,
     LeaseState,
+    LeaseUse,
     Session,
     SessionId,
     SessionState,
@@ -41,6 +42,9 @@ class Ledger:
         self.drained = set(drained)  # by admins; also GPUs that are not here now
         self.gpus: dict[GpuUuid, GpuAccount] = {gpu: self._new_account(gpu) for gpu in gpus}
         self.leases: dict[LeaseId, Lease] = {}
+        # Beside the records, because each keepalive changes them for all that its session holds.
+        self.named_at: dict[LeaseId, float] = {}  # when its client named it, or was granted it
+        self.uses: dict[LeaseId, LeaseUse] = {}  # of those that were named
         self.sessions: dict[SessionId, Session] = {}
         self.session_accounts: dict[SessionId, SessionAccount] = {}
         self.tenants: dict[TenantName, TenantAccount] = {}
@@ -114,6 +118,7 @@ class Ledger:
     def enter(self, lease: Lease) -> None:
         """Enter a lease that is not in the books."""
         self.leases[lease.lease_id] = lease
+        self.named_at[lease.lease_id] = lease.since
         gpu = self.gpus[lease.lender]
         gpu.leases[lease.lease_id] = None
         gpu.borrowers[lease.borrower] = gpu.borrowers.get(lease.borrower, 0) + 1
@@ -129,13 +134,16 @@ class Ledger:
         self.leases[lease.lease_id] = lease
         self._count(lease, 1)
 
-    def amend(self, lease: Lease) -> None:
-        """As `replace`, where no sum can have changed: what the client said of its use."""
-        self.leases[lease.lease_id] = lease
+    def name(self, uses: Mapping[LeaseId, LeaseUse], *, at: float) -> None:
+        """Note that a client named leases that it holds, and what it said of them."""
+        self.uses.update(uses)
+        self.named_at.update(dict.fromkeys(uses, at))
 
     def strike(self, lease_id: LeaseId) -> None:
         """Take a lease out of the books."""
         lease = self.leases.pop(lease_id)
+        del self.named_at[lease_id]
+        self.uses.pop(lease_id, None)
         self._count(lease, -1)
         gpu = self.gpus[lease.lender]
         del gpu.leases[lease_id]

@@ -185,9 +185,7 @@ class Lease:
     request_id: RequestId
     state: LeaseState
     since: float  # when it came into this state
-    named_at: float  # when its client last named it (or was granted it)
     revocation: Revocation | None = None
-    use: LeaseUse | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -280,6 +278,8 @@ class NodeSnapshot:
     invariant_violations: int
     quotas: tuple[QuotaSnapshot, ...] = ()  # of every tenant that is there or has one set
     drained: tuple[GpuUuid, ...] = ()  # by admins; also GPUs that are not here now
+    named_at: Mapping[LeaseId, float] = field(default_factory=dict)  # as the ledger has it
+    uses: Mapping[LeaseId, LeaseUse] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

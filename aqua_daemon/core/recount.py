@@ -81,6 +81,7 @@ class Recount:
             for session_id, account in ledger.session_accounts.items()
         }
         self._said_host_bytes = ledger.host_bytes
+        self._said_named = len(ledger.named_at)
         self._gpus: defaultdict[GpuUuid, _OfGpu] = defaultdict(_OfGpu)
         self._tenants: defaultdict[TenantName, _OfTenant] = defaultdict(_OfTenant)
         self._of_sessions: defaultdict[SessionId, _OfSession] = defaultdict(_OfSession)
@@ -129,6 +130,7 @@ class Recount:
             said = self._said_of_owners.get(owner, _OfTenant())
             yield _difference(f"{owner} and its sub-tenants", said, owners[owner])
         yield _difference("the host room of the node", self._said_host_bytes, node.host_bytes)
+        yield _difference("the leases that were named", self._said_named, len(self.leases))
 
 
 def _said(accounts: Mapping[TenantName, TenantAccount]) -> dict[TenantName, _OfTenant]:

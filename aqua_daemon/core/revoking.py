@@ -96,19 +96,20 @@ def in_order(turn: Turn, leases: Iterable[Lease]) -> list[Lease]:
     found: list[tuple[bool, int, bool, int, float, LeaseId]] = []
     above, silent = _above_their_part(turn), silent_sessions(turn)
     priorities: dict[TenantName, int] = {}
+    uses, named_at = turn.ledger.uses, turn.ledger.named_at
     for lease in leases:
+        use = uses.get(lease.lease_id)
         if lease.state is LeaseState.ALLOCATING and lease.revocation is None:
             rank = 0
         elif lease.state is not LeaseState.LEASED:
             continue
-        elif lease.use is not None and lease.use.used_bytes == 0:
+        elif use is not None and use.used_bytes == 0:
             rank = 1
         elif lease.safety_class is SafetyClass.CACHE:
             rank = 2
         else:
             rank = 3
-        idle_seconds = lease.use.idle_seconds if lease.use is not None else 0.0
-        used_at = lease.named_at - idle_seconds
+        used_at = named_at[lease.lease_id] - (0.0 if use is None else use.idle_seconds)
         priority = priorities.get(lease.tenant)
         if priority is None:
             priority = priorities[lease.tenant] = turn.books.priority_of(lease.tenant)

@@ -260,18 +260,21 @@ def _hear(
     turn.ledger.replace_session(session)
     if turn.ledger.session_accounts[session_id].timer_at is None:
         schedule(turn, session)
+    named: dict[LeaseId, LeaseUse] = {}
     unknown: list[LeaseId] = []
     lost: list[LeaseId] = []
+    leases = turn.ledger.leases
     for use in uses:
-        lease = turn.ledger.leases.get(use.lease_id)
+        lease = leases.get(use.lease_id)
         if lease is None or lease.session_id != session_id:
             unknown.append(use.lease_id)
         elif lease.state in RETURNABLE:
-            turn.name(lease, use)
+            named[use.lease_id] = use
         elif lease.state is LeaseState.LOST:
             lost.append(use.lease_id)
         else:
             unknown.append(use.lease_id)
+    turn.ledger.name(named, at=turn.now)
     has_heard_all = turn.books.has_heard_all
     turn.emit(
         AnswerKeepalive(

@@ -31,6 +31,8 @@ def snapshot(books: Books, now: float) -> NodeSnapshot:
         restarting=books.is_restarting,
         invariant_violations=books.violations,
         drained=tuple(sorted(ledger.drained)),
+        named_at=dict(ledger.named_at),
+        uses=dict(ledger.uses),
         quotas=tuple(_quota(books, tenant) for tenant in {**ledger.owners, **books.quotas}),
     )
 

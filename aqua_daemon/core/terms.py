@@ -64,7 +64,7 @@ def _look_at_leases(turn: Turn) -> None:
         if lease is None:
             continue
         if lease.state is LeaseState.LEASED:
-            claim_ends_at = lease.named_at + turn.books.settings.term_seconds
+            claim_ends_at = turn.ledger.named_at[lease_id] + turn.books.settings.term_seconds
             if claim_ends_at <= turn.now:
                 unclaimed.append(lease)
             else:

@@ -24,7 +24,6 @@ from aqua_daemon.core.model import (
     Lease,
     LeaseId,
     LeaseState,
-    LeaseUse,
     ProcessIdentity,
     RequestId,
     Revocation,
@@ -186,7 +185,6 @@ class Turn:
         move: Move,
         *,
         revocation: Revocation | None = None,
-        named_at: float | None = None,
     ) -> Lease:
         """Move a slab; return its record, or as it was when it is gone."""
         after = next_state(lease.state, move)
@@ -204,11 +202,11 @@ class Turn:
                 state=after,
                 since=self.now,
                 revocation=None if move is Move.SPARED else revocation or lease.revocation,
-                named_at=lease.named_at if named_at is None else named_at,
-                use=lease.use,
             )
             self.ledger.replace(moved)
             self.touched[lease.lease_id] = None
+            if after is LeaseState.LEASED:
+                self.ledger.named_at[lease.lease_id] = self.now
             if after is LeaseState.LOST:
                 self.struck.append(moved)
         spared = lease.revocation if move is Move.SPARED else None
@@ -222,24 +220,10 @@ class Turn:
             state=lease.state,
             since=lease.since,
             revocation=revocation,
-            named_at=lease.named_at,
-            use=lease.use,
         )
         self.ledger.replace(revised)
         self.touched[lease.lease_id] = None
         return revised
-
-    def name(self, lease: Lease, use: LeaseUse) -> None:
-        """Note that its client knows the lease, and what it says of it."""
-        named = _changed(
-            lease,
-            state=lease.state,
-            since=lease.since,
-            revocation=lease.revocation,
-            named_at=self.now,
-            use=use,
-        )
-        self.ledger.amend(named)
 
     # Requests
 
@@ -329,20 +313,18 @@ def _changed(
     state: LeaseState,
     since: float,
     revocation: Revocation | None,
-    named_at: float,
-    use: LeaseUse | None,
 ) -> Lease:
     # Made by its slots: this is the hottest line, and a frozen record's own way to be made takes
     # twice as long (dataclasses.replace six times).
     changed = object.__new__(Lease)
     for keep, value in zip(_KEEP, _kept(lease), strict=True):
         keep(changed, value)
-    for change, value in zip(_CHANGE, (state, since, revocation, named_at, use), strict=True):
+    for change, value in zip(_CHANGE, (state, since, revocation), strict=True):
         change(changed, value)
     return changed
 
 
-_CHANGING = ("state", "since", "revocation", "named_at", "use")
+_CHANGING = ("state", "since", "revocation")
 _KEPT = tuple(one.name for one in fields(Lease) if one.name not in _CHANGING)
 _kept = attrgetter(*_KEPT)
 _KEEP = tuple(getattr(Lease, name).__set__ for name in _KEPT)

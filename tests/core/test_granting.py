@@ -59,7 +59,7 @@ def test_a_lease_is_promised_made_and_granted() -> None:
     assert (answer.session_id, answer.request_id) == (session, "r")
     assert answer.lease == bench.lease(lease_id)
     assert answer.lease.state is LeaseState.LEASED
-    assert answer.lease.named_at == bench.now
+    assert bench.snapshot.named_at[answer.lease.lease_id] == bench.now
     assert bench.gpu(NEAR).free_bytes == before - SLAB
 
 

@@ -66,6 +66,10 @@ def spoil_session(books: Books) -> None:
     next(iter(books.ledger.session_accounts.values())).backed_bytes += 1
 
 
+def spoil_named(books: Books) -> None:
+    books.ledger.named_at[LeaseId("struck")] = 1.0
+
+
 def spoil_index(books: Books) -> None:
     del books.ledger.gpus[NEAR].leases[FIRST]
 
@@ -105,6 +109,7 @@ SPOILT = [
     (spoil_owners_sessions, "alice and its sub-tenants"),
     (spoil_host, "host room"),
     (spoil_session, "session s1"),
+    (spoil_named, "named"),
     (spoil_index, "recount"),
     (spoil_holder, "nobody is not in the books"),
     (spoil_dead, "a process that has ended"),

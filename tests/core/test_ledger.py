@@ -62,7 +62,6 @@ def lease(
         request_id=RequestId("r"),
         state=state,
         since=0.0,
-        named_at=0.0,
     )
 
 

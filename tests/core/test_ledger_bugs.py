@@ -105,6 +105,8 @@ def test_a_heartbeat_without_a_lease_counted() -> None:
     assert bench.snapshot.gpus == before.gpus
     assert bench.snapshot.tenants == before.tenants
     assert bench.snapshot.leases == before.leases
+    assert bench.snapshot.named_at == before.named_at
+    assert bench.snapshot.uses == before.uses
     for _ in range(4):
         bench.tick(3.0)
         bench.keepalive(idle, use(lease_id))

@@ -61,7 +61,7 @@ def test_slabs_are_adopted_with_a_full_new_term_and_their_holder_is_suspect() ->
     lease = bench.lease(lease_id)
     assert bench.moves == [(None, LeaseState.LEASED, "adopted")]
     assert (lease.session_id, lease.tenant, lease.lender) == (session, ALICE, NEAR)
-    assert (lease.nbytes, lease.named_at) == (SLAB, bench.now)
+    assert (lease.nbytes, bench.snapshot.named_at[lease_id]) == (SLAB, bench.now)
     found = bench.session(session)
     assert found is not None
     assert (found.state, found.process, found.tenant) == (

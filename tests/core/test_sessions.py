@@ -185,10 +185,8 @@ def test_the_same_process_re_attaches_and_is_told_what_it_does_not_hold() -> Non
     found = bench.session(session)
     assert found is not None
     assert (found.state, found.heard_at) == (SessionState.LIVE, bench.now)
-    lease = bench.lease(lease_id)
-    assert lease.named_at == bench.now
-    assert lease.use is not None
-    assert lease.use.used_bytes == 77
+    assert bench.snapshot.named_at[lease_id] == bench.now
+    assert bench.snapshot.uses[lease_id].used_bytes == 77
 
 
 def test_another_process_can_not_take_a_session_over() -> None:
@@ -218,13 +216,14 @@ def test_a_keepalive_says_which_leases_are_not_the_sessions_own() -> None:
     mine, theirs = bench.open("s1", pid=1), bench.open("s2", pid=2, tenant=BOB)
     foreign, ended, held = bench.grant(theirs), bench.grant(mine), bench.grant(mine)
     bench.release(mine, ended)
-    before = bench.lease(foreign)
+    before = (bench.lease(foreign), bench.snapshot.named_at[foreign])
     bench.now += 1.0
     bench.keepalive(mine, use(foreign), use(ended), use(LeaseId("never")), use(held))
     [answer] = bench.the(AnswerKeepalive)
     assert answer.ended == (foreign, ended, "never")
-    assert bench.lease(foreign) == before
-    assert bench.lease(held).named_at == bench.now
+    assert (bench.lease(foreign), bench.snapshot.named_at[foreign]) == before
+    assert foreign not in bench.snapshot.uses
+    assert bench.snapshot.named_at[held] == bench.now
     bench.freed(ended)
     bench.keepalive(mine, use(ended), use(held))
     assert bench.the(AnswerKeepalive)[0].ended == (ended,)

@@ -53,7 +53,6 @@ LEASE = Lease(
     request_id=REQUEST_ID,
     state=LeaseState.LEASED,
     since=10.0,
-    named_at=10.0,
 )
 TAG = SlabTag(
     lease_id=LEASE_ID,

@@ -215,9 +215,9 @@ def test_only_ids_pass_as_ids(text: str) -> None:
 def test_every_state_of_a_lease_is_shown(state: LeaseState) -> None:
     """Each has its number on the wire, with how long it has lasted and why."""
     revocation = Revocation(reason=RevokeReason.RECLAIM, started_at=1.0, deadline=3.0)
-    lease = replace(LEASE, state=state, revocation=revocation, use=USE)
+    lease = replace(LEASE, state=state, revocation=revocation)
     payload = replies.state(
-        replace(SNAPSHOT, leases=(lease,)),
+        replace(SNAPSHOT, leases=(lease,), uses={LEASE_ID: USE}),
         session_count=3,
         client_versions={"0.2.0": 2, "0.1.0": 1},
         version="1",

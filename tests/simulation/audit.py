@@ -58,6 +58,8 @@ class Audit:
         """Every client has given back everything and left: nothing is left anywhere."""
         self.during(snapshot)
         require(not snapshot.leases, "leases left: {}", snapshot.leases)
+        said = {**snapshot.named_at, **snapshot.uses}
+        require(not said, "words of leases that are gone are left: {}", said)
         require(not snapshot.sessions, "sessions left: {}", snapshot.sessions)
         require(not snapshot.tenants, "tenants left: {}", snapshot.tenants)
         left = snapshot.host_reserved_bytes

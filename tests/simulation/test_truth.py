@@ -53,7 +53,6 @@ _LEASE = Lease(
     request_id=_TAG.request_id,
     state=LeaseState.LEASED,
     since=0.0,
-    named_at=0.0,
 )
 
 

@@ -25,6 +25,7 @@ from aqua_daemon.core.model import (
     GpuUuid,
     Lease,
     LeaseState,
+    LeaseUse,
     NodeSnapshot,
     QuotaSnapshot,
     SafetyClass,
@@ -65,7 +66,7 @@ def acquired(lease: Lease, handle: SlabHandle, *, pid: int, now: float) -> bytes
         message.cuda_ipc.handle = handle.cuda_ipc
     else:
         message.descriptor.kind = _DESCRIPTOR_KINDS[handle.descriptor_kind]
-    reply = broker_pb2.AcquireReply(lease=_lease(lease, pid=pid, now=now), handle=message)
+    reply = broker_pb2.AcquireReply(lease=_lease(lease, None, pid=pid, now=now), handle=message)
     return reply.SerializeToString()
 
 
@@ -124,7 +125,12 @@ def state(
         restarting=shown.restarting,
         gpus=[_gpu(gpu) for gpu in shown.gpus],
         leases=[
-            _lease(lease, pid=pids.get(lease.session_id, 0), now=shown.now)
+            _lease(
+                lease,
+                shown.uses.get(lease.lease_id),
+                pid=pids.get(lease.session_id, 0),
+                now=shown.now,
+            )
             for lease in shown.leases
         ],
         tenants=[_tenant(tenant) for tenant in shown.tenants],
@@ -235,7 +241,7 @@ def health(*, is_serving: bool) -> bytes:
     return health_pb2.HealthCheckResponse(status=status).SerializeToString()
 
 
-def _lease(lease: Lease, *, pid: int, now: float) -> broker_pb2.Lease:
+def _lease(lease: Lease, use: LeaseUse | None, *, pid: int, now: float) -> broker_pb2.Lease:
     return broker_pb2.Lease(
         lease_id=lease.lease_id,
         session_id=lease.session_id,
@@ -245,7 +251,7 @@ def _lease(lease: Lease, *, pid: int, now: float) -> broker_pb2.Lease:
         nbytes=lease.nbytes,
         safety_class=_CLASSES[lease.safety_class],
         state=_STATES[lease.state],
-        used_bytes=lease.use.used_bytes if lease.use else 0,
+        used_bytes=use.used_bytes if use else 0,
         state_seconds=max(0.0, now - lease.since),
         reason=lease.revocation.reason.value if lease.revocation else "",
         pid=pid,
