@@ -5,6 +5,7 @@ BIN := .venv/bin
 VENV := .venv/.installed
 GENCODE := .gencode/.installed
 OLDEST := .transformers-5.17
+ON_OLDEST := $(addprefix tests/integrations/kv_cache/,test_generation.py test_others.py)
 RIVALS := .bench/.installed
 TODAY := $(shell date -u +%Y-%m-%d)
 RESULTS := tests/benchmarks/results
@@ -45,7 +46,7 @@ check: $(VENV) $(GENCODE) $(OLDEST)/.installed
 	PYTHONPATH=.:protos $(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2
-	PYTHONPATH=$(OLDEST) $(BIN)/pytest -n 2 tests/integrations/transformers
+	PYTHONPATH=$(OLDEST) $(BIN)/pytest -n 2 tests/integrations/transformers $(ON_OLDEST)
 
 check-long: $(VENV) $(GENCODE)
 	$(BIN)/python -m tests.simulation --seeds 2000 --steps 500 \

@@ -24,12 +24,12 @@ WAYS: Mapping[str, Mapping[str, object]] = {
     "prompt lookup": {"prompt_lookup_num_tokens": 4, "do_sample": False},
     "chunked prefill": {"prefill_chunk_size": 16, "do_sample": False},
 }
-# Layers that may be resident, and tokens that stay.
-SHAPES = [(1, 3), (2, 4), (3, 8), (None, 1)]
+# Layers that may be resident, and tokens that stay; other shapes for greedy search alone.
+SHAPES: list[tuple[str, int | None, int]] = [("greedy", 3, 8), ("greedy", None, 1)]
+SHAPES += [(way, limit, tail) for way in WAYS for limit, tail in ((1, 3), (2, 4))]
 
 
-@pytest.mark.parametrize(("limit", "tail"), SHAPES)
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("way", "limit", "tail"), SHAPES)
 def test_outputs_are_the_stock_caches(way: str, limit: int | None, tail: int) -> None:
     """Tokens, logits and at the end all keys and values, whatever may be resident."""
     tokens = models.prompt(50, batch=1 if way in {"assisted", "prompt lookup"} else 2)
