@@ -29,7 +29,7 @@ class FairSettings:
     slice_iterations: int = 8  # at least, once let in
     longest_slice_iterations: int = 256  # at most, however dear a swap is
     swap_share: float = 0.02  # of the engine's time, that swaps may cost: see `slices`
-    patience_seconds: float = 60.0  # that a request may take in the mean, before more are refused
+    patience_seconds: float = 30.0  # that a request may take in the mean, before more are refused
 
     def __post_init__(self) -> None:
         """Refuse what can't be.

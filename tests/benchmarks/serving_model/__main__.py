@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where the figures are kept")
     chosen = parser.parse_args()
     hardware = Hardware(kv_bytes=int(chosen.kv_gib * GIB))
-    source = chosen.trace.name if chosen.trace else f"made up, seed {SEED}"
+    source = "a trace that was read" if chosen.trace else f"made up, seed {SEED}"
     document: dict[str, object] = {
         **machine.description(),
         "level": "a model, not a measurement",
