@@ -313,3 +313,34 @@ def test_a_forked_child_is_told_so_and_does_not_wait(client: aqua_client.Client)
             os._exit(outcome)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
+
+
+def test_a_part_is_parked_without_what_lies_beside_it(client: aqua_client.Client) -> None:
+    """Two layers in one storage, stored in one piece; then one of them by itself."""
+    module = nn.Sequential(nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False))
+    flat = torch.randn(128)
+    expected = flat.clone()
+    for number, parameter in enumerate(module.parameters()):
+        parameter.data = flat[64 * number :][:64].view(8, 8)
+    aqua_client.park(module, immutable=True, client=client)
+    assert client.stats()["offloads"] == 1
+    aqua_client.unpark(module)
+    aqua_client.park(module[0], immutable=True, client=client)
+    assert [one.numel() for one in module.parameters()] == [0, 64]
+    module(torch.randn(2, 8))
+    assert torch.equal(torch.cat([one.flatten() for one in module.parameters()]), expected)
+
+
+def test_hooks_of_the_modules_own_find_it_whole_and_ours_do_not_pile_up(
+    client: aqua_client.Client,
+) -> None:
+    """Ours comes first, once, however often it was parked."""
+    module = nn.Linear(8, 8)
+    sizes: list[int] = []
+    module.register_forward_pre_hook(lambda one, _args: sizes.append(one.weight.numel()))
+    for _ in range(3):
+        aqua_client.park(module, client=client)
+    assert len(module._forward_pre_hooks) == 2
+    module(torch.randn(1, 8))
+    assert sizes == [64]
+    assert len(module._forward_pre_hooks) == 1

@@ -37,13 +37,10 @@ class Adapter:
         self._config = self._configs[name]
         self._parts = list(_parts(model, name))
         self._blocks: list[Block] = []
-        self.freeze()
-        _lay_together([tensor for _, tensor in self._tensors()])
-
-    def freeze(self) -> None:
-        """Let it need no gradients: peft gives them to whichever is active."""
-        for _, tensor in self._tensors():
+        tensors = [tensor for _, tensor in self._tensors()]
+        for tensor in tensors:
             tensor.requires_grad = False
+        _lay_together(tensors)
 
     def park(self, offload_many: OffloadMany) -> None:
         """Take it out of the model. It is copied the first time, and when it has been written to.

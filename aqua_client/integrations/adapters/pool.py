@@ -74,7 +74,6 @@ class AdapterPool:
                 _check(name, PeftConfig.from_pretrained(str(source)))
                 self.model.load_adapter(str(source), name)
             self._adapters[name] = Adapter(self.model, name)
-            self._adapters[self._active].freeze()  # peft has just made it trainable
             self._layers = layers_of(self.model)
             self._here[name] = None
             self._evict()
