@@ -5,5 +5,6 @@ from __future__ import annotations
 from tests.mutants.core import CORE
 from tests.mutants.edges import EDGES
 from tests.mutants.exchanges import EXCHANGES
+from tests.mutants.scheduling import SCHEDULING
 
-MUTANTS = (*CORE, *EXCHANGES, *EDGES)
+MUTANTS = (*CORE, *EXCHANGES, *EDGES, *SCHEDULING)

@@ -112,6 +112,18 @@ def test_a_weight_is_a_share() -> None:
     assert 2.8 < (sum(done.values()) - light) / light < 3.2
 
 
+def test_small_ones_do_not_pass_a_large_one_for_ever() -> None:
+    """Their slices end one by one; until it fits, nobody begins another."""
+    engine = Engine(PLAIN, blocks=60, tokens=400)
+    for number in range(10):
+        engine.add(f"small-{number}", prompt=16, reply=FOR_EVER)
+        engine.step()
+    engine.add("large", prompt=160, reply=SLICE)
+    for _ in range(2 * SLICE):
+        engine.step()
+    assert engine.ended.keys() == {"large"} or engine.jobs["large"].done_tokens
+
+
 def test_age_is_an_advance() -> None:
     """Who came ten seconds before is kept ahead by what ageing gives for them."""
     ageing = replace(PLAIN, ageing_tokens_per_second=20.0)
