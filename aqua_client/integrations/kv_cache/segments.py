@@ -7,9 +7,10 @@ is noted, and followed when they are read. Does not cover what is resident (`lay
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import torch
 
@@ -17,7 +18,9 @@ from aqua_client.errors import LeaseLost
 from aqua_client.integrations.kv_cache.rows import Rows
 from aqua_client.tensors import OffloadedTensor
 
-T = TypeVar("T")
+# Of keys, or of values, at most. Between two such pieces a copy ahead notices that nobody wants it any
+# more: at the end of a process it would be in torch, which answers with an abort.
+PIECE_BYTES = 16 * 2**20
 
 
 class Paging(Protocol):
@@ -54,6 +57,15 @@ class Unsaved:
 
     start: int
     rows: Rows
+
+    def pieces(self) -> Iterator[Unsaved]:
+        """The same in pieces of about the same length, none of them too large."""
+        count = self.rows.capacity
+        largest = max(self.rows.keys.nbytes, self.rows.values.nbytes)
+        step = math.ceil(count / max(1, math.ceil(largest / PIECE_BYTES)))
+        for first in range(0, count, step):
+            last = min(first + step, count)
+            yield Unsaved(start=self.start + first, rows=self.rows.part(first, last))
 
 
 class Segments:
@@ -119,13 +131,14 @@ class Segments:
         return before, like.like(0)
 
     def _read(self, segments: Sequence[Segment], rows: Rows, *, first: int) -> None:
-        parts = [rows.part(one.start - first, one.end - first) for one in segments]
-        handles = [handle for one in segments for handle in (one.keys, one.values)]
-        outs = [out for part in parts for out in (part.keys, part.values)]
-        fetch(self._paging, handles, outs)
-        for one, part in zip(segments, parts, strict=True):
-            if one.order is not None:
-                part.reorder(one.order)
+        for group in _groups(segments):
+            parts = [rows.part(one.start - first, one.end - first) for one in group]
+            handles = [handle for one in group for handle in (one.keys, one.values)]
+            outs = [out for part in parts for out in (part.keys, part.values)]
+            fetch(self._paging, handles, outs)
+            for one, part in zip(group, parts, strict=True):
+                if one.order is not None:
+                    part.reorder(one.order)
 
     def _put(self, start: int, end: int, keys: OffloadedTensor, values: OffloadedTensor) -> None:
         self.cut(start)
@@ -138,10 +151,25 @@ def store_all(paging: Paging, keep: str, work: Sequence[tuple[Segments, Unsaved]
     Raises:
         InsufficientMemory, BrokerUnreachable, ForkedChild: as `offload_many`; nothing has changed.
     """
-    sources = [tensor for _, one in work for tensor in (one.rows.keys, one.rows.values)]
+    pieces = [(segments, piece) for segments, unsaved in work for piece in unsaved.pieces()]
+    sources = [tensor for _, one in pieces for tensor in (one.rows.keys, one.rows.values)]
     handles = paging.offload_many(sources, keep=keep)
-    for (segments, one), keys, values in zip(work, handles[::2], handles[1::2], strict=True):
+    for (segments, one), keys, values in zip(pieces, handles[::2], handles[1::2], strict=True):
         segments._put(one.start, one.start + one.rows.capacity, keys, values)  # noqa: SLF001 - theirs
+
+
+def _groups(segments: Sequence[Segment]) -> Iterator[list[Segment]]:
+    """What is read in one call: small segments together."""
+    group: list[Segment] = []
+    nbytes = 0
+    for one in segments:
+        group.append(one)
+        nbytes += one.keys.nbytes
+        if nbytes >= PIECE_BYTES // 2:
+            yield group
+            group, nbytes = [], 0
+    if group:
+        yield group
 
 
 def fetch(paging: Paging, handles: Sequence[OffloadedTensor], outs: Sequence[torch.Tensor]) -> None:

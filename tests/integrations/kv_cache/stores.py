@@ -20,6 +20,7 @@ class PagerClient:
     def __init__(self, pager: Pager) -> None:
         self.pager = pager
         self.stored_bytes: list[int] = []  # by call
+        self.fetched_bytes: list[int] = []
 
     def offload_many(self, sources: Sequence[torch.Tensor], *, keep: str) -> list[OffloadedTensor]:
         handles = batches.offload_many(self.pager, sources, keep)
@@ -29,6 +30,7 @@ class PagerClient:
     def fetch_many(
         self, handles: Sequence[OffloadedTensor], outs: Sequence[torch.Tensor]
     ) -> list[torch.Tensor]:
+        self.fetched_bytes.append(sum(one.nbytes for one in outs))
         return batches.fetch_many(self.pager, handles, outs)
 
     def count(self, name: str) -> int:

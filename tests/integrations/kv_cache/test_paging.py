@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import gc
+import threading
+from collections.abc import Sequence
 
 import pytest
 import torch
 
 from aqua_client.errors import InsufficientMemory, InvalidRequest, InvalidSetting, LeaseLost
-from aqua_client.integrations.kv_cache import AquaCache
+from aqua_client.integrations.kv_cache import AquaCache, segments
 from aqua_client.integrations.kv_cache.layer import AquaLayer
+from aqua_client.tensors import OffloadedTensor
 from tests.client.pagers import two_gpus
 from tests.fakes.session import FakeNode
 from tests.integrations.kv_cache import models
 from tests.integrations.kv_cache.feeding import feed
 from tests.integrations.kv_cache.models import LAYERS, TOKEN_BYTES
-from tests.integrations.kv_cache.stores import storing
+from tests.integrations.kv_cache.stores import PagerClient, storing
 from tests.nodes import wait_until
 
 PROMPT = 60
@@ -26,13 +29,34 @@ class Watched(AquaCache):
     """Notes what is resident after each layer's update."""
 
     seen_bytes: tuple[int, ...] = ()
+    seen_next: tuple[bool, ...] = ()  # whether the next layer is there, or on its way
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, **_: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
         found = super().update(key_states, value_states, layer_idx)
         self.seen_bytes += (self.resident_bytes,)
+        following = self.layers[(layer_idx + 1) % len(self.layers)]
+        assert isinstance(following, AquaLayer)
+        self.seen_next += (following._arrival is not None or following._start == 0,)
         return found
+
+
+class FailingAhead:
+    """A client that fails whenever a thread of the library's own fetches."""
+
+    def __init__(self, client: PagerClient) -> None:
+        self._client = client
+        self.offload_many = client.offload_many
+        self.failures = 0
+
+    def fetch_many(
+        self, handles: Sequence[OffloadedTensor], outs: Sequence[torch.Tensor]
+    ) -> list[torch.Tensor]:
+        if threading.current_thread() is not threading.main_thread():
+            self.failures += 1
+            raise RuntimeError("no copy ahead")
+        return self._client.fetch_many(handles, outs)
 
 
 def test_each_steps_bytes_are_the_suffix_alone() -> None:
@@ -69,6 +93,37 @@ def test_no_more_layers_are_resident_than_may_be(limit: int) -> None:
         whole = (PROMPT + 5 + 2 * TAIL) * TOKEN_BYTES
         assert len(cache.seen_bytes) == 6 * LAYERS
         assert max(cache.seen_bytes) <= limit * whole + LAYERS * 2 * TAIL * TOKEN_BYTES
+
+
+def test_the_next_layer_comes_while_one_computes() -> None:
+    """From the first pass on, in which there is nothing yet to come but the first layer."""
+    with storing() as client:
+        cache = Watched(resident_layers=2, tail_tokens=TAIL, client=client)
+        for step in range(4):
+            models.read(cache, models.prompt(PROMPT if step == 0 else 1, seed=step))
+        assert len(cache.seen_next) == 4 * LAYERS
+        assert all(cache.seen_next[LAYERS - 1 :])
+
+
+def test_what_fails_ahead_of_its_use_is_read_at_its_use() -> None:
+    """Whatever a background copy ran into, the bytes are right."""
+    with storing() as client:
+        failing = FailingAhead(client)
+        cache = AquaCache(tail_tokens=TAIL, client=failing)
+        assert feed(cache, device="cpu", prompt_tokens=PROMPT, steps=20) == []
+        assert failing.failures > 0
+
+
+def test_a_long_prompt_comes_and_goes_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No call reads more than one: between two a process that ends is noticed."""
+    monkeypatch.setattr(segments, "PIECE_BYTES", 4096)
+    with storing() as client:
+        cache = AquaCache(tail_tokens=TAIL, client=client)
+        assert feed(cache, device="cpu", prompt_tokens=500, steps=30) == []
+        assert client.fetched_bytes
+        assert max(client.fetched_bytes) <= 2 * (
+            4096 + 2048
+        )  # keys and values; small ones together
 
 
 def test_layers_that_there_is_room_for_stay_for_good() -> None:
