@@ -34,6 +34,12 @@ def main() -> None:
     default="aqua_fair",
     show_default=True,
 )
+@click.option(
+    "--patience",
+    default=60.0,
+    show_default=True,
+    help="Seconds that requests may take in the mean, before more are refused (429).",
+)
 @click.option("--lend", "lent_gpu", default=None, help="This GPU's KV memory while idle: cuda:0.")
 def serve(
     model_dir: Path,
@@ -47,6 +53,7 @@ def serve(
     batch_tokens: int | None,
     most_open: int,
     scheduler: str,
+    patience: float,
     lent_gpu: str | None,
 ) -> None:
     """Serve the model in MODEL_DIR: OpenAI's completions and chat, /health and /metrics.
@@ -69,6 +76,7 @@ def serve(
         batch_tokens=batch_tokens,
         most_open=most_open,
         scheduler=scheduler,
+        patience_seconds=patience,
         lent_gpu=lent_gpu,
     )
     served = Served(choices, host=host, port=port)

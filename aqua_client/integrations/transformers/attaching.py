@@ -91,7 +91,13 @@ def _tell_of_ends(paging: Paging) -> None:
 
     def schedule_batch(token_budget: int, cache_budget: int) -> engine.Scheduled:
         paging.requeue_lost()
-        return schedule(token_budget, cache_budget)
+        while True:
+            batch, is_fast, tokens, kv_tokens = schedule(token_budget, cache_budget)
+            lost = paging.bring_back(batch or [])
+            tokens -= sum(one.query_length for one in lost)
+            kv_tokens -= sum(one.state.position_offset for one in lost)
+            if batch or not lost:
+                return batch, is_fast, tokens, max(0, kv_tokens)
 
     # There is no other place where the engine would say it.
     scheduler.finish_request = finish_request  # type: ignore[method-assign]

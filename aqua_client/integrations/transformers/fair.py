@@ -112,6 +112,9 @@ class FairBatches(Scheduler):
         for request_id in [one for one in policy.requests if one not in states]:
             policy.remove(request_id)
         for request_id, state in states.items():
+            known = policy.requests.get(request_id)
+            if known is not None and known.known_tokens != _known_tokens(state):
+                policy.remove(request_id)  # what was planned was not computed: it begins anew
             if request_id not in policy.requests:
                 policy.add(request_id, prompt_tokens=_known_tokens(state), now=now)
             is_active = request_id in self.active_requests

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger("aqua")
+COMPUTED_AGAIN = "request %s will be computed again: %s"
 
 
 @dataclass(slots=True)
@@ -64,6 +65,7 @@ class Paging(OffloadingManager):
         self._stores = tuple(GroupStore(group, pools) for group in engine.kv_groups(stock.cache))
         self._kept: dict[str, tuple[Copies, ...]] = {}
         self._parked: set[str] = set()
+        self._just_back: set[str] = set()
         self._counts = Counts()
         self._writer = (
             ThreadPoolExecutor(1, thread_name_prefix="aqua-write-through")
@@ -119,6 +121,22 @@ class Paging(OffloadingManager):
                 self.free_request_cpu_cache(state)
                 self.scheduler.waiting_requests[request_id] = engine.make_new(state)
 
+    def bring_back(self, batch: list[FutureRequestState]) -> list[FutureRequestState]:
+        """Restore who was parked; whose bytes are gone leaves *batch* and is computed again."""
+        lost: list[FutureRequestState] = []
+        self._just_back.clear()
+        for scheduled in batch:
+            if scheduled.state.request_id in self._parked:
+                try:
+                    self._restore(scheduled)
+                except AquaError as error:
+                    logger.warning(COMPUTED_AGAIN, scheduled.state.request_id, error)
+                    lost.append(scheduled)
+        for scheduled in lost:
+            batch.remove(scheduled)
+            self._give_up(scheduled.state)
+        return lost
+
     def forget(self, request_id: str) -> None:
         """The request is over, or computed again; not so where it is parked."""
         if request_id not in self._parked:
@@ -152,11 +170,13 @@ class Paging(OffloadingManager):
         return parked
 
     def restore_scheduled_requests(self, requests_in_batch: list[FutureRequestState]) -> None:
-        """Bring back who is parked and was scheduled, and write ahead what has become full."""
+        """Write ahead what has become full; who was parked is back by now.
+
+        Not of whoever has just come back: after this step the engine looks for its blocks among
+        those that others have, and gives those found twice away, while they would be read.
+        """
         for scheduled in requests_in_batch:
-            if scheduled.state.request_id in self._parked:
-                self._restore(scheduled)
-            elif self._writer is not None:
+            if self._writer is not None and scheduled.state.request_id not in self._just_back:
                 self._write_ahead(scheduled.state, self._writer)
 
     def free_request_cpu_cache(self, state: RequestState, keep_unsorted: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002 - the engine's
@@ -186,7 +206,7 @@ class Paging(OffloadingManager):
                     table = (tables or {}).get(group.name, group.table_of(request_id))
                     nbytes += copies.park(table, state.position_offset)
         except AquaError as error:
-            logger.warning("request %s will be computed again: %s", request_id, error)
+            logger.warning(COMPUTED_AGAIN, request_id, error)
             self.forget(request_id)
             return False
         self._counts.tail_bytes += nbytes
@@ -202,6 +222,7 @@ class Paging(OffloadingManager):
             for store, copies in self._copies_of(request_id):
                 self._counts.restored_bytes += copies.restore(store.group.table_of(request_id))
         self._parked.discard(request_id)
+        self._just_back.add(request_id)
         self._counts.restored += 1
         self._counts.restoring_seconds += time.perf_counter() - began
         engine.note_restored(self.cache, scheduled)
@@ -232,6 +253,14 @@ class Paging(OffloadingManager):
         if request_id not in self._kept:
             self._kept[request_id] = tuple(Copies(store) for store in self._stores)
         return zip(self._stores, self._kept[request_id], strict=True)
+
+    def _give_up(self, state: RequestState) -> None:
+        self._counts.recomputed += 1
+        if state in self.scheduler._requests_to_fork:  # noqa: SLF001 - it is not computed now
+            self.scheduler._requests_to_fork.remove(state)  # noqa: SLF001
+        again = engine.make_new(state)
+        self.free_request_cpu_cache(state)
+        self._requeue(state, again)
 
     def _requeue(self, state: RequestState, again: RequestState) -> None:
         self.scheduler.finish_request(state.request_id)

@@ -199,11 +199,18 @@ def results(manager: ContinuousBatchingManager) -> dict[str, GenerationOutput]:
     return {one.request_id: one for one in found if one.is_finished()}
 
 
-def run_to_end(manager: ContinuousBatchingManager) -> dict[str, GenerationOutput]:
+def run_to_end(
+    manager: ContinuousBatchingManager, *, each_step: Callable[[], object] = lambda: None
+) -> dict[str, GenerationOutput]:
     """Step until nothing is left."""
     processor = manager.batch_processor
     assert processor is not None
-    run_until(manager, lambda: manager.input_queue.empty() and not processor.has_pending_requests())
+
+    def is_over() -> bool:
+        each_step()
+        return manager.input_queue.empty() and not processor.has_pending_requests()
+
+    run_until(manager, is_over)
     return results(manager)
 
 

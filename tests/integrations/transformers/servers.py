@@ -51,6 +51,7 @@ def running_server(directory: Path, *, blocks: int = 16, most_open: int = 64) ->
         kv_blocks=blocks,
         batch_tokens=64,
         most_open=most_open,
+        patience_seconds=3600.0,  # the machine may be slow
     )
     served = Served(choices, host="127.0.0.1", port=0)
     thread = threading.Thread(target=served.run, name="server")

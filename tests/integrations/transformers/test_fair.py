@@ -25,6 +25,7 @@ from tests.integrations.transformers.engines import (
     started,
     step,
 )
+from tests.integrations.transformers.watched_pools import LaggingPools
 from tests.nodes import wait_until
 
 ASKED = prompts(6)
@@ -58,16 +59,18 @@ def test_nobody_waits_for_others_to_end(
         assert said(first | run_to_end(manager)) == [expected(one) for one in ASKED]
 
 
-def test_forks_and_shared_prefixes_take_turns(client: aqua_client.Client) -> None:
-    """Blocks that the engine gives by itself confuse nobody: each says what it should."""
+@pytest.mark.parametrize("lags", [False, True])
+def test_forks_and_shared_prefixes_take_turns(client: aqua_client.Client, *, lags: bool) -> None:
+    """Blocks that the engine gives by itself confuse nobody, also where what is written is late."""
     shared = prompts(1, 32)[0]
     asked = [[*shared, *tail[:6]] for tail in ASKED[:3]]
+    pools = LaggingPools(client)
     manager = manager_of(batching(blocks=10, scheduler_type="aqua_fair"), sampled(3))
-    with closing(attach(manager, client=client, fair=SHORT)) as paging:
+    with closing(attach(manager, client=pools if lags else client, fair=SHORT)) as paging:
         ids = ask(manager, asked[:1], most=2)
         run_to_end(manager)
         ids = ask(manager, asked, most=24)
-        found = run_to_end(manager)
+        found = run_to_end(manager, each_step=pools.stepped)
         assert len(found) == 9
         assert paging.stats()["restored"] >= 1
         for one, question in zip(ids, asked, strict=True):

@@ -23,7 +23,11 @@ from tests.integrations.transformers.engines import (
     sampled,
     started,
 )
-from tests.integrations.transformers.watched_pools import ComparingPools, SpoilingPools
+from tests.integrations.transformers.watched_pools import (
+    ComparingPools,
+    LosingPools,
+    SpoilingPools,
+)
 from tests.nodes import MIB, running_node, wait_until
 
 ASKED = prompts(6)
@@ -150,6 +154,20 @@ def test_without_room_anywhere_a_request_is_computed_again() -> None:
         assert said(run_to_end(manager)) == [expected(one) for one in ASKED]
         assert paging.stats()["recomputed"] >= 3
         assert paging.stats()["restored"] == 0
+
+
+@pytest.mark.parametrize("scheduler", ["fifo", "aqua_fair"])
+def test_bytes_that_are_lost_while_they_are_fetched_are_computed_again(
+    client: aqua_client.Client, scheduler: str
+) -> None:
+    """Nobody knew before: the request leaves the batch that it was in, and says what it should."""
+    pools = LosingPools(client, losses=2)
+    manager = manager_of(batching(scheduler_type=scheduler))
+    with closing(attach(manager, client=pools)) as paging:
+        ask(manager, ASKED)
+        assert said(run_to_end(manager)) == [expected(one) for one in ASKED]
+        assert pools.losses_left == 0
+        assert paging.stats()["recomputed"] == 2
 
 
 @pytest.mark.filterwarnings("ignore::aqua_client.AquaWarning")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Sequence
 
@@ -9,6 +10,8 @@ import torch
 
 import aqua_client
 from aqua_client.pools import BlockPool, Slots
+
+LAG_SECONDS = 0.05
 
 
 class ComparingPools:
@@ -60,3 +63,63 @@ class _Spoiling(BlockPool):
     ) -> None:
         super().load(slots, cache, block_ids)
         cache[torch.as_tensor(block_ids)] = 0
+
+
+class LosingPools:
+    """Makes a client's pools; the first so many loads find nothing."""
+
+    def __init__(self, client: aqua_client.Client, losses: int) -> None:
+        self._client = client
+        self.losses_left = losses
+
+    def pool(self, block_shape: Sequence[int], dtype: torch.dtype) -> BlockPool:
+        return _Losing(self, self._client.pool(block_shape, dtype))
+
+
+class _Losing(BlockPool):
+    def __init__(self, pools: LosingPools, real: BlockPool) -> None:
+        self.__dict__.update(real.__dict__)
+        self._pools = pools
+
+    def load(
+        self, slots: Slots, cache: torch.Tensor, block_ids: Sequence[int] | torch.Tensor
+    ) -> None:
+        if self._pools.losses_left:
+            self._pools.losses_left -= 1
+            raise aqua_client.LeaseLost("the test has lost it")
+        super().load(slots, cache, block_ids)
+
+
+class LaggingPools:
+    """Makes a client's pools; what is written ahead is written a step later, as on a busy machine."""
+
+    def __init__(self, client: aqua_client.Client) -> None:
+        self._client = client
+        self._step = 0
+        self._changed = threading.Condition()
+
+    def pool(self, block_shape: Sequence[int], dtype: torch.dtype) -> BlockPool:
+        return _Lagging(self, self._client.pool(block_shape, dtype))
+
+    def stepped(self) -> None:
+        """The engine begins another step."""
+        with self._changed:
+            self._step += 1
+            self._changed.notify_all()
+
+    def await_step(self) -> None:
+        """Or for a moment: somebody may wait for what is to be written."""
+        with self._changed:
+            step = self._step
+            self._changed.wait_for(lambda: self._step > step, LAG_SECONDS)
+
+
+class _Lagging(BlockPool):
+    def __init__(self, pools: LaggingPools, real: BlockPool) -> None:
+        self.__dict__.update(real.__dict__)
+        self._pools = pools
+
+    def store(self, cache: torch.Tensor, block_ids: Sequence[int] | torch.Tensor) -> Slots:
+        if "write-through" in threading.current_thread().name:
+            self._pools.await_step()
+        return super().store(cache, block_ids)

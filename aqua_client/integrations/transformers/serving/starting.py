@@ -26,6 +26,7 @@ from aqua_client.integrations.transformers.serving.answering import Answerer
 from aqua_client.integrations.transformers.serving.app import app_of
 from aqua_client.integrations.transformers.serving.gauges import Gauges
 from aqua_client.producing import producer
+from aqua_client.scheduling import FairSettings
 
 if TYPE_CHECKING:
     from transformers.generation.continuous_batching.continuous_api import ContinuousBatchingManager
@@ -47,6 +48,7 @@ class Choices:
     batch_tokens: int | None
     most_open: int
     scheduler: str = fair.NAME
+    patience_seconds: float = 60.0  # that requests may take in the mean, before more are refused
     lent_gpu: str | None = None  # whose idle KV memory may be lent
 
 
@@ -56,7 +58,9 @@ class Served:
     def __init__(self, choices: Choices, *, host: str, port: int) -> None:
         """Load the model, and listen: port 0 is any that is free."""
         self.manager = _manager(choices)
-        self._paging = attach(self.manager)
+        is_fair = choices.scheduler == fair.NAME
+        settings = FairSettings(patience_seconds=choices.patience_seconds) if is_fair else None
+        self._paging = attach(self.manager, fair=settings)
         self._producer = None
         if choices.lent_gpu is not None:
             self._producer = producer(choices.lent_gpu, informer=LlmInformer(), must_attach=False)
