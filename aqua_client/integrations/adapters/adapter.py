@@ -37,10 +37,13 @@ class Adapter:
         self._config = self._configs[name]
         self._parts = list(_parts(model, name))
         self._blocks: list[Block] = []
-        tensors = [tensor for _, tensor in self._tensors()]
-        for tensor in tensors:
+        self.freeze()
+        _lay_together([tensor for _, tensor in self._tensors()])
+
+    def freeze(self) -> None:
+        """Let it need no gradients."""
+        for _, tensor in self._tensors():
             tensor.requires_grad = False
-        _lay_together(tensors)
 
     def park(self, offload_many: OffloadMany) -> None:
         """Take it out of the model. It is copied the first time, and when it has been written to.

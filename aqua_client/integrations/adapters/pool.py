@@ -74,6 +74,7 @@ class AdapterPool:
                 _check(name, PeftConfig.from_pretrained(str(source)))
                 self.model.load_adapter(str(source), name)
             self._adapters[name] = Adapter(self.model, name)
+            self._adapters[self._active].freeze()  # peft before 0.21 has just made it trainable
             self._layers = layers_of(self.model)
             self._here[name] = None
             self._evict()
