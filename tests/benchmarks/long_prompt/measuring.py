@@ -96,7 +96,7 @@ def _once(
     cache = make()
     clock = Clock(cache)
     weights_bytes = _peak_bytes(device, begin=True)
-    before = _moved(client)
+    before = _moved(client, cache)
     answer = model.generate(
         prompt,
         past_key_values=cache,
@@ -104,7 +104,7 @@ def _once(
         max_new_tokens=shape.new_tokens,
         do_sample=False,
     )
-    moved = _moved(client)
+    moved = _moved(client, cache)
     _, _, first, *_, last = clock.times  # at the start, with the prompt, and by token
     return Row(
         shape=shape.name,
@@ -140,7 +140,9 @@ def _peak_bytes(device: torch.device, *, begin: bool = False) -> int:
     return torch.cuda.max_memory_allocated(device)
 
 
-def _moved(client: Client) -> dict[str, int]:
+def _moved(client: Client, cache: DynamicCache) -> dict[str, int]:
+    if not isinstance(cache, AquaCache):  # what is on its way yet is another's
+        return {"out": 0, "in": 0}
     found = client.stats()
     return {
         way: sum(int(str(found[f"{tier}_{way}_bytes"])) for tier in ("peer", "host"))
