@@ -34,7 +34,8 @@ $(GENCODE): Makefile
 $(OLDEST)/.installed: Makefile $(VENV)
 	rm -rf $(OLDEST)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(OLDEST) \
-	    'transformers==5.17.0' 'huggingface_hub==1.33.0' 'httpx==0.28.1' 'httpcore==1.0.9' certifi
+	    'transformers==5.17.0' 'huggingface_hub==1.33.0' 'httpx==0.28.1' 'httpcore==1.0.9' \
+	    'certifi==2026.10.19.post1'
 	touch $@
 
 demo: $(VENV)
