@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from aqua_client.scheduling import FairSettings
+
 
 @click.group()
 def main() -> None:
@@ -36,7 +38,7 @@ def main() -> None:
 )
 @click.option(
     "--patience",
-    default=60.0,
+    default=FairSettings().patience_seconds,
     show_default=True,
     help="Seconds that requests may take in the mean, before more are refused (429).",
 )

@@ -48,7 +48,9 @@ class Choices:
     batch_tokens: int | None
     most_open: int
     scheduler: str = fair.NAME
-    patience_seconds: float = 60.0  # that requests may take in the mean, before more are refused
+    patience_seconds: float = (
+        FairSettings().patience_seconds
+    )  # that requests may take in the mean, before more are refused
     lent_gpu: str | None = None  # whose idle KV memory may be lent
 
 
