@@ -156,6 +156,23 @@ def test_without_room_anywhere_a_request_is_computed_again() -> None:
         assert paging.stats()["restored"] == 0
 
 
+@pytest.mark.filterwarnings("ignore::aqua_client.AquaWarning")
+def test_owners_that_grow_move_what_is_parked() -> None:
+    """Both lenders take all of theirs back while requests are parked there; nobody hears of it."""
+    with (
+        running_node(gpus=3, gpu_bytes=32 * MIB) as node,
+        aqua_client.connect(socket=node.socket, home_gpu="SHM-0") as client,
+        closing(attach(manager := manager_of(batching()), client=client)) as paging,
+    ):
+        ask(manager, ASKED)
+        run_until(manager, lambda: paging.stats()["parked_now"])
+        for gpu in ("SHM-1", "SHM-2"):
+            node.load(gpu, 30 * MIB)
+        wait_until(lambda: client.stats()["evacuated_bytes"], what="what is parked is moved")
+        assert said(run_to_end(manager)) == [expected(one) for one in ASKED]
+        assert paging.stats()["recomputed"] == 0
+
+
 @pytest.mark.parametrize("scheduler", ["fifo", "aqua_fair"])
 def test_bytes_that_are_lost_while_they_are_fetched_are_computed_again(
     client: aqua_client.Client, scheduler: str

@@ -18,6 +18,7 @@ import pytest
 
 import aqua_client
 from aqua_client.integrations.transformers.serving.starting import Served
+from aqua_client.scheduling import Admission
 from tests.integrations.transformers.engines import expected, prompts
 from tests.integrations.transformers.servers import (
     running_server,
@@ -205,6 +206,15 @@ def test_past_capacity_it_says_when_to_come_back(model_dir: Path, node: Node) ->
     ):
         asyncio.run(crowd(server.url))
         assert figure(server, 'aqua_serving_requests_total{outcome="refused"}') == 1
+        assert server.manager.batch_processor is not None
+        scheduler = server.manager.batch_processor.scheduler
+        scheduler.admit = busy  # type: ignore[attr-defined]  # as it is when all take too long
+        with (
+            openai.OpenAI(base_url=server.url, api_key="none", max_retries=0) as client,
+            pytest.raises(openai.RateLimitError, match="stall everybody") as refused,
+        ):
+            client.completions.create(model="tiny", prompt="abc")
+        assert refused.value.response.headers["retry-after"] == "7"
 
 
 def test_a_server_whose_engine_has_died_says_so(model_dir: Path, node: Node) -> None:
@@ -257,6 +267,11 @@ def test_the_command_serves_a_directory(model_dir: Path, node: Node) -> None:
     finally:
         process.kill()
         process.communicate()
+
+
+def busy(*, prompt_tokens: int) -> Admission:
+    assert prompt_tokens == 3
+    return Admission(accepted=False, retry_after_seconds=6.2, reason="busy")
 
 
 def broken() -> None:
