@@ -11,6 +11,7 @@ streamed (sliding windows, states of linear attention), which are small, stay re
 
 from __future__ import annotations
 
+from copy import deepcopy
 from functools import partial
 
 from transformers import PreTrainedConfig
@@ -86,6 +87,7 @@ class AquaCache(DynamicCache):
         self._paging: Paging = own_client if client is None else client
         self._residents = Residents(resident_layers)
         self._limit = resident_layers
+        self._made_with = (config, tail_tokens)
         make = partial(_new_layer, self._residents, self._paging, keep, tail_tokens)
         self._parked = ParkedSlots(self._paging, (), keep)
         super().__init__(config=config)
@@ -135,6 +137,23 @@ class AquaCache(DynamicCache):
                 layer.keys = layer.values = None
                 layer.is_initialized = False
         super().reset()  # type: ignore[no-untyped-call]  # it is not annotated
+
+    def __deepcopy__(self, memo: dict[int, object]) -> AquaCache:
+        """A cache of its own with the same tokens, for a prompt that several answers begin with."""
+        config, tail_tokens = self._made_with
+        other = AquaCache(
+            config,
+            resident_layers=self._limit,
+            tail_tokens=tail_tokens,
+            keep=self._keep,
+            client=self._paging,
+        )
+        for number, layer in enumerate(self.layers):
+            if not isinstance(layer, AquaLayer):
+                other.layers[number] = deepcopy(layer, memo)
+            elif layer.get_seq_length() and layer.keys is not None and layer.values is not None:
+                other.update(layer.keys, layer.values, number)
+        return other
 
     @property  # type: ignore[override]  # 5.17 knows no other kinds
     def layers(self) -> list[Layer]:

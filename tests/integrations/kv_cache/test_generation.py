@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 
 import pytest
 import torch
@@ -84,6 +85,22 @@ def test_a_cropped_cache_goes_on_as_a_cropped_stock_one(left: int, *, parked: bo
         for part in (models.prompt(9, batch=2, seed=1), models.prompt(1, batch=2, seed=2)):
             assert torch.equal(models.read(ours, part), models.read(stock, part))
         assert models.are_alike(ours, stock)
+
+
+def test_copies_of_a_cache_go_on_by_themselves() -> None:
+    """One prompt that was read once, and two answers that know nothing of each other."""
+    with storing() as client:
+        read = AquaCache(tail_tokens=4, client=client)
+        models.read(read, models.prompt(40))
+        for seed in (1, 2):
+            ours, stock = deepcopy(read), DynamicCache()
+            models.read(stock, models.prompt(40))
+            more = torch.cat([models.prompt(40), models.prompt(5, seed=seed)], dim=1)
+            expected, _ = models.generate(stock, more)
+            found, _ = models.generate(ours, more)
+            assert torch.equal(found, expected)
+            assert models.are_alike(ours, stock)
+        assert read.get_seq_length() == 40
 
 
 def test_a_reset_cache_is_a_new_one() -> None:

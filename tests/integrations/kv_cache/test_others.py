@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from functools import cache
 from typing import Any, cast
 
@@ -95,6 +96,20 @@ def test_conversations_go_on_after_they_were_parked_whole(kind: str) -> None:
         assert client.count("peer_bytes") == 0
         first = turn(kind, DynamicCache(config=model(kind).config), models.prompt(40, batch=2))
         assert torch.equal(turn(kind, ours, models.prompt(40, batch=2)), first)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_copy_of_a_parked_cache_is_a_cache_of_its_own(kind: str) -> None:
+    """It goes on with the same tokens, after the first one was reset."""
+    with storing() as client:
+        first = AquaCache(model(kind).config, tail_tokens=4, client=client)
+        tokens = turn(kind, first, models.prompt(40))
+        first.park()
+        other = deepcopy(first)
+        more = torch.cat([tokens, models.prompt(5, seed=1)], dim=1)
+        expected = turn(kind, first, more)
+        first.reset()
+        assert torch.equal(turn(kind, other, more), expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
