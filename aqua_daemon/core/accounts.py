@@ -29,6 +29,8 @@ from aqua_daemon.core.sizes import GRANT_RESERVE_FACTOR, reserve_bytes
 BACKED = frozenset(
     {LeaseState.ALLOCATING, LeaseState.LEASED, LeaseState.REVOKING, LeaseState.QUARANTINED}
 )
+RECALLED = frozenset({LeaseState.REVOKING, LeaseState.QUARANTINED})
+HELD = frozenset(LeaseState) - {LeaseState.LOST}
 COMING = frozenset({LeaseState.REVOKING, LeaseState.RETURNED, LeaseState.FREEING})
 
 
@@ -195,6 +197,7 @@ class TenantAccount:
     """The sums of one tenant, or of a tenant with all its sub-tenants, over GPUs and sessions."""
 
     held_bytes: int = 0
+    coming_bytes: int = 0  # of what it holds, on its way back
     host_bytes: int = 0
     leases: int = 0  # every one but the lost
     sessions: int = 0

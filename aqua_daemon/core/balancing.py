@@ -11,10 +11,10 @@ into quarantine as well. Meanwhile what it holds is the first of its share.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from itertools import chain
 
-from aqua_daemon.core.accounts import GpuAccount, is_coming
+from aqua_daemon.core.accounts import GpuAccount, TenantAccount
 from aqua_daemon.core.errors import InsufficientMemory
 from aqua_daemon.core.fairness import Party, fair_shares
 from aqua_daemon.core.instructions import NoteRebalance
@@ -92,8 +92,7 @@ def rebalance(turn: Turn) -> None:
     books.wants = {session_id: books.wants[session_id] for session_id in living}
     if not books.wants or books.is_restarting:
         return
-    leases = _leases_of_tenants(turn)
-    parties = tuple(_parties(turn, leases))
+    parties = tuple(_parties(turn))
     suggested = recalls(
         parties,
         _shares(turn, parties),
@@ -103,6 +102,7 @@ def rebalance(turn: Turn) -> None:
             for gpu in _within_reach(turn)
         ),
     )
+    leases = _leases_of(turn, {recall.tenant for recall in suggested})
     for recall in suggested:
         _follow(turn, recall, leases[recall.tenant])
 
@@ -113,12 +113,11 @@ def _follow(turn: Turn, recall: Recall, leases: list[Lease]) -> None:
     chosen: list[Lease] = []
     left_bytes, block = recall.nbytes, RebalanceBlock.NO_WHOLE_SLAB
     for lease in in_order(turn, leases):
-        account = turn.ledger.gpus[lease.lender]
         if lease.state is not LeaseState.LEASED or lease.nbytes > left_bytes:
             continue
         if lease.lender not in usable:
             block = RebalanceBlock.OUT_OF_REACH
-        elif account.is_quiet:
+        elif turn.ledger.gpus[lease.lender].is_quiet:
             block = RebalanceBlock.QUIET
         elif lease.session_id in silent:
             block = RebalanceBlock.UNANSWERED
@@ -169,30 +168,30 @@ def _grantable_bytes(turn: Turn, account: GpuAccount) -> int:
     return account.lendable_bytes // smallest_bytes * smallest_bytes
 
 
-def _leases_of_tenants(turn: Turn) -> dict[TenantName, list[Lease]]:
-    found: dict[TenantName, list[Lease]] = {}
+def _leases_of(turn: Turn, tenants: Iterable[TenantName]) -> dict[TenantName, list[Lease]]:
+    found: dict[TenantName, list[Lease]] = {tenant: [] for tenant in tenants}
     for lease in turn.ledger.leases.values():
-        found.setdefault(lease.tenant, []).append(lease)
+        if lease.tenant in found:
+            found[lease.tenant].append(lease)
     return found
 
 
-def _parties(turn: Turn, leases: Mapping[TenantName, list[Lease]] | None = None) -> Iterator[Party]:
-    """Everybody who has or wants something; what leaves is counted where *leases* are given."""
+def _parties(turn: Turn) -> Iterator[Party]:
+    """Everybody who has or wants something."""
     wanted: dict[TenantName, int] = {}
     for session_id in _living_wants(turn):
         tenant = turn.ledger.sessions[session_id].tenant
         wanted[tenant] = wanted.get(tenant, 0) + turn.books.wants[session_id].nbytes
     stuck = _stuck_bytes(turn, silent_sessions(turn))
     for tenant in dict.fromkeys(chain(turn.ledger.tenants, wanted)):
-        held_bytes = _held_bytes(turn, tenant)
-        if held_bytes or tenant in wanted:
-            mine = leases.get(tenant, ()) if leases is not None else ()
+        account = turn.ledger.tenants.get(tenant) or TenantAccount()
+        if account.held_bytes or tenant in wanted:
             yield Party(
                 tenant=tenant,
-                held_bytes=held_bytes,
+                held_bytes=account.held_bytes,
                 wanted_bytes=wanted.get(tenant, 0),
                 stuck_bytes=stuck.get(tenant, 0),
-                leaving_bytes=sum(lease.nbytes for lease in mine if is_coming(lease)),
+                leaving_bytes=account.coming_bytes,
                 weight=turn.books.weight_of(tenant) if owner_of(tenant) != tenant else 1.0,
                 owner_weight=turn.books.weight_of(owner_of(tenant)),
             )

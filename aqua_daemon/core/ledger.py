@@ -11,10 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from aqua_daemon.core.accounts import (
+    BACKED,
+    HELD,
+    RECALLED,
     GpuAccount,
     SessionAccount,
     TenantAccount,
-    has_host_room,
     is_coming,
 )
 from aqua_daemon.core.errors import UnknownSession
@@ -25,14 +27,13 @@ from aqua_daemon.core.model import (
     LeaseId,
     LeaseState,
     LeaseUse,
+    SafetyClass,
     Session,
     SessionId,
     SessionState,
     TenantName,
     owner_of,
 )
-
-_RECALLED = frozenset({LeaseState.REVOKING, LeaseState.QUARANTINED})
 
 
 class Ledger:
@@ -125,14 +126,15 @@ class Ledger:
         account = self.session_accounts[lease.session_id]
         account.leases[lease.lease_id] = None
         account.leases_on[lease.lender] = account.leases_on.get(lease.lender, 0) + 1
-        self._count(lease, 1)
+        self._count(lease, None, lease.state)
+        self._count_coming(lease, was=False, is_now=is_coming(lease))
 
     def replace(self, lease: Lease) -> None:
-        """Put *lease* in the place of the record with its id."""
+        """Put *lease* in the place of the record with its id: its state and revoke may differ."""
         before = self.leases[lease.lease_id]
-        self._count(before, -1)
         self.leases[lease.lease_id] = lease
-        self._count(lease, 1)
+        self._count(lease, before.state, lease.state)
+        self._count_coming(lease, was=is_coming(before), is_now=is_coming(lease))
 
     def name(self, uses: Mapping[LeaseId, LeaseUse], *, at: float) -> None:
         """Note that a client named leases that it holds, and what it said of them."""
@@ -144,7 +146,8 @@ class Ledger:
         lease = self.leases.pop(lease_id)
         del self.named_at[lease_id]
         self.uses.pop(lease_id, None)
-        self._count(lease, -1)
+        self._count(lease, lease.state, None)
+        self._count_coming(lease, was=is_coming(lease), is_now=False)
         gpu = self.gpus[lease.lender]
         del gpu.leases[lease_id]
         gpu.borrowers[lease.borrower] -= 1
@@ -157,31 +160,36 @@ class Ledger:
             del account.leases_on[lease.lender]
         self._drop_idle_tenant(lease.tenant)
 
-    def _count(self, lease: Lease, sign: int) -> None:
-        signed_bytes = sign * lease.nbytes
-        state = lease.state
+    def _count(self, lease: Lease, before: LeaseState | None, after: LeaseState | None) -> None:
+        nbytes = lease.nbytes
         gpu = self.gpus[lease.lender]
-        gpu.bytes_in[state] += signed_bytes
-        tenant, owner = self._accounts(lease.tenant)
-        if state is not LeaseState.LOST:
-            gpu.held_bytes += signed_bytes
-            tenant.held_bytes += signed_bytes
-            owner.held_bytes += signed_bytes
-            tenant.leases += sign
-            owner.leases += sign
-        if is_coming(lease):
-            gpu.coming_bytes += signed_bytes
+        if before is not None:
+            gpu.bytes_in[before] -= nbytes
+        if after is not None:
+            gpu.bytes_in[after] += nbytes
+        if held := (after in HELD) - (before in HELD):
+            gpu.held_bytes += held * nbytes
+            for tenant in self._accounts(lease.tenant):
+                tenant.held_bytes += held * nbytes
+                tenant.leases += held
         account = self.session_accounts[lease.session_id]
-        if has_host_room(lease):
-            account.backed_bytes += signed_bytes
-            tenant.host_bytes += signed_bytes
-            owner.host_bytes += signed_bytes
-            self.host_bytes += signed_bytes
-        if state in _RECALLED:
-            if sign > 0:
-                account.recalled[lease.lease_id] = None
-            else:
-                del account.recalled[lease.lease_id]
+        backed = (after in BACKED) - (before in BACKED)
+        if backed and lease.safety_class is SafetyClass.STORE:
+            account.backed_bytes += backed * nbytes
+            self._count_host(lease.tenant, backed * nbytes)
+        recalled = (after in RECALLED) - (before in RECALLED)
+        if recalled > 0:
+            account.recalled[lease.lease_id] = None
+        elif recalled < 0:
+            del account.recalled[lease.lease_id]
+
+    def _count_coming(self, lease: Lease, *, was: bool, is_now: bool) -> None:
+        if was == is_now:
+            return
+        signed_bytes = lease.nbytes if is_now else -lease.nbytes
+        self.gpus[lease.lender].coming_bytes += signed_bytes
+        for tenant in self._accounts(lease.tenant):
+            tenant.coming_bytes += signed_bytes
 
     def _count_host(self, tenant: TenantName, nbytes: int) -> None:
         for account in self._accounts(tenant):

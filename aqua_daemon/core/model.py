@@ -84,6 +84,8 @@ class RebalanceBlock(Enum):
 class RevokeReason(Enum):
     """Why a lease is taken back."""
 
+    __hash__ = object.__hash__  # as that of `LeaseState`
+
     RECLAIM = "reclaim"  # a producer asked
     OWNER = "owner"  # a new process came to the GPU
     RESERVE = "reserve"  # the GPU's own processes grew into the reserve

@@ -36,6 +36,7 @@ class _OfGpu:
 @dataclass(slots=True, kw_only=True)
 class _OfTenant:
     held_bytes: int = 0
+    coming_bytes: int = 0
     host_bytes: int = 0
     leases: int = 0
     sessions: int = 0
@@ -43,6 +44,7 @@ class _OfTenant:
     def add(self, part: _OfTenant) -> None:
         self.leases += part.leases
         self.held_bytes += part.held_bytes
+        self.coming_bytes += part.coming_bytes
         self.host_bytes += part.host_bytes
         self.sessions += part.sessions
 
@@ -93,9 +95,10 @@ class Recount:
         gpu.leases += 1
         gpu.borrowers[lease.borrower] = gpu.borrowers.get(lease.borrower, 0) + 1
         gpu.bytes_in[lease.state] += nbytes
+        tenant = self._tenants[lease.tenant]
         if is_coming(lease):
             gpu.coming_bytes += nbytes
-        tenant = self._tenants[lease.tenant]
+            tenant.coming_bytes += nbytes
         if lease.state is not LeaseState.LOST:
             tenant.leases += 1
             tenant.held_bytes += nbytes
@@ -137,6 +140,7 @@ def _said(accounts: Mapping[TenantName, TenantAccount]) -> dict[TenantName, _OfT
     return {
         name: _OfTenant(
             held_bytes=account.held_bytes,
+            coming_bytes=account.coming_bytes,
             host_bytes=account.host_bytes,
             leases=account.leases,
             sessions=account.sessions,

@@ -7,7 +7,7 @@ producers are `reclaiming`, terms are `terms`; both revoke through here.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from operator import attrgetter, itemgetter
 
 from aqua_daemon.core.accounts import GpuAccount
 from aqua_daemon.core.instructions import SendRevoke
@@ -15,7 +15,6 @@ from aqua_daemon.core.lifecycle import Move
 from aqua_daemon.core.model import (
     GpuUuid,
     Lease,
-    LeaseId,
     LeaseState,
     Revocation,
     RevokeReason,
@@ -81,7 +80,7 @@ def call_back(
     leases = tuple(leases)
     for lease in leases:
         if lease.state is LeaseState.ALLOCATING and lease.revocation is None:
-            turn.revise(lease, _revocation(turn, lease, reason, seconds, 0.0))
+            turn.revise(lease, _revocation(turn, lease.safety_class, reason, seconds))
     made = [lease for lease in leases if lease.state is LeaseState.LEASED]
     revoke(turn, made, reason=reason, seconds=seconds, least_seconds=least_seconds)
 
@@ -93,11 +92,12 @@ def in_order(turn: Turn, leases: Iterable[Lease]) -> list[Lease]:
     those: of tenants that hold more than their part, of lower priority, used longest ago. What silent
     sessions hold comes after all that others do: it may not come at all.
     """
-    found: list[tuple[bool, int, bool, int, float, LeaseId]] = []
-    above, silent = _above_their_part(turn), silent_sessions(turn)
-    priorities: dict[TenantName, int] = {}
     uses, named_at = turn.ledger.uses, turn.ledger.named_at
-    for lease in leases:
+    above, silent = _above_their_part(turn), silent_sessions(turn)
+    # One key after another, each sort stable: tuples of all that counts take far longer to compare.
+    of_tenant: dict[TenantName, tuple[bool, int]] = {}
+    ranked: dict[tuple[bool, int, tuple[bool, int]], list[tuple[float, Lease]]] = {}
+    for lease in sorted(leases, key=attrgetter("lease_id")):
         use = uses.get(lease.lease_id)
         if lease.state is LeaseState.ALLOCATING and lease.revocation is None:
             rank = 0
@@ -109,15 +109,15 @@ def in_order(turn: Turn, leases: Iterable[Lease]) -> list[Lease]:
             rank = 2
         else:
             rank = 3
-        used_at = named_at[lease.lease_id] - (0.0 if use is None else use.idle_seconds)
-        priority = priorities.get(lease.tenant)
-        if priority is None:
-            priority = priorities[lease.tenant] = turn.books.priority_of(lease.tenant)
+        if lease.tenant not in of_tenant:
+            is_within = lease.tenant not in above
+            of_tenant[lease.tenant] = (is_within, turn.books.priority_of(lease.tenant))
         is_silent = rank > 0 and lease.session_id in silent  # for what is not made nobody is asked
-        is_within = lease.tenant not in above
-        found.append((is_silent, rank, is_within, priority, used_at, lease.lease_id))
-    found.sort()
-    return [turn.ledger.leases[lease_id] for *_, lease_id in found]
+        used_at = named_at[lease.lease_id] - (0.0 if use is None else use.idle_seconds)
+        of_rank = ranked.setdefault((is_silent, rank, of_tenant[lease.tenant]), [])
+        of_rank.append((used_at, lease))
+    by_use = itemgetter(0)
+    return [lease for rank in sorted(ranked) for _, lease in sorted(ranked[rank], key=by_use)]
 
 
 def silent_sessions(turn: Turn) -> set[SessionId]:
@@ -164,9 +164,11 @@ def revocations(
     evacuated than the way to host memory, which all of them share, can carry by then.
     """
     carried_seconds = _carried_seconds(turn, leases)
-    found = [_revocation(turn, lease, reason, seconds, carried_seconds) for lease in leases]
-    least = turn.now + least_seconds
-    return [one if one.deadline >= least else replace(one, deadline=least) for one in found]
+    of_cache, of_store = (
+        _revocation(turn, of_class, reason, seconds, carried_seconds, least_seconds)
+        for of_class in (SafetyClass.CACHE, SafetyClass.STORE)
+    )
+    return [of_cache if one.safety_class is SafetyClass.CACHE else of_store for one in leases]
 
 
 def send_revokes(turn: Turn, leases: Iterable[Lease]) -> None:
@@ -237,16 +239,18 @@ def quarantine_if_overdue(turn: Turn, lease: Lease) -> None:
 
 def _revocation(
     turn: Turn,
-    lease: Lease,
+    safety_class: SafetyClass,
     reason: RevokeReason,
     seconds: float | None,
-    carried_seconds: float,
+    carried_seconds: float = 0.0,
+    least_seconds: float = 0.0,
 ) -> Revocation:
-    if seconds is None and lease.safety_class is SafetyClass.CACHE:
+    if seconds is None and safety_class is SafetyClass.CACHE:
         seconds = CACHE_REVOKE_SECONDS
     elif seconds is None:
         seconds = min(max(STANDARD_REVOKE_SECONDS, carried_seconds), LONGEST_REVOKE_SECONDS)
-    return Revocation(reason=reason, started_at=turn.now, deadline=turn.now + seconds)
+    deadline = turn.now + max(seconds, least_seconds)
+    return Revocation(reason=reason, started_at=turn.now, deadline=deadline)
 
 
 def _carried_seconds(turn: Turn, leases: Iterable[Lease]) -> float:

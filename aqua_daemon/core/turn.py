@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
-from operator import attrgetter
 
 from aqua_daemon.core.deadlines import Deadlines
 from aqua_daemon.core.errors import InvalidRequest, StaleRequest
@@ -308,24 +307,35 @@ class Turn:
 
 
 def _changed(
-    lease: Lease,
-    *,
-    state: LeaseState,
-    since: float,
-    revocation: Revocation | None,
+    lease: Lease, *, state: LeaseState, since: float, revocation: Revocation | None
 ) -> Lease:
-    # Made by its slots: this is the hottest line, and a frozen record's own way to be made takes
-    # twice as long (dataclasses.replace six times).
+    # Made by its slots, one by one: each move makes a record, and a frozen record's own way to be
+    # made takes two and a half times as long.
     changed = object.__new__(Lease)
-    for keep, value in zip(_KEEP, _kept(lease), strict=True):
-        keep(changed, value)
-    for change, value in zip(_CHANGE, (state, since, revocation), strict=True):
-        change(changed, value)
+    _set_lease_id(changed, lease.lease_id)
+    _set_session_id(changed, lease.session_id)
+    _set_tenant(changed, lease.tenant)
+    _set_lender(changed, lease.lender)
+    _set_borrower(changed, lease.borrower)
+    _set_nbytes(changed, lease.nbytes)
+    _set_safety_class(changed, lease.safety_class)
+    _set_request_id(changed, lease.request_id)
+    _set_state(changed, state)
+    _set_since(changed, since)
+    _set_revocation(changed, revocation)
     return changed
 
 
-_CHANGING = ("state", "since", "revocation")
-_KEPT = tuple(one.name for one in fields(Lease) if one.name not in _CHANGING)
-_kept = attrgetter(*_KEPT)
-_KEEP = tuple(getattr(Lease, name).__set__ for name in _KEPT)
-_CHANGE = tuple(getattr(Lease, name).__set__ for name in _CHANGING)
+(
+    _set_lease_id,
+    _set_session_id,
+    _set_tenant,
+    _set_lender,
+    _set_borrower,
+    _set_nbytes,
+    _set_safety_class,
+    _set_request_id,
+    _set_state,
+    _set_since,
+    _set_revocation,
+) = (getattr(Lease, one.name).__set__ for one in fields(Lease))

@@ -208,9 +208,9 @@ CORE = (
     ),
     Mutant(
         name="bytes that are promised are free",
-        path="aqua_daemon/core/ledger.py",
-        old="if state is not LeaseState.LOST:",
-        new="if state not in (LeaseState.LOST, LeaseState.ALLOCATING):",
+        path="aqua_daemon/core/accounts.py",
+        old="HELD = frozenset(LeaseState) - {LeaseState.LOST}",
+        new="HELD = frozenset(LeaseState) - {LeaseState.LOST, LeaseState.ALLOCATING}",
         tests=("tests/core/test_granting.py::test_a_lease_is_promised_made_and_granted",),
     ),
     Mutant(
