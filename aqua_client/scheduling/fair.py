@@ -41,7 +41,7 @@ class FairScheduler:
         self._slices = Slices(self._settings)
         self._turnover = Turnover()
         self._cache_blocks: int | None = None  # of the whole cache, when it was last planned
-        self._running = 0  # in the iteration that was planned last
+        self._is_full = False  # in the iteration that was planned last somebody waits
         self._floor = 0.0  # the least virtual run time that anybody has, which never falls
 
     @property
@@ -83,12 +83,12 @@ class FairScheduler:
             self._residents.pop(request_id, None)
             self._waiting.remove(request)
         if not self._requests:  # the time until somebody comes is no iteration's
-            self._slices.computes = False
+            self._slices.computes = self._is_full = False
 
     def plan(self, now: float, room: Room, *, swap: Swap | None = None) -> Plan:
         """What to do in the iteration that begins *now*; without *swap* slices have one length."""
         self._slices.see(now, swap, residents=len(self._residents))
-        self._turnover.see(now, is_busy=self._slices.computes)
+        self._turnover.see(now, is_full=self._is_full)
         packing = Packing(
             self._residents.values(),
             self._waiting,
@@ -98,7 +98,7 @@ class FairScheduler:
         )
         self._cache_blocks = packing.total_blocks
         run = shares(packing.running, room.tokens, newcomer_share=self._settings.newcomer_share)
-        self._running = len(run)
+        self._is_full = 0 < len(run) < len(self._requests)
         self._slices.computes = bool(run)
         return Plan(
             run=run,
@@ -121,9 +121,9 @@ class FairScheduler:
             msg = f"{request_id!r} computed {tokens} tokens, but lacks {request.missing_tokens}"
             raise InvalidRequest(msg)
         self.resides(request_id)
-        self._turnover.generated(
-            request.compute(tokens, prompt_token_cost=self._settings.prompt_token_cost)
-        )
+        answers = request.compute(tokens, prompt_token_cost=self._settings.prompt_token_cost)
+        if self._is_full:
+            self._turnover.generated(answers)
 
     def resides(self, request_id: str) -> None:
         """It has blocks, be it that the engine gave it some by itself: to a fork, for a prefix.
@@ -177,10 +177,10 @@ class FairScheduler:
             self._settings.blocks(prompt_tokens) > self._cache_blocks
         ):
             return Admission(accepted=False, reason="too_large")
-        self._turnover.see(now, is_busy=self._slices.computes)
+        self._turnover.see(now, is_full=self._is_full)
         late = self._turnover.seconds_for(len(self._requests) + 1)
         late -= self._settings.patience_seconds
-        if late <= 0 or self._running >= len(self._requests):
+        if late <= 0 or not self._is_full:
             return Admission(accepted=True)
         return Admission(
             accepted=False, retry_after_seconds=max(SOONEST_RETRY_SECONDS, late), reason="busy"

@@ -67,7 +67,7 @@ SCHEDULING = (
     Mutant(
         name="an idle hour is slow",
         path="aqua_client/scheduling/turnover.py",
-        old=" and is_busy and",
+        old=" and is_full and",
         new=" and",
         tests=(
             "tests/client/scheduling/test_admission.py::test_an_idle_hour_says_nothing_of_the_pace",

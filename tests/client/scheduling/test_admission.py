@@ -50,6 +50,17 @@ def test_what_is_refused_comes_back_in_time() -> None:
     assert answer.retry_after_seconds == pytest.approx(expected, rel=0.3)
 
 
+def test_a_quiet_hour_is_no_pace() -> None:
+    """What an engine was asked to do says not what it can: a small burst after it is taken."""
+    engine = Engine(PATIENT, blocks=5000, tokens=64, seats=10)
+    engine.add("alone", prompt=8, reply=2000)
+    engine.run()
+    crowded(engine, 30)  # three seconds' work
+    engine.run(until=lambda: engine.now > 21)
+    assert len(engine.jobs) > engine.seats
+    assert engine.scheduler.admit(engine.now, prompt_tokens=8).accepted
+
+
 def test_what_never_fits_is_refused_for_good() -> None:
     """No retry helps: the cache is smaller."""
     scheduler = FairScheduler(PATIENT)
