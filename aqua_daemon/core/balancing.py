@@ -11,12 +11,12 @@ into quarantine as well. Meanwhile what it holds is the first of its share.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
 from aqua_daemon.core.accounts import GpuAccount, TenantAccount
 from aqua_daemon.core.errors import InsufficientMemory
-from aqua_daemon.core.fairness import Party, fair_shares
+from aqua_daemon.core.fairness import Party, fair_shares, in_whole_slabs
 from aqua_daemon.core.instructions import NoteRebalance
 from aqua_daemon.core.model import (
     GpuUuid,
@@ -146,10 +146,11 @@ def _within_reach(turn: Turn, tenant: TenantName | None = None) -> set[GpuUuid]:
     return {gpu for gpu in turn.ledger.gpus if to_itself or any(gpu != home for home in homes)}
 
 
-def _shares(turn: Turn, parties: Iterable[Party]) -> dict[TenantName, float]:
+def _shares(turn: Turn, parties: Sequence[Party]) -> dict[TenantName, int]:
     books = turn.books
     if books.shares is None:
-        books.shares = fair_shares(_capacity_bytes(turn), parties)
+        shares = fair_shares(_capacity_bytes(turn), parties)
+        books.shares = in_whole_slabs(shares, parties, books.settings.smallest_slab_bytes)
     return books.shares
 
 

@@ -17,6 +17,7 @@ from typing import TypeVar
 from aqua_daemon.core.model import TenantName, owner_of
 
 _Key = TypeVar("_Key", bound=Hashable)
+_ROUNDING = 0.01  # bytes by which a sum of floats may miss a whole slab
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +58,27 @@ def fair_shares(capacity_bytes: float, parties: Iterable[Party]) -> dict[TenantN
             {party.tenant: party.stuck_bytes for party in group},
         )
     return shares
+
+
+def in_whole_slabs(
+    shares: Mapping[TenantName, float], parties: Iterable[Party], slab_bytes: int
+) -> dict[TenantName, int]:
+    """*shares* as slabs can make them: each less than one slab from what it was, no more in all.
+
+    What is left when each is rounded down goes a slab each, to those who hold it already, so that a
+    share that breathes moves nothing, then to those who miss most (the largest remainders).
+    """
+    found = {
+        tenant: int(share + _ROUNDING) // slab_bytes * slab_bytes
+        for tenant, share in shares.items()
+    }
+    left = (int(sum(shares.values()) + _ROUNDING) - sum(found.values())) // slab_bytes
+    held = {party.tenant: party.held_bytes for party in parties}
+    first = sorted(
+        (tenant for tenant in found if shares[tenant] - found[tenant] > _ROUNDING),
+        key=lambda tenant: (held[tenant] <= found[tenant], found[tenant] - shares[tenant]),
+    )
+    return found | {tenant: found[tenant] + slab_bytes for tenant in first[:left]}
 
 
 def max_min(

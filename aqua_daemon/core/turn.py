@@ -78,7 +78,7 @@ class Books:
     reclaim_timers: Deadlines[RequestId] = field(default_factory=Deadlines)
     reclaims: list[Reclaim] = field(default_factory=list)
     wants: dict[SessionId, Want] = field(default_factory=dict)
-    shares: dict[TenantName, float] | None = None  # None: to be worked out when asked for
+    shares: dict[TenantName, int] | None = None  # None: to be worked out when asked for
     rebalanced_at: float = -math.inf
     quotas: dict[TenantName, Quota] = field(default_factory=dict)  # those that were ever set
     default_limits: Limits = field(init=False)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aqua_daemon.core.fairness import Party, fair_shares, max_min
+from aqua_daemon.core.fairness import Party, fair_shares, in_whole_slabs, max_min
 from aqua_daemon.core.model import TenantName
 from aqua_daemon.core.rebalancing import recalls
 
@@ -175,3 +175,37 @@ def test_a_suggestion_that_was_followed_is_never_followed_by_its_opposite(
         [giver] = [found for found in parties if found.tenant == one.tenant]
         assert giver.held_bytes - one.nbytes >= shares[one.tenant] - 1
         assert one.for_tenant != one.tenant
+
+
+def test_many_small_lacks_are_one_slab_that_somebody_has_too_many() -> None:
+    """Three lack less than a slab each: whoever misses most gets what a fourth has above its share."""
+    parties = (party("a", 19, 100), party("b", 15, 100), party("c", 16, 100), party("d", 14, 100))
+    shares = fair_shares(64, parties)
+    assert recalls(parties, shares, smallest_bytes=4, coming_bytes=0) == []
+    slabs = in_whole_slabs(fair_shares(64, parties), parties, 4)
+    assert list(slabs.values()) == [16, 16, 16, 16]
+    uneven = (party("a", 24, 100), party("b", 12, 100), party("c", 12, 100), party("d", 12, 100))
+    slabs = in_whole_slabs(fair_shares(60, uneven), uneven, 4)
+    assert list(slabs.values()) == [16, 16, 16, 12]
+    [moved] = recalls(uneven, slabs, smallest_bytes=4, coming_bytes=0)
+    assert (moved.tenant, moved.nbytes) == ("a", 8)
+
+
+@given(_DEMANDS, st.integers(0, 2000), st.integers(1, 50))
+def test_whole_slabs_are_near_their_shares_and_stay(
+    wanted: dict[str, tuple[int, float]], capacity: int, slab: int
+) -> None:
+    """Each is less than a slab away, all are no more than before, and who has its slabs keeps them."""
+    weights = {name: weight for name, (_, weight) in wanted.items()}
+    asking = [party(n, 0, want, owner_weight=weights[n]) for n, (want, _) in wanted.items()]
+    shares = fair_shares(capacity, asking)
+    slabs = in_whole_slabs(shares, asking, slab)
+    assert all(slabs[name] % slab == 0 for name in slabs)
+    assert all(abs(slabs[name] - shares[name]) <= slab for name in slabs)
+    assert sum(slabs.values()) <= sum(shares.values()) + 1
+    assert sum(slabs.values()) > sum(shares.values()) - slab
+    settled = [
+        party(n, slabs[TenantName(n)], max(0, want - slabs[TenantName(n)]), owner_weight=weights[n])
+        for n, (want, _) in wanted.items()
+    ]
+    assert in_whole_slabs(shares, settled, slab) == slabs

@@ -22,6 +22,7 @@ _LOOK_SECONDS = 0.25
 _LOOKS_PER_AUDIT = 12
 _STEADY_PERIODS = 8  # of rebalancing, until everybody has its share
 _RETRY_SECONDS = 8.0  # of refused requests, deadlines, and what comes back after them
+_CALL_SECONDS = 10.0  # a reclaim that is under way limits what is lent when it arrives
 _BREATH_SECONDS = 4.0
 _BREATHS = 4
 
@@ -70,6 +71,8 @@ class ElasticRun:
         stage.chance.is_calm = True
         stage.tell("load is steady")
         self._household.hold()
+        self._live(_CALL_SECONDS)
+        self._household.offer_all()
         settings = self._settings
         seconds = max(settings.settle_seconds, settings.newcomer_seconds)
         seconds += REST_SECONDS + _STEADY_PERIODS * settings.rebalance_seconds + _RETRY_SECONDS

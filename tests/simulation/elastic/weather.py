@@ -77,6 +77,10 @@ class Household:
                 borrower.client.unstick()
         for lender in self.lenders:
             lender.hold()
+
+    def offer_all(self) -> None:
+        """Nothing but use limits what is lent."""
+        for lender in self.lenders:
             lender.offer_all()
 
     def let_go(self) -> None:
