@@ -70,7 +70,7 @@ EDGES = (
         old="        not slab.is_fenced\n",
         new="        True\n",
         tests=(
-            "tests/client/test_revokes.py::test_nothing_new_is_put_into_a_slab_that_is_asked_back",
+            "tests/client/test_revokes_in_use.py::test_nothing_new_is_put_into_a_slab_that_is_asked_back",
         ),
     ),
     Mutant(
@@ -85,7 +85,7 @@ EDGES = (
         path="aqua_client/slabs.py",
         old="if not (one.is_writing or one.is_retired)",
         new="if not one.is_retired",
-        tests=("tests/client/test_revokes.py::test_a_revoke_waits_for_a_write",),
+        tests=("tests/client/test_revokes_in_use.py::test_a_revoke_waits_for_a_write",),
     ),
     Mutant(
         name="an acknowledgement does not wait for the event",
@@ -101,7 +101,9 @@ EDGES = (
         path="aqua_client/worker.py",
         old="if not slab.places and self._close(slab):",
         new="if self._close(slab):",
-        tests=("tests/client/test_revokes.py::test_a_revoke_waits_for_a_fetch_and_others_do_not",),
+        tests=(
+            "tests/client/test_revokes_in_use.py::test_a_revoke_waits_for_a_fetch_and_others_do_not",
+        ),
     ),
     Mutant(
         name="a child uses its parent's handles",
