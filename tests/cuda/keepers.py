@@ -18,7 +18,8 @@ from pathlib import Path
 
 from tests.fakes.cuda_node import FakeCudaNode
 from tests.fakes.cuda_program import Program
-from tests.keeper.keepers import Keeper, Slab
+from tests.keeper.keepers import Keeper
+from tests.keeper.peers import Slab
 from tests.nodes import short_directory, wait_until
 
 MIB = 2**20

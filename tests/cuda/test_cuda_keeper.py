@@ -28,7 +28,8 @@ from tests.cuda.keepers import (
 )
 from tests.fakes.cuda_node import FakeCudaNode, fake_cuda_node
 from tests.fakes.fake_cuda.results import CUresult
-from tests.keeper.keepers import Peer, lease_id
+from tests.keeper.holders import lease_id
+from tests.keeper.peers import Peer
 from tests.nodes import wait_until
 
 GIB = 2**30

@@ -19,7 +19,8 @@ from aqua_daemon.keeper.nvml_reader import NvmlReader
 from aqua_daemon.keeper.refusal import Refused
 from tests.cuda.keepers import KINDS, SLAB_BYTES, running_keeper, tenant
 from tests.fakes.cuda_node import FakeCudaNode, fake_cuda_node
-from tests.keeper.keepers import ANSWER_SECONDS, Peer
+from tests.keeper.holders import ANSWER_SECONDS
+from tests.keeper.peers import Peer
 from tests.nodes import MIB, wait_until
 
 MEMORY = 1024 * MIB

@@ -22,7 +22,7 @@ from tests.cuda.keepers import MIB, SLAB_BYTES, running_keeper, tenant
 from tests.fakes.cuda_node import FakeCudaNode, fake_cuda_node
 from tests.fakes.fake_cuda.description import NodeDescription
 from tests.fakes.topologies import dgx_a100, hgx_h100, mixed_models, one_with_mig, pcie_l40s
-from tests.keeper.keepers import Peer
+from tests.keeper.peers import Peer
 from tests.nodes import wait_until
 
 THERMAL = 0x40  # nvmlClocksThrottleReasonHwThermalSlowdown

@@ -18,7 +18,7 @@ from tests.cuda.keepers import HOME, KINDS, MIB, SLAB_BYTES, CudaTenant, tenant
 from tests.end_to_end.borrower import CALL_SECONDS, Borrower, borrowing
 from tests.fakes.cuda_node import FakeCudaNode, fake_cuda_node
 from tests.fakes.topologies import one_with_mig
-from tests.keeper.keepers import Slab
+from tests.keeper.peers import Slab
 from tests.nodes import Node, running_node, short_directory, wait_until
 
 GIB = 2**30

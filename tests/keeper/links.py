@@ -22,7 +22,8 @@ from aqua_daemon.core.model import (
     SlabTag,
     TenantName,
 )
-from tests.keeper.keepers import SLAB_BYTES, Holder, lease_id
+from tests.keeper.holders import Holder, lease_id
+from tests.keeper.peers import SLAB_BYTES
 
 SHM_0, SHM_1 = GpuUuid("SHM-0"), GpuUuid("SHM-1")
 SECONDS = 20.0

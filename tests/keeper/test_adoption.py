@@ -8,13 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.keeper.keepers import Keeper, holder, running_keeper, tag_for
+from tests.keeper.holders import holder, tag_for
+from tests.keeper.keepers import Keeper, running_keeper
 from tests.nodes import environment, read_line
 
 _DAEMON = """
 import sys
 from pathlib import Path
-from tests.keeper.keepers import Holder, Peer
+from tests.keeper.holders import Holder
+from tests.keeper.peers import Peer
 peer = Peer(Path(sys.argv[1]))
 peer.attach()
 print("attached", flush=True)

@@ -17,7 +17,8 @@ from aqua_daemon.core.events import (
 from aqua_daemon.core.instructions import FreeSlab
 from aqua_daemon.core.model import LeaseId
 from tests.fakes.keeper_server import FakeKeeper, fake_keeper, report_of
-from tests.keeper.keepers import GPU_BYTES, Holder, holder, lease_id
+from tests.keeper.holders import Holder, holder, lease_id
+from tests.keeper.keepers import GPU_BYTES
 from tests.keeper.links import SHM_0, linked, order_for, outside
 from tests.nodes import short_directory
 

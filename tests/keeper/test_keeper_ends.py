@@ -22,7 +22,8 @@ from aqua_daemon.core.events import (
     SlabFreed,
 )
 from aqua_daemon.core.instructions import AllocateSlab
-from tests.keeper.keepers import GPU_BYTES, Holder, Keeper, holder, running_keeper
+from tests.keeper.holders import Holder, holder
+from tests.keeper.keepers import GPU_BYTES, Keeper, running_keeper
 from tests.keeper.links import SECONDS, SHM_0, SHM_1, Linked, granted, linked, order_for, outside
 from tests.nodes import REPOSITORY, short_directory
 

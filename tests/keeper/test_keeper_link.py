@@ -15,8 +15,10 @@ from aqua_daemon.core.events import (
     SlabFreed,
 )
 from aqua_daemon.core.model import GpuUuid, SessionId
-from tests.keeper.keepers import SLAB_BYTES, Holder, Keeper, holder, lease_id, running_keeper
+from tests.keeper.holders import Holder, holder, lease_id
+from tests.keeper.keepers import Keeper, running_keeper
 from tests.keeper.links import SHM_0, SHM_1, Linked, free_of, granted, linked, order_for, outside
+from tests.keeper.peers import SLAB_BYTES
 from tests.nodes import short_directory
 
 

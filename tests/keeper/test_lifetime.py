@@ -10,7 +10,8 @@ import pytest
 
 from aqua_daemon.keeper.lifetime import Lifetime
 from aqua_daemon.keeper.program import keep_shm
-from tests.keeper.keepers import GPU_BYTES, Keeper, holder, running_keeper
+from tests.keeper.holders import holder
+from tests.keeper.keepers import GPU_BYTES, Keeper, running_keeper
 from tests.nodes import short_directory, wait_until
 
 ALONE = {"has_daemon": False, "has_owners": False, "has_living_holders": False}

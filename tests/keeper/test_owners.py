@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.keeper.keepers import GPU_BYTES, MIB, Keeper, Peer, holder, running_keeper
+from tests.keeper.holders import holder
+from tests.keeper.keepers import GPU_BYTES, Keeper, running_keeper
+from tests.keeper.peers import MIB, Peer
 from tests.nodes import environment, read_line
 
 

@@ -10,25 +10,11 @@ from typing import NoReturn
 
 import pytest
 from aqua_protos.framing import LARGEST_FRAME_BYTES, encode_frame
-from aqua_protos.keeper_pb2 import (
-    Allocate,
-    Attach,
-    Free,
-    KeeperRequest,
-    RegisterOwner,
-)
+from aqua_protos.keeper_pb2 import Allocate, Attach, Free, KeeperRequest, RegisterOwner
 
-from tests.keeper.keepers import (
-    GPU_BYTES,
-    MIB,
-    SLAB_BYTES,
-    Holder,
-    Peer,
-    holder,
-    lease_id,
-    running_keeper,
-    tag_for,
-)
+from tests.keeper.holders import Holder, holder, lease_id, tag_for
+from tests.keeper.keepers import GPU_BYTES, running_keeper
+from tests.keeper.peers import MIB, SLAB_BYTES, Peer
 
 
 def allocation(tenant: Holder, **changes: object) -> KeeperRequest:

@@ -9,15 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.keeper.keepers import (
-    GPU_BYTES,
-    MIB,
-    SLAB_BYTES,
-    Peer,
-    holder,
-    lease_id,
-    running_keeper,
-)
+from tests.keeper.holders import holder, lease_id
+from tests.keeper.keepers import GPU_BYTES, running_keeper
+from tests.keeper.peers import MIB, SLAB_BYTES, Peer
 
 
 def held_bytes(daemon: Peer, gpu: str = "SHM-0") -> int:
