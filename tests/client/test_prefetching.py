@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 import torch
 
-from aqua_client import awaiting, batches, copying, prefetching
+from aqua_client import awaiting, copying, prefetching
 from aqua_client.errors import HandleReleased, InvalidRequest, LeaseLost
-from aqua_client.pager import Pager
-from aqua_client.tensors import OffloadedTensor
 from tests.client.pagers import paging, park, random_bytes, two_gpus, wait_acknowledged
-from tests.fakes.session import MIB, FakeNode
-from tests.fakes.streams import FakeStreams
-from tests.nodes import environment, wait_until
-
-NBYTES = 100_000
+from tests.client.prefetches import NBYTES, prefetch, stat
+from tests.nodes import wait_until
 
 
 class Gate:
@@ -53,22 +45,6 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
 def never_begun(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if all threads were busy."""
     monkeypatch.setattr(awaiting, "in_background", lambda _call, *, device: device)
-
-
-def stat(pager: Pager, name: str) -> object:
-    return pager.stats()[name]
-
-
-def landed(handle: OffloadedTensor) -> bool:
-    """Whether its bytes have been brought back."""
-    prefetched = handle._stored.prefetched
-    return prefetched is not None and prefetched.done.done()
-
-
-def prefetch(handle: OffloadedTensor) -> None:
-    """To its end."""
-    handle.prefetch()
-    wait_until(lambda: landed(handle), what="prefetched")
 
 
 def test_a_fetch_takes_what_was_prefetched() -> None:
@@ -247,125 +223,3 @@ def test_a_tensor_without_bytes_needs_no_prefetch() -> None:
         handle.prefetch()
         assert handle.fetch().shape == (0, 3)
         assert stat(pager, "prefetches") == 0
-
-
-def test_batches_and_async_fetches_take_what_was_prefetched() -> None:
-    """Beside others, into new tensors and into given ones."""
-    tensors = [random_bytes(NBYTES, seed=seed) for seed in range(3)]
-    with paging(two_gpus()) as pager:
-        handles = [park(pager, tensor) for tensor in tensors]
-        prefetch(handles[1])
-        fetched = batches.fetch_many(pager, handles)
-        assert all(map(torch.equal, fetched, tensors))
-        assert stat(pager, "fetches") == 3
-        prefetch(handles[0])
-        outs = [torch.zeros(NBYTES, dtype=torch.uint8) for _ in tensors]
-        batches.fetch_many(pager, handles, outs)
-        assert all(map(torch.equal, outs, tensors))
-        prefetch(handles[2])
-        assert torch.equal(asyncio.run(handles[2].fetch_async()), tensors[2])
-        assert stat(pager, "prefetched_bytes") == 0
-
-
-def test_a_batch_that_fails_writes_nothing_that_was_prefetched() -> None:
-    """All are fetched, or none has been written."""
-    with paging(two_gpus()) as pager:
-        handles = [park(pager, random_bytes(NBYTES)) for _ in range(2)]
-        prefetch(handles[0])
-        handles[1].release()
-        outs = [torch.zeros(NBYTES, dtype=torch.uint8) for _ in handles]
-        with pytest.raises(HandleReleased):
-            batches.fetch_many(pager, handles, outs)
-        assert not outs[0].any()
-
-
-def test_a_closed_client_holds_nothing_prefetched() -> None:
-    """Its handles say so."""
-    with paging(two_gpus()) as pager:
-        handle = park(pager, random_bytes(NBYTES))
-        prefetch(handle)
-    assert handle._stored.prefetched is None
-    with pytest.raises(HandleReleased):
-        handle.fetch()
-
-
-def test_in_inference_mode_what_is_prefetched_can_be_used_outside() -> None:
-    """As if it had been fetched there."""
-    with paging(two_gpus()) as pager:
-        handle = park(pager, torch.zeros(10))
-        with torch.inference_mode():
-            prefetch(handle)
-        fetched = handle.fetch()
-        assert not fetched.is_inference()
-        fetched.add_(1)
-
-
-def test_where_copies_are_enqueued_the_stream_waits_and_not_the_caller() -> None:
-    """The copy is beside the current stream, and its pins go when it is over."""
-    streams, node = FakeStreams(is_quick=True), FakeNode()
-    tensor = random_bytes(MIB)
-    with paging(node, streams=streams) as pager:
-        handle = park(pager, tensor)
-        wait_until(lambda: not pager._tiers.flights, what="written")
-        streams.is_quick = False
-        handle.prefetch()
-        copied = streams.events[-1]
-        assert streams.recorded_aside == 1
-        assert streams.asides[-1].nbytes == MIB
-        assert copied.waits == 0
-        (place,) = handle._stored.places
-        assert place.pins == 1
-        fetched = handle.fetch()
-        assert copied.waits == 1
-        assert streams.handed_over[-1] is fetched
-        assert torch.equal(fetched, tensor)
-        streams.finish_all()
-        wait_until(lambda: place.pins == 0, what="let go")
-
-
-def test_a_stream_that_is_captured_refuses_a_prefetch() -> None:
-    """As it would the fetch."""
-    streams = FakeStreams(is_quick=True)
-    with paging(FakeNode(), streams=streams) as pager:
-        handle = park(pager, random_bytes(NBYTES))
-        streams.is_capturing = True
-        refused: list[Callable[[], object]] = [handle.prefetch, handle.fetch]
-        for call in refused:
-            with pytest.raises(InvalidRequest):
-                call()
-        streams.is_capturing = False
-
-
-ENDING = """
-import atexit, threading, time, warnings
-atexit.register(lambda: print(time.monotonic() - ended_at, flush=True))  # the last of all
-import torch, aqua_client
-from aqua_client import copying
-warnings.simplefilter("ignore", aqua_client.AquaWarning)
-handles = [aqua_client.offload(torch.zeros(32 * 2**20, dtype=torch.uint8)) for _ in range(6)]
-copying.CHUNK_BYTES = 2**20
-chunks = copying._chunks
-def slowly(spans):
-    for chunk in chunks(spans):
-        threading.Event().wait(0.1)
-        yield chunk
-copying._chunks = slowly
-for handle in handles:
-    handle.prefetch()
-ended_at = time.monotonic()
-"""
-
-
-def test_a_process_ends_without_waiting_for_its_prefetches() -> None:
-    """All of them would take 6 s; the promise is 0.2 s."""
-    program = [sys.executable, "-c", ENDING]
-    chosen = {"AQUA_SOCKET": "/nonexistent/aqua.sock", "AQUA_HOST_LIMIT": "1GiB"}
-    done = subprocess.run(
-        program,
-        env=environment() | chosen,
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=50,
-    )
-    assert float(done.stdout) < 10 * 0.2
