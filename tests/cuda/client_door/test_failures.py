@@ -1,15 +1,10 @@
-"""Slabs of another process, opened by the client's own functions through a driver that is a fake.
-
-The exporter is a real process; this one is the client. Covers both kinds of handle alike wherever
-the rule is the same.
-"""
+"""Slabs that the client's own functions can not open: wrong ones, failing drivers, no own GPU."""
 
 from __future__ import annotations
 
 import ctypes
 import os
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,124 +13,13 @@ import torch
 
 from aqua_client import own_device
 from aqua_client.copying import Memory, UnusableSlab
-from aqua_client.cuda_driver import CudaError, CudaUnavailable, acting_on, call, ordinal_of, uuid_of
+from aqua_client.cuda_driver import CudaError, CudaUnavailable, acting_on, call
 from aqua_client.cuda_mapping import open_legacy
 from aqua_client.records import Grant
-from tests.client.pagers import random_bytes
+from tests.cuda.client_door.looks import HOME, LENDER, home, is_open, mapped_by_us, own_contexts
 from tests.cuda.exporter import KINDS, MIB, ExportedSlab, exporting
 from tests.fakes.cuda_node import FakeCudaNode, fake_cuda_node
 from tests.fakes.fake_cuda.results import CUresult
-
-HOME, LENDER = 2, 5
-
-
-@pytest.fixture(autouse=True)
-def no_torch_context(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A GPU that torch may have in this process is none of the fake node's."""
-    monkeypatch.setattr(own_device, "_torch_has_context", lambda: False)
-
-
-@pytest.fixture
-def node(tmp_path: Path) -> Iterator[FakeCudaNode]:
-    """Eight GPUs, which this process sees too."""
-    made = fake_cuda_node(tmp_path)
-    with made.in_process():
-        yield made
-
-
-@pytest.fixture(params=KINDS)
-def slab(request: pytest.FixtureRequest, node: FakeCudaNode) -> Iterator[ExportedSlab]:
-    """Of either kind, on the lender."""
-    with exporting(node, gpu=node.uuids[LENDER], kind=request.param) as made:
-        yield made
-
-
-def home(node: FakeCudaNode) -> str:
-    return node.uuids[HOME]
-
-
-def own_contexts(node: FakeCudaNode) -> list[str]:
-    """The GPUs where this process has one."""
-    return [one.uuid for one in node.contexts() if one.pid == os.getpid()]
-
-
-def mapped_by_us(node: FakeCudaNode) -> int:
-    """How many of the node's allocations this process maps."""
-    return sum(os.getpid() in node.mapped_by(one.number) for one in node.allocations())
-
-
-def descriptors() -> set[str]:
-    """The open ones of this process."""
-    return {entry.name for entry in Path("/proc/self/fd").iterdir()}
-
-
-def is_open(descriptor: int | None) -> bool:
-    return descriptor is not None and Path(f"/proc/self/fd/{descriptor}").exists()
-
-
-def test_bytes_go_both_ways(node: FakeCudaNode, slab: ExportedSlab) -> None:
-    """What the client writes its owner reads, all of it."""
-    memory = Memory.of_grant(slab.grant(), home_gpu=home(node))
-    content = random_bytes(slab.nbytes)
-    memory.view(torch.uint8).copy_(content)
-    assert slab.content() == content.numpy().tobytes()
-    assert (memory.opened_on, memory.ordinal) == (HOME, None)
-    memory.close()
-
-
-def test_it_is_opened_on_the_clients_own_gpu_alone(node: FakeCudaNode, slab: ExportedSlab) -> None:
-    """One context, on the home GPU; on the lender there is its owner's and no other."""
-    before = node.used_bytes(slab.gpu)
-    memory = Memory.of_grant(slab.grant(), home_gpu=home(node))
-    assert own_contexts(node) == [home(node)]
-    assert node.used_bytes(slab.gpu) == before
-    other = Memory.of_grant(slab.grant(lease_id="another"), home_gpu=home(node))
-    assert own_contexts(node) == [home(node)]
-    memory.close()
-    other.close()
-
-
-def test_the_thread_is_left_as_it_was(node: FakeCudaNode, slab: ExportedSlab) -> None:
-    """Its context and its capture mode are the server's, not the library's."""
-    with acting_on(1):
-        pass  # so that there is one of the server's
-    device = call("cuDeviceGet", 1)
-    call("cuCtxSetCurrent", call("cuDevicePrimaryCtxRetain", device))
-    before = int(call("cuCtxGetCurrent"))
-    memory = Memory.of_grant(slab.grant(), home_gpu=home(node))
-    memory.close()
-    assert int(call("cuCtxGetCurrent")) == before
-    from cuda.bindings import driver
-
-    mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_GLOBAL
-    assert int(call("cuThreadExchangeStreamCaptureMode", mode)) == int(mode)
-
-
-def test_a_living_view_keeps_it_mapped(node: FakeCudaNode, slab: ExportedSlab) -> None:
-    """It says so, goes on working, and can be closed when the view has gone."""
-    memory = Memory.of_grant(slab.grant(), home_gpu=home(node))
-    view = memory.view(torch.float32)[100:200]
-    for _ in range(3):
-        with pytest.raises(BufferError, match="view"):
-            memory.close()
-    assert mapped_by_us(node) == 1
-    view.fill_(3.0)
-    assert memory.view(torch.float32)[150] == 3.0
-    del view
-    memory.close()
-    assert mapped_by_us(node) == 0
-    memory.close()
-
-
-def test_the_descriptor_does_not_stay(node: FakeCudaNode) -> None:
-    """The mapping alone holds the memory: a child inherits nothing to open it by."""
-    with exporting(node, gpu=node.uuids[LENDER], kind="vmm") as slab:
-        granted = slab.grant()
-        before = descriptors()
-        memory = Memory.of_grant(granted, home_gpu=home(node))
-        assert not is_open(granted.descriptor)
-        assert len(descriptors()) == len(before) - 1
-        memory.close()
 
 
 @pytest.mark.parametrize(
@@ -220,45 +104,6 @@ def test_a_driver_that_does_not_unmap_is_asked_again(
     assert mapped_by_us(node) == 0
 
 
-def test_the_same_lease_is_opened_once(node: FakeCudaNode, slab: ExportedSlab) -> None:
-    """Both see the same memory, and the last one to close unmaps it."""
-    one = Memory.of_grant(slab.grant(lease_id="same"), home_gpu=home(node))
-    other = Memory.of_grant(slab.grant(lease_id="same"), home_gpu=home(node))
-    one.view(torch.uint8)[1000] = 42
-    assert other.view(torch.uint8)[1000] == 42
-    one.close()
-    one.close()
-    assert mapped_by_us(node) == 1
-    other.view(torch.uint8)[1000] = 43
-    other.close()
-    assert mapped_by_us(node) == 0
-
-
-def test_threads_that_open_and_close_the_same_lease_do_not_disturb_each_other(
-    node: FakeCudaNode, slab: ExportedSlab
-) -> None:
-    """Nobody's mapping goes while he has it."""
-    grants = [slab.grant(lease_id="same", canary=b"") for _ in range(80)]
-    faults: list[BaseException] = []
-
-    def work(mine: list[Grant]) -> None:
-        try:
-            for granted in mine:
-                memory = Memory.of_grant(granted, home_gpu=home(node))
-                memory.view(torch.int64)[:1000].fill_(granted.nbytes)
-                memory.close()
-        except BaseException as fault:  # noqa: BLE001 - told by the test's own thread
-            faults.append(fault)
-
-    threads = [threading.Thread(target=work, args=(grants[one::4],)) for one in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert faults == []
-    assert mapped_by_us(node) == 0
-
-
 def test_a_kept_handle_does_not_open_the_next_allocation(tmp_path: Path) -> None:
     """Where an equal handle names another slab, its first bytes tell."""
     node = fake_cuda_node(tmp_path, freed_handle="aliases")
@@ -273,22 +118,6 @@ def test_a_kept_handle_does_not_open_the_next_allocation(tmp_path: Path) -> None
         assert caught.value.reason == "canary"
         fresh = replace(kept, canary=bytes.fromhex(again["canary"]))
         Memory.of_grant(fresh, home_gpu=home(node)).close()
-
-
-def test_two_hundred_cycles_leave_nothing(node: FakeCudaNode, slab: ExportedSlab) -> None:
-    """Mappings, descriptors, addresses and contexts are as many as before."""
-    Memory.of_grant(slab.grant(), home_gpu=home(node)).close()
-    before = descriptors()
-    maps = len(Path("/proc/self/maps").read_text().splitlines())
-    for _ in range(200):
-        memory = Memory.of_grant(slab.grant(), home_gpu=home(node))
-        memory.view(torch.float16)[700] = 1  # not where the canary is
-        memory.close()
-    assert mapped_by_us(node) == 0
-    assert len(descriptors()) == len(before)
-    assert len(Path("/proc/self/maps").read_text().splitlines()) <= maps + 5
-    assert own_contexts(node) == [home(node)]
-    assert node.contexts_made == 2
 
 
 def test_a_forked_child_can_open_nothing(node: FakeCudaNode, slab: ExportedSlab) -> None:
@@ -353,13 +182,6 @@ def test_without_a_home_gpu_the_threads_own_context_decides(
     assert own_contexts(node) == [node.uuids[3]]
     memory.close()
     own_device._chosen.clear()
-
-
-def test_gpus_are_found_by_their_uuid(node: FakeCudaNode) -> None:
-    """Which is how they are named everywhere but inside a process."""
-    assert [uuid_of(ordinal) for ordinal in range(8)] == node.uuids
-    assert [ordinal_of(uuid) for uuid in node.uuids] == list(range(8))
-    assert ordinal_of("GPU-of-elsewhere") is None
 
 
 def test_without_a_gpu_the_reason_says_so(tmp_path: Path) -> None:
