@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from aqua_daemon.core.broker import Broker
 from aqua_daemon.core.events import (
-    DrainRequested,
     Event,
     GpuReported,
     KeepaliveReceived,
@@ -27,7 +25,6 @@ from aqua_daemon.core.events import (
 )
 from aqua_daemon.core.instructions import (
     AllocateSlab,
-    AnswerDrain,
     AnswerGranted,
     AnswerKeepalive,
     AnswerReclaim,
@@ -49,34 +46,16 @@ from aqua_daemon.core.model import (
     SessionId,
     SessionState,
 )
-
-
-class BrokenBroker:
-    """The real broker; what is broken is in the classes below."""
-
-    def __init__(
-        self, settings: BrokerSettings, now: float, drained: Iterable[GpuUuid] = ()
-    ) -> None:
-        self.inner = Broker(self.told(settings), now=now, strict=False, drained=drained)
-
-    def told(self, settings: BrokerSettings) -> BrokerSettings:
-        """The settings that it goes by."""
-        return settings
-
-    def handle(self, event: Event, *, now: float) -> tuple[Instruction, ...]:
-        """As the real one, unless a subclass says otherwise."""
-        return self.inner.handle(event, now=now)
-
-    def snapshot(self, now: float) -> NodeSnapshot:
-        """As the real one."""
-        return self.inner.snapshot(now)
-
-    def check_integrity(self) -> None:
-        """Its own checks are off: it is the oracle that is under test."""
-
-    def next_deadline(self) -> float | None:
-        """As the real one."""
-        return self.inner.next_deadline()
+from tests.simulation.broken_limits import (
+    CountsNoLeases,
+    CountsNoSessions,
+    ForgetsDrains,
+    GrantsWhileRestarting,
+    HasNoQuota,
+    LeavesWhatIsLentThere,
+    OverbooksTheHost,
+)
+from tests.simulation.wrapped_broker import BrokenBroker
 
 
 class FreesAtTheDeadline(BrokenBroker):
@@ -174,46 +153,6 @@ class NeverLooksAtTheClock(BrokenBroker):
         return () if isinstance(event, Ticked) else self.inner.handle(event, now=now)
 
 
-class HasNoQuota(BrokenBroker):
-    """Every tenant may have everything."""
-
-    def told(self, settings: BrokerSettings) -> BrokerSettings:
-        """Forget the quota."""
-        return replace(settings, tenant_quota_bytes=2**50)
-
-
-class CountsNoLeases(BrokenBroker):
-    """Every tenant may have any number of leases within its bytes."""
-
-    def told(self, settings: BrokerSettings) -> BrokerSettings:
-        """Forget how many there may be."""
-        return replace(settings, tenant_quota_leases=2**30)
-
-
-class CountsNoSessions(BrokenBroker):
-    """Every tenant may have any number of sessions."""
-
-    def told(self, settings: BrokerSettings) -> BrokerSettings:
-        """Forget how many there may be."""
-        return replace(settings, tenant_quota_sessions=2**30)
-
-
-class OverbooksTheHost(BrokenBroker):
-    """`store` slabs are granted without room to evacuate them to."""
-
-    def told(self, settings: BrokerSettings) -> BrokerSettings:
-        """Believe in more host memory than there is."""
-        return replace(settings, host_pool_bytes=2**50, tenant_host_bytes=2**50)
-
-
-class GrantsWhileRestarting(BrokenBroker):
-    """A new daemon does not wait for anybody."""
-
-    def told(self, settings: BrokerSettings) -> BrokerSettings:
-        """Have no patience."""
-        return replace(settings, restart_grace_seconds=0.0)
-
-
 class ForgetsTheFree(BrokenBroker):
     """A slab counts as free as soon as its free was ordered."""
 
@@ -298,29 +237,6 @@ class LeaksEveryTenthSlab(BrokenBroker):
                 continue
             kept.append(order)
         return tuple(kept)
-
-
-class LeavesWhatIsLentThere(BrokenBroker):
-    """A drain asks nobody for anything."""
-
-    def handle(self, event: Event, *, now: float) -> tuple[Instruction, ...]:
-        """Only look, and say that it was done."""
-        if isinstance(event, DrainRequested):
-            event = replace(event, is_dry_run=True)
-        done = self.inner.handle(event, now=now)
-        return tuple(
-            replace(one, is_dry_run=False) if isinstance(one, AnswerDrain) else one for one in done
-        )
-
-
-class ForgetsDrains(BrokenBroker):
-    """A new daemon lends whatever was drained."""
-
-    def __init__(
-        self, settings: BrokerSettings, now: float, drained: Iterable[GpuUuid] = ()
-    ) -> None:
-        del drained
-        super().__init__(settings, now)
 
 
 BROKEN: tuple[type[BrokenBroker], ...] = (

@@ -8,7 +8,7 @@ from aqua_daemon.core.events import Event, ExchangeOffered
 from aqua_daemon.core.instructions import AnswerExchange, Instruction, NoteMove, SendRevoke
 from aqua_daemon.core.lifecycle import Move
 from aqua_daemon.core.model import Revocation
-from tests.simulation.broken_brokers import BrokenBroker
+from tests.simulation.wrapped_broker import BrokenBroker
 
 _GIFT_SECONDS = 1.0
 

@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 
-from tests.simulation.broken_brokers import BrokenBroker
 from tests.simulation.broken_exchanges import BROKEN_EXCHANGES
 from tests.simulation.crowded import simulate_crowded
+from tests.simulation.wrapped_broker import BrokenBroker
 
 _MUST_HAVE_HAPPENED = (
     "daemons that died during an exchange",

@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-from tests.simulation.broken_brokers import BROKEN, BrokenBroker
+from tests.simulation.broken_brokers import BROKEN
 from tests.simulation.run import simulate
+from tests.simulation.wrapped_broker import BrokenBroker
 
 _SEEDS = 12
 _STEPS = 300
