@@ -1,7 +1,7 @@
 """The outside of a broker, as a model: keepers with orders in flight, clients, owners.
 
 It carries out what the broker asks for, late or never if it is told so, and knows what each process
-has mapped. What happens when is drawn by test_histories.py.
+has mapped. What happens when is drawn by test_histories.py and its rules.
 """
 
 from __future__ import annotations
