@@ -54,8 +54,11 @@ def attach(turn: Turn, event: KeeperAttached) -> None:
         _reconcile(turn, account, tags_there, adopted)
         _check_slabs(turn, account)
     for gpu in tags:
-        draining.go_on(turn, turn.ledger.gpus[gpu])
-        keep_reserve(turn, turn.ledger.gpus[gpu])
+        account = turn.ledger.gpus[gpu]
+        lending.settle(turn, account)
+        ramp(turn, account)
+        draining.go_on(turn, account)
+        keep_reserve(turn, account)
 
 
 def report(turn: Turn, event: GpuReported) -> None:

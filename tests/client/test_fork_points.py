@@ -249,7 +249,10 @@ class Sessions:
 
     def use(self) -> None:
         # Stops at line after line are no fault of the daemon's.
-        session = self.session = Linked(replace(self._settings, call_seconds=ON_OTHERS_SECONDS))
+        patient = replace(
+            self._settings, connect_seconds=ON_OTHERS_SECONDS, call_seconds=ON_OTHERS_SECONDS
+        )
+        session = self.session = Linked(patient)
         session.start()
         room = session.listener.room
         for _ in range(3):

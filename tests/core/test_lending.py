@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aqua_daemon.core.errors import InsufficientMemory
-from aqua_daemon.core.events import OfferMade, SessionClosed
+from aqua_daemon.core.events import KeeperDetached, OfferMade, SessionClosed
 from aqua_daemon.core.instructions import FreeSlab, SendRevoke
 from aqua_daemon.core.model import LeaseId, LeaseState, LendingPolicy, RevokeReason, SessionId
 from aqua_daemon.core.sizes import LONGEST_QUIESCE_SECONDS, MIB
@@ -89,6 +89,19 @@ def test_what_was_let_go_a_moment_ago_is_not_lent() -> None:
     assert bench.gpu(NEAR).lendable_bytes == before
     bench.tick(0.2)  # the peak of 160 is five seconds old: 130 is the highest use since
     assert bench.gpu(NEAR).lendable_bytes == before + 30 * MIB
+
+
+def test_what_was_let_go_while_the_link_to_the_keeper_was_broken_is_not_lent_either() -> None:
+    """The keeper says it as it attaches again, and the next request may come before its next report."""
+    bench = Bench(settle_seconds=5.0)
+    bench.report(NEAR, {OWNER: 160 * MIB})
+    before = bench.gpu(NEAR).lendable_bytes
+    bench.tick(10.0)
+    bench.handle(KeeperDetached(gpus=(HOME, NEAR)))
+    bench.attach(HOME, NEAR)
+    assert bench.gpu(NEAR).lendable_bytes == before
+    bench.tick(5.1)
+    assert bench.gpu(NEAR).lendable_bytes == before + 160 * MIB
 
 
 def test_a_higher_use_forgets_lower_peaks_and_lower_ones_wait_in_turn() -> None:
