@@ -10,6 +10,7 @@ worker's.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from itertools import islice
@@ -28,6 +29,10 @@ from aqua_client.tiers import Tiers
 
 # A revoke's standard deadline is 2 s, and what is copied meanwhile has to fit in too.
 ASKING_SECONDS = 0.5
+
+# Who was refused is refused again a moment later, and each asking holds up all that is still to be
+# moved: beside an interpreter that computes in Python for a tenth of a second and more.
+REFUSED_SECONDS = 2.0
 
 # Between so many the lock is free for an instant.
 SWAPPED_TOGETHER = 16
@@ -50,6 +55,7 @@ class Evacuation:
         self._borrowing = borrowing
         self._buffer = buffer
         self._pace = Pace()
+        self._ask_again_at = -math.inf
 
     def empty(self, slab: Slab) -> None:
         """Move or drop all that can be now. What is being written or read keeps the slab in use.
@@ -105,20 +111,24 @@ class Evacuation:
 
     def _on_peer(self, place: Place, slab: Slab) -> list[Place]:
         """Where it goes on another GPU, if that has room at once."""
-        if not place.is_settled(time.monotonic()):
+        now = time.monotonic()
+        if not place.is_settled(now):
             return []
+        # What is held has room perhaps, also for who asks nobody.
+        seconds = ASKING_SECONDS if now >= self._ask_again_at else 0.0
         try:
-            end = time.monotonic() + ASKING_SECONDS
             found = self._borrowing.put(
-                place.nbytes, place.stored, end=end, avoid_gpu=slab.lender_gpu
+                place.nbytes, place.stored, end=now + seconds, avoid_gpu=slab.lender_gpu
             )
         except Shortage as shortage:
             logger.debug("moving to host memory: %s", shortage.reason)
-            return []
-        if found.nbytes == place.nbytes:
-            return [found]
-        with self._tiers.lock:  # a smaller slab came: pieces are moved whole
-            self._tiers.discard([found])
+        else:
+            if found.nbytes == place.nbytes:
+                return [found]
+            with self._tiers.lock:  # a smaller slab came: pieces are moved whole
+                self._tiers.discard([found])
+        if seconds:
+            self._ask_again_at = time.monotonic() + REFUSED_SECONDS
         return []
 
     def _add_host(

@@ -64,6 +64,22 @@ def test_what_was_moved_lately_goes_to_the_host() -> None:
         assert torch.equal(handle.fetch(), tensor)
 
 
+def test_who_was_refused_does_not_ask_again_for_each_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asking may take long, as beside a busy interpreter: the others go to the host without it."""
+    monkeypatch.setattr("aqua_client.borrowing.BACK_OFF_SECONDS", 0.0)
+    node = FakeNode()
+    tensors = [random_bytes(MIB, seed=seed) for seed in range(8)]
+    with paging(node) as pager:
+        handles = [park(pager, tensor) for tensor in tensors]
+        node.refusal = "no_room"
+        before = len(node.asked)
+        wait_acknowledged(node, node.revoke("SHM-1"))
+        sizes = node.asked[before:]
+        assert len(sizes) == len(set(sizes)) > 0  # one slab, then smaller ones
+        assert {handle.tier for handle in handles} == {"host"}
+        assert all(torch.equal(h.fetch(), t) for h, t in zip(handles, tensors, strict=True))
+
+
 def test_cache_data_is_dropped() -> None:
     """Its fetch says so; a piece elsewhere of the same tensor goes too."""
     node = two_gpus()

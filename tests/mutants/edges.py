@@ -122,7 +122,7 @@ EDGES = (
     Mutant(
         name="what was moved a moment ago is moved to a peer again",
         path="aqua_client/evacuation.py",
-        old="if not place.is_settled(time.monotonic()):",
+        old="if not place.is_settled(now):",
         new="if False:",
         tests=("tests/client/test_revokes.py::test_what_was_moved_lately_goes_to_the_host",),
     ),
