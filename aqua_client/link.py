@@ -9,6 +9,7 @@ import contextlib
 import select
 import selectors
 import socket
+import struct
 import threading
 import time
 from collections import deque
@@ -17,6 +18,7 @@ from aqua_protos.framing import Disconnected, FrameReader, FrameTooLarge, send_f
 
 # A daemon that can't take in a keepalive for so long is stuck; the socket buffers 200 KiB.
 SEND_SECONDS = 0.5
+_SEND_TIMEVAL = struct.pack("ll", int(SEND_SECONDS), int(SEND_SECONDS % 1 * 1e6))
 
 
 class LinkBroken(ConnectionError):
@@ -75,9 +77,11 @@ class Link:
         except OSError as error:
             raise LinkBroken(f"no socket can be had: {error}", reason="no_descriptors") from error
         try:
-            # With a full backlog a connect under a timeout fails at once, so this never waits.
-            self._connection.settimeout(SEND_SECONDS)
+            # Under a timeout of Python's a connect fails at once where many others wait to be taken,
+            # be it a flood; the kernel's has it wait in turn, for so long.
+            self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _SEND_TIMEVAL)
             self._connection.connect(path)
+            self._connection.settimeout(SEND_SECONDS)
         except OSError as error:
             self._connection.close()
             msg = f"can't connect to {path}: {error}"
