@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import grpc
+from aqua_protos.agreement import FRAMED_METHODS
 
 from aqua_client.breaker import Breaker
 from aqua_client.channel import (
@@ -30,7 +31,7 @@ from aqua_client.counters import Counters
 from aqua_client.descriptors import check_spare
 from aqua_client.errors import AquaError, BrokerUnreachable, NotAnOwner, Refused
 from aqua_client.forking import GATE
-from aqua_client.framed_calls import FRAMED_METHODS, MOST_BYTES, FramedCalls, Send
+from aqua_client.framed_calls import MOST_BYTES, FramedCalls, Send
 from aqua_client.link import LinkBroken
 from aqua_client.records import CallAnswer
 from aqua_client.wire import Call, Malformed

@@ -17,7 +17,6 @@ from aqua_client.wire_frames import call_frame
 
 # The daemon takes these by frame; the rest goes by gRPC, and so does what might fill the socket's
 # buffer, where a keepalive would wait for it.
-FRAMED_METHODS = frozenset({"Acquire", "Release", "Acknowledge", "ReserveHost"})
 MOST_BYTES = 64 * 1024
 
 Send = Callable[[bytes, float], None]

@@ -30,7 +30,6 @@ from aqua_daemon.core.errors import (
     UnknownSession,
 )
 from aqua_daemon.core.instructions import (
-    Answer,
     AnswerDrain,
     AnswerExchange,
     AnswerGranted,
@@ -46,7 +45,7 @@ from aqua_daemon.core.limits import QuotaOutcome
 from aqua_daemon.core.model import BrokerSettings, Lease, LeaseId, NodeSnapshot, Session, SessionId
 from aqua_daemon.core.sizes import LONGEST_REVOKE_SECONDS, REVOKE_GRACE_SECONDS
 from aqua_daemon.ports import Clock, Keepers, SlabHandle
-from aqua_daemon.service import BrokerService
+from aqua_daemon.service import BrokerService, Request
 
 LARGEST_REQUEST_BYTES = 2**20  # 10,000 lease ids are 0.35 MiB
 _LONGEST_WAIT_SECONDS = 5.0  # past it a keeper is stuck; the caller may ask again with the same id
@@ -159,6 +158,16 @@ class BrokerCalls:
             logger.exception("a call failed")
             raise BrokerBug(f"the daemon failed ({error!r}); see its log") from error
 
+    async def _ask(self, event: Request, kind: type[_AnswerT], wait_seconds: float) -> _AnswerT:
+        answer = await self._service.request(event, timeout_seconds=wait_seconds)
+        if not isinstance(answer, kind):
+            msg = (
+                f"the request_id was used for another call, which was answered by "
+                f"{type(answer).__name__}: use a new id for each call"
+            )
+            raise InvalidRequest(msg)
+        return answer
+
     async def _acquire(self, session_id: SessionId, payload: bytes, wait_seconds: float) -> Reply:
         event = requests.lease_requested(
             payload,
@@ -166,8 +175,8 @@ class BrokerCalls:
             lease_id=LeaseId(secrets.token_hex(16)),
             settings=self._settings,
         )
-        answer = await self._service.request(event, timeout_seconds=wait_seconds)
-        lease = _expect(answer, AnswerGranted).lease
+        answer = await self._ask(event, AnswerGranted, wait_seconds)
+        lease = answer.lease
         handle = self._keepers.handle(lease.lease_id)
         if handle is None:
             msg = (
@@ -183,40 +192,34 @@ class BrokerCalls:
 
     async def _release(self, session_id: SessionId, payload: bytes, wait_seconds: float) -> bytes:
         event = requests.leases_released(payload, session_id=session_id)
-        answer = await self._service.request(event, timeout_seconds=wait_seconds)
-        return replies.returned(_expect(answer, AnswerReturned))
+        return replies.returned(await self._ask(event, AnswerReturned, wait_seconds))
 
     async def _acknowledge(
         self, session_id: SessionId, payload: bytes, wait_seconds: float
     ) -> bytes:
         event = requests.revoke_acknowledged(payload, session_id=session_id)
-        answer = await self._service.request(event, timeout_seconds=wait_seconds)
-        return replies.returned(_expect(answer, AnswerReturned))
+        return replies.returned(await self._ask(event, AnswerReturned, wait_seconds))
 
     async def _exchange(self, session_id: SessionId, payload: bytes, wait_seconds: float) -> bytes:
         event = requests.exchange_offered(payload, session_id=session_id)
-        answer = await self._service.request(event, timeout_seconds=wait_seconds)
-        return replies.exchanged(_expect(answer, AnswerExchange))
+        return replies.exchanged(await self._ask(event, AnswerExchange, wait_seconds))
 
     async def _reserve_host(
         self, session_id: SessionId, payload: bytes, wait_seconds: float
     ) -> bytes:
         event = requests.host_room_requested(payload, session_id=session_id)
-        answer = await self._service.request(event, timeout_seconds=wait_seconds)
-        return replies.host_reserved(_expect(answer, AnswerHostRoom))
+        return replies.host_reserved(await self._ask(event, AnswerHostRoom, wait_seconds))
 
     async def _offer(self, session_id: SessionId, payload: bytes, wait_seconds: float) -> bytes:
         event = requests.offer_made(payload, session_id=session_id)
-        answer = await self._service.request(event, timeout_seconds=wait_seconds)
-        return replies.offered(_expect(answer, AnswerOffer))
+        return replies.offered(await self._ask(event, AnswerOffer, wait_seconds))
 
     async def _reclaim(self, session_id: SessionId, payload: bytes, _wait: float) -> bytes:
         # gRPC cancels at the caller's own deadline; the broker answers at that of the reclaim.
         event = requests.reclaim_requested(payload, session_id=session_id)
         deadline_seconds = event.deadline_seconds or LONGEST_REVOKE_SECONDS
         timeout_seconds = deadline_seconds + REVOKE_GRACE_SECONDS + _TICK_SLACK_SECONDS
-        answer = await self._service.request(event, timeout_seconds=timeout_seconds)
-        return replies.reclaimed(_expect(answer, AnswerReclaim))
+        return replies.reclaimed(await self._ask(event, AnswerReclaim, timeout_seconds))
 
     async def _get_state(self, session_id: SessionId, payload: bytes, _wait: float) -> bytes:
         gpu = requests.gpu_looked_at(payload)
@@ -248,8 +251,7 @@ class BrokerCalls:
 
     async def _quiesce(self, session_id: SessionId, payload: bytes, wait_seconds: float) -> bytes:
         event = requests.quiesce_requested(payload, session_id=session_id)
-        answer = await self._service.request(event, timeout_seconds=wait_seconds)
-        return replies.quiesced(_expect(answer, AnswerQuiesce))
+        return replies.quiesced(await self._ask(event, AnswerQuiesce, wait_seconds))
 
     async def _get_quotas(self, session_id: SessionId, payload: bytes, _wait: float) -> bytes:
         requests.check_get_quotas(payload)
@@ -264,8 +266,8 @@ class BrokerCalls:
 
     async def _set_quota(self, session_id: SessionId, payload: bytes, wait_seconds: float) -> bytes:
         event = requests.quota_set(payload, session_id=session_id)
-        answer = await self._service.request(event, timeout_seconds=wait_seconds)
-        outcome = _expect(answer, AnswerQuota).outcome
+        answer = await self._ask(event, AnswerQuota, wait_seconds)
+        outcome = answer.outcome
         if outcome in {QuotaOutcome.APPLIED, QuotaOutcome.DEFERRED}:
             await self._settings_file.keep(self._service.snapshot)
             outcome = outcome if requests.knows_deferred(payload) else QuotaOutcome.APPLIED
@@ -274,16 +276,16 @@ class BrokerCalls:
 
     async def _drain(self, session_id: SessionId, payload: bytes, wait_seconds: float) -> bytes:
         event = requests.drain_requested(payload, session_id=session_id)
-        answer = await self._service.request(event, timeout_seconds=wait_seconds)
+        answer = await self._ask(event, AnswerDrain, wait_seconds)
         if not event.is_dry_run:
             await self._settings_file.keep(self._service.snapshot)
-        return replies.drained(_expect(answer, AnswerDrain))
+        return replies.drained(answer)
 
     async def _undrain(self, session_id: SessionId, payload: bytes, wait_seconds: float) -> bytes:
         event = requests.undrain_requested(payload, session_id=session_id)
-        answer = await self._service.request(event, timeout_seconds=wait_seconds)
+        answer = await self._ask(event, AnswerUndrain, wait_seconds)
         await self._settings_file.keep(self._service.snapshot)
-        return replies.undrained(_expect(answer, AnswerUndrain))
+        return replies.undrained(answer)
 
 
 def _memory(lease: Lease, handle: SlabHandle) -> SlabMemory | None:
@@ -306,13 +308,3 @@ def _viewer(session_id: SessionId, snapshot: NodeSnapshot) -> Session:
     if viewer is None:
         raise UnknownSession("the session has ended: connect anew")
     return viewer
-
-
-def _expect(answer: Answer, kind: type[_AnswerT]) -> _AnswerT:
-    if not isinstance(answer, kind):
-        msg = (
-            f"the request_id was used for another call, which was answered by "
-            f"{type(answer).__name__}: use a new id for each call"
-        )
-        raise InvalidRequest(msg)
-    return answer

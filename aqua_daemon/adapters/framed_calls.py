@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import asyncio
 
+from aqua_protos.agreement import FRAMED_METHODS
+
 from aqua_daemon.adapters.broker_calls import BrokerCalls, Reply, slab_not_sent
 from aqua_daemon.adapters.presence_link import PresenceLink
 from aqua_daemon.adapters.statuses import LONGEST_DETAILS, status_of
 from aqua_daemon.adapters.wire import frames
 from aqua_daemon.core.errors import BrokerError, InvalidRequest
 from aqua_daemon.core.model import SessionId
-
-# What a server calls while it serves. The rest is rare, may be large, or waits for long.
-FRAMED_METHODS = frozenset({"Acquire", "Release", "Acknowledge", "ReserveHost"})
 
 
 class FramedCalls:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from aqua_protos import broker_pb2, presence_pb2
-from aqua_protos.agreement import LEASE_EXCHANGE
+from aqua_protos.agreement import FRAMED_METHODS, LEASE_EXCHANGE
 
 from aqua_client.pager import Pager
 from aqua_client.records import Welcome
@@ -177,6 +177,7 @@ def test_an_exchange_names_what_is_kept_and_what_is_given() -> None:
     call = exchange_call("r", ["full"], ["empty", "other"])
     said = broker_pb2.ExchangeRequest.FromString(call.payload)
     assert call.method == "Exchange"
+    assert call.method in FRAMED_METHODS  # a worker that exchanges opens no gRPC channel
     assert (said.request_id, list(said.spared_lease_ids)) == ("r", ["full"])
     assert list(said.offered_lease_ids) == ["empty", "other"]
     reply = broker_pb2.ExchangeReply(spared_lease_ids=["full"], revoked_lease_ids=["empty"])

@@ -4,34 +4,20 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterator
 from importlib import import_module
 
 import pytest
 import torch
 
 import aqua_client
-from aqua_client import client as client_module
 from aqua_client.integrations.adapters import AdapterPool
-from tests.nodes import REPOSITORY, short_directory
+from tests.integrations.readme import python_blocks
 
 NAMES = ("aqua_client.park(", "offload_activations(", "AdapterPool(")
 MODULES = ("activations", "adapters", "modules")
 
 
-@pytest.fixture(autouse=True)
-def nobody(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Without a daemon, on the process's own client."""
-    with short_directory() as directory:
-        monkeypatch.setenv("AQUA_SOCKET", str(directory / "aqua.sock"))
-        yield
-        if client_module._default.client is not None:
-            client_module._default.client.close()
-
-
-def readme_blocks() -> list[str]:
-    blocks = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
-    return [block for block in blocks if any(name in block for name in NAMES)]
+pytestmark = pytest.mark.usefixtures("nobody")
 
 
 def docstring_example(name: str) -> str:
@@ -44,8 +30,8 @@ def docstring_example(name: str) -> str:
 @pytest.mark.filterwarnings("ignore::aqua_client.AquaWarning")
 def test_the_readmes_examples_run() -> None:
     """Each by itself."""
-    blocks = readme_blocks()
-    assert len(blocks) == len(NAMES)
+    blocks = [block for name in NAMES for block in python_blocks(name)]
+    assert len(blocks) == len(set(blocks)) == len(NAMES)
     for block in blocks:
         exec(compile(block, "README.md", "exec"), {"__name__": "readme"})  # noqa: S102 - ours
 

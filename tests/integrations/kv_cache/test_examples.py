@@ -4,31 +4,21 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterator
 
 import pytest
 
-from aqua_client import client as client_module
 from aqua_client.integrations.kv_cache import AquaCache
-from tests.nodes import REPOSITORY, short_directory
+from tests.integrations.readme import python_blocks
 
-pytestmark = pytest.mark.filterwarnings("ignore::aqua_client.AquaWarning")
-
-
-@pytest.fixture(autouse=True)
-def nobody(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Without a daemon, on the process's own client."""
-    with short_directory() as directory:
-        monkeypatch.setenv("AQUA_SOCKET", str(directory / "aqua.sock"))
-        yield
-        if client_module._default.client is not None:
-            client_module._default.client.close()
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::aqua_client.AquaWarning"),
+    pytest.mark.usefixtures("nobody"),
+]
 
 
 def readme_example() -> str:
-    blocks = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
-    (found,) = (block for block in blocks if "AquaCache" in block)
-    return str(found)
+    (found,) = python_blocks("AquaCache")
+    return found
 
 
 def docstring_example() -> str:

@@ -6,15 +6,15 @@ import re
 
 import pytest
 
-from tests.nodes import REPOSITORY, Node
+from tests.integrations.readme import python_blocks
+from tests.nodes import Node
 
 
 def test_the_readmes_example_runs(
     node: Node, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """On leases, and both requests are answered in full."""
-    blocks = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
-    (block,) = [one for one in blocks if "integrations.transformers import attach" in one]
+    (block,) = python_blocks("integrations.transformers import attach")
     monkeypatch.setenv("AQUA_SOCKET", node.socket)
     monkeypatch.setenv("AQUA_HOME_GPU", "SHM-0")
     known: dict[str, object] = {"__name__": "readme"}
