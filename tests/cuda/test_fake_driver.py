@@ -19,6 +19,7 @@ NOT_INITIALIZED = CUresult.CUDA_ERROR_NOT_INITIALIZED
 INVALID_CONTEXT = CUresult.CUDA_ERROR_INVALID_CONTEXT
 INVALID_VALUE = CUresult.CUDA_ERROR_INVALID_VALUE
 OUT_OF_MEMORY = CUresult.CUDA_ERROR_OUT_OF_MEMORY
+ILLEGAL_ADDRESS = CUresult.CUDA_ERROR_ILLEGAL_ADDRESS
 UNAVAILABLE = CUresult.CUDA_ERROR_DEVICE_UNAVAILABLE
 
 
@@ -271,3 +272,35 @@ def test_an_allocation_with_its_handle_takes_less_than_two_milliseconds(program:
         "    ok(d.cuMemFree(p))"
     )
     assert program.ask("min(times)") < 0.002
+
+
+def test_a_call_may_fail_at_its_third_time_and_for_one_process_alone(
+    node: FakeCudaNode, program: Program
+) -> None:
+    """And then until the order is taken back; what is called otherwise goes on."""
+    node.fail("cuMemAlloc", OUT_OF_MEMORY, pid=program.pid, first_call=3)
+    codes = "[int(d.cuMemAlloc(4096)[0]) for _ in range(4)]"
+    assert program.ask(codes) == [0, 0, OUT_OF_MEMORY, OUT_OF_MEMORY]
+    with Program(node.environment(), "use_device(0)") as other:
+        assert other.ask(codes) == [0, 0, 0, 0]
+
+
+def test_a_context_that_is_killed_stays_dead_until_its_process_ends(node: FakeCudaNode) -> None:
+    """Every call that touches it has the code; other GPUs' contexts and new processes work."""
+    uuid = node.uuids[0]
+    with Program(
+        node.environment(), "first = use_device(0); p = ok(d.cuMemAlloc(4096))"
+    ) as program:
+        program.run("second = use_device(1); ok(d.cuCtxSetCurrent(first))")
+        node.kill_context(ILLEGAL_ADDRESS, gpu=uuid, function="cuMemsetD8", first_call=2)
+        fill = "int(d.cuMemsetD8(p, 0, 4096)[0])"
+        assert [program.ask(fill) for _ in range(3)] == [0, ILLEGAL_ADDRESS, ILLEGAL_ADDRESS]
+        node.fail("cuMemsetD8", None)
+        calls = "d.cuMemFree(p), d.cuCtxSynchronize(), d.cuMemGetInfo(), d.cuMemAlloc(4096)"
+        assert program.ask(f"[int(r[0]) for r in ({calls})]") == [ILLEGAL_ADDRESS] * 4
+        assert program.ask("int(d.cuCtxSetCurrent(second)[0])") == 0
+        assert program.ask("int(d.cuCtxSynchronize()[0])") == 0
+        assert len(node.allocations()) == 1
+    assert node.allocations() == []
+    with Program(node.environment(), "use_device(0)") as program:
+        assert program.ask("int(d.cuCtxSynchronize()[0])") == 0

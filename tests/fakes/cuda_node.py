@@ -24,6 +24,7 @@ from tests.fakes.fake_cuda import nvml_state, process
 from tests.fakes.fake_cuda.books import Allocation, Context, FreedWhileMapped
 from tests.fakes.fake_cuda.choices import Choices
 from tests.fakes.fake_cuda.description import GIB, NodeDescription
+from tests.fakes.fake_cuda.faults import ANY_CALL, Fault
 from tests.fakes.fake_cuda.registry import Registry
 from tests.fakes.topologies import hgx_h100
 
@@ -150,13 +151,39 @@ class FakeCudaNode:
         fresh.write_text(json.dumps(fields))
         fresh.rename(path)
 
-    def fail(self, function: str, result: int | None) -> None:
-        """Each call of the driver's function ends with this CUresult; None: works again."""
+    def return_gpu(self, uuid: str) -> None:
+        """It is there again, as after a reset. Processes that knew it before never use it again."""
+        (self.directory / "gone" / uuid).unlink()
+
+    def fail(
+        self, function: str, result: int | None, *, gpu: str = "", pid: int = 0, first_call: int = 1
+    ) -> None:
+        """Calls of the driver's function end with this CUresult; None: it works again.
+
+        Of all processes, unless *pid* names one, in contexts on *gpu*; beginning with the
+        *first_call* of each. They change nothing: the context stays as it was.
+        """
         path = self.directory / "fail" / function
         if result is None:
             path.unlink(missing_ok=True)
         else:
-            path.write_text(str(result))
+            Fault(code=result, gpu=gpu, pid=pid, first_call=first_call).write(path)
+
+    def kill_context(
+        self,
+        result: int,
+        *,
+        gpu: str = "",
+        pid: int = 0,
+        function: str = ANY_CALL,
+        first_call: int = 1,
+    ) -> None:
+        """The same, and the context that is struck is dead: whatever is called there fails.
+
+        For good, also when `fail(function, None)` has taken the order back: until its process ends.
+        """
+        path = self.directory / "fail" / function
+        Fault(code=result, is_sticky=True, gpu=gpu, pid=pid, first_call=first_call).write(path)
 
     def set_process(self, uuid: str, pid: int, nbytes: int) -> None:
         """Another process uses this much of the GPU; 0: it is gone."""

@@ -159,7 +159,7 @@ def require_range(pointer: Pointer, nbytes: int, *, writing: bool) -> Span:
         raise Failed(CUresult.CUDA_ERROR_INVALID_VALUE)
     process.require_alive(span.gpu)
     if span.kind == "import" and node.registry.file_of(span.number).with_suffix(".lost").exists():
-        node.sticky = CUresult.CUDA_ERROR_ILLEGAL_ADDRESS
+        node.faults.dead[None] = CUresult.CUDA_ERROR_ILLEGAL_ADDRESS
         process.raise_sticky()
     return span
 

@@ -19,6 +19,7 @@ from typing import ParamSpec, SupportsInt, TypeVar
 from tests.fakes.fake_cuda import pages
 from tests.fakes.fake_cuda.books import Holder
 from tests.fakes.fake_cuda.description import GpuDescription, NodeDescription
+from tests.fakes.fake_cuda.faults import WITHOUT_DRIVER, Faults
 from tests.fakes.fake_cuda.registry import Registry, this_holder
 from tests.fakes.fake_cuda.results import CUresult, Failed
 
@@ -57,7 +58,7 @@ class Node:
     spans: list[Span] = field(default_factory=list)  # by address; replaced, never changed
     peers: set[tuple[int, int]] = field(default_factory=set)
     has_filled: set[int] = field(default_factory=set)  # ordinals
-    sticky: CUresult = CUresult.CUDA_SUCCESS
+    faults: Faults
 
     def span_at(self, address: int) -> Span | None:
         spans = self.spans
@@ -99,7 +100,12 @@ def initialise() -> None:
             visible = _visible(registry)
             if not visible:
                 raise Failed(CUresult.CUDA_ERROR_NO_DEVICE)
-            _node = Node(registry=registry, holder=this_holder(), visible=visible)
+            _node = Node(
+                registry=registry,
+                holder=this_holder(),
+                visible=visible,
+                faults=Faults(directory=registry.directory / "fail"),
+            )
 
 
 def end() -> None:
@@ -145,8 +151,7 @@ def current_device() -> int:
 
 
 def raise_sticky() -> None:
-    if node().sticky:
-        raise Failed(node().sticky)
+    node().faults.raise_dead(thread.contexts[-1])
 
 
 def gpu_of(device: SupportsInt) -> GpuDescription:
@@ -215,11 +220,11 @@ def _directory() -> Path:
 
 
 def _check_in(name: str) -> None:
-    if name in {"cuInit", "cuGetErrorName", "cuGetErrorString", "cuDriverGetVersion"}:
+    if name in WITHOUT_DRIVER:
         return
-    code = node().registry.ordered_failure(name)
-    if code is not None:
-        raise Failed(CUresult(code))
+    here, ordinal = node(), thread.contexts[-1]
+    gpu = "" if ordinal is None else here.visible[ordinal].uuid
+    here.faults.check_in(name, ordinal=ordinal, gpu=gpu)
 
 
 def _visible(registry: Registry) -> tuple[GpuDescription, ...]:

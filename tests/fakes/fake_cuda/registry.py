@@ -88,13 +88,6 @@ class Registry:
         except FileNotFoundError:
             return gpu
 
-    def ordered_failure(self, function: str) -> int | None:
-        """The CUresult that a test has told this function to end with."""
-        try:
-            return int((self.directory / "fail" / function).read_text())
-        except FileNotFoundError:
-            return None
-
     @contextmanager
     def _locked(self) -> Iterator[None]:
         descriptor = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)

@@ -325,6 +325,6 @@ def _guarded(work: Work) -> None:
         work()
     except Failed:
         node = process.node()
-        node.sticky = _LOST
+        node.faults.dead[None] = _LOST
         with node.registry.books() as books:
             books.touched_after_unmap += 1
