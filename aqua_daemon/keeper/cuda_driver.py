@@ -9,7 +9,7 @@ not cover what is done with them (`cuda_memory`, `cuda_gpu`).
 2. The primary context, with blocking waits: one context, about 0.5 GB of the GPU, and no core that
    spins for it. All that it will ever take it takes at once.
 3. A failed call leaves the context usable or broken for good ("sticky"). Which it is, the driver
-   says when it is asked to do nothing: `breakage`.
+   says when it is asked to do nothing: `ailment`; what follows from it is `health`'s.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ class CudaError(Exception):
 
     def __init__(self, name: str, explanation: str) -> None:
         super().__init__(f"{name}: {explanation}")
+        self.name = name
         self.is_out_of_memory = name == _OUT_OF_MEMORY
 
 
@@ -66,14 +67,14 @@ class CudaDevice:
         free_bytes, _total_bytes = self._do("cuMemGetInfo")
         return int(free_bytes)
 
-    def breakage(self) -> str:
-        """Why every further call will fail, as a broken context is for good; else empty."""
+    def ailment(self) -> CudaError | None:
+        """What the driver says when it is asked to do nothing, if that fails."""
         try:
             self._do("cuCtxSynchronize")
             self.free_bytes()  # with nothing to wait for, the call above may not reach the GPU
         except CudaError as error:
-            return str(error)
-        return ""
+            return error
+        return None
 
     # Legacy CUDA IPC
 

@@ -10,7 +10,11 @@ the driver's calls (`cuda_driver`), nor what NVML says (`nvml_reader`, `inventor
 3. What the keeper's own context takes is used by others, too. Nothing is lent before it has been
    seen there: until NVML was read anew, the driver's own word stands for it. The same holds for
    what an allocation takes beyond its size.
-4. A broken context breaks every call after it. The keeper says so and ends; its slabs are lost.
+4. A broken context breaks every call after it. The keeper says so and ends, without another call:
+   one on a GPU that is gone may never return. Its slabs are lost, and its bytes, which nobody could
+   scrub, are free when the driver has taken them from a process that is no more.
+5. Where the driver refuses a context, the keeper stays to say why. What spoils a process for good is
+   tried anew by the next one.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ from aqua_daemon.keeper import inventory
 from aqua_daemon.keeper.cuda_driver import CudaDevice, CudaError
 from aqua_daemon.keeper.cuda_memory import CudaMemory, LegacyMemory, VmmMemory, refused
 from aqua_daemon.keeper.gpu import Gpu, ScrubFailed, SlabMemory
+from aqua_daemon.keeper.health import Health, ends_context
 from aqua_daemon.keeper.nvml_reader import Figures, NvmlReader
 from aqua_daemon.keeper.refusal import Refused, exhausted
 
@@ -49,7 +54,8 @@ class CudaGpu(Gpu):
     _device: CudaDevice | None = None
     _open_problem: str = ""
     _open_again_at: float = 0.0
-    _failure: str = ""
+    _health: Health = field(default_factory=Health)
+    _spoiled: str = ""  # why this process will never have a context, and the next one may
     _opened_revision: int = 0  # of `Held`, from which on the context is there
     _unseen: list[tuple[int, int]] = field(default_factory=list)  # revision, bytes used by then
     _missing_bytes: int = 0  # freed, and still used as far as can be told
@@ -58,15 +64,19 @@ class CudaGpu(Gpu):
     @property
     def failure(self) -> str:
         """The driver's words about a context that is broken for good; else empty."""
-        return self._failure
+        return self._health.failure
 
     def look(self) -> None:
         """Make the context as soon as it may be, and see whether it still works."""
-        if self._device is None:
-            if not self._gpu_trouble() and time.monotonic() >= self._open_again_at:
+        if self.failure:
+            return
+        if self._device is not None:
+            self._health.looked(self._device.ailment(), is_lost=self.reader.is_lost)
+        elif not self._gpu_trouble() and time.monotonic() >= self._open_again_at:
+            if self._spoiled:
+                self._health.failure = self._spoiled
+            else:
                 self._open()
-        elif not self._failure:
-            self._failure = self._device.breakage()
 
     def make(self, lease_id: str, nbytes: int) -> SlabMemory:
         """See `Gpu.make`."""
@@ -86,8 +96,8 @@ class CudaGpu(Gpu):
 
     def take_back(self, memory: SlabMemory) -> int:
         """Free it, and see whether the device has it back; see `Gpu.take_back`."""
-        if self._device is None:
-            raise Refused("INTERNAL", self._failure or "there is no context")
+        if self.failure or self._device is None:
+            raise Refused("INTERNAL", self.failure or "there is no context")
         held = self.reader.held
         with held.changing():
             try:
@@ -96,6 +106,7 @@ class CudaGpu(Gpu):
                 held.nbytes -= memory.nbytes
                 risen_bytes = self._device.free_bytes() - before
             except CudaError as error:
+                self._health.failed(error)
                 raise refused(error) from error
         self.reader.wake()
         # It comes back whole or not at all; what is between is somebody else's, at the same moment.
@@ -136,6 +147,9 @@ class CudaGpu(Gpu):
 
     def close(self) -> None:
         """See `Gpu.close`."""
+        if self.failure:
+            self.slabs.clear()
+            self._device = None
         Gpu.close(self)
         if self._device is not None:
             self._device.close()
@@ -151,6 +165,8 @@ class CudaGpu(Gpu):
             free_bytes = self._device.free_bytes()
         except (CudaError, OSError) as error:
             self._give_up_context(f"the driver made no context there: {error}")
+            if isinstance(error, CudaError) and ends_context(error):
+                self._spoiled = str(error)
             return
         self._open_problem = ""
         self._opened_revision = held.revision
@@ -169,8 +185,8 @@ class CudaGpu(Gpu):
         _log.error("%s: %s", self.name, problem)
 
     def _usable_device(self) -> CudaDevice:
-        if self._failure:
-            raise Refused("INTERNAL", self._failure)
+        if self.failure:
+            raise Refused("INTERNAL", self.failure)
         trouble = self._trouble()
         if trouble or self._device is None:
             message = f"{self.name} is not lent: {trouble or 'it has not been looked at yet'}"
@@ -190,6 +206,7 @@ class CudaGpu(Gpu):
 
     def _refusal_of(self, error: CudaError, nbytes: int) -> Refused:
         if not error.is_out_of_memory:
+            self._health.failed(error)
             return refused(error)
         figures = self.reader.latest
         room = (
@@ -202,7 +219,7 @@ class CudaGpu(Gpu):
         )
 
     def _trouble(self) -> str:
-        return self._failure or self._gpu_trouble() or self._open_problem or self._not_seen_yet()
+        return self.failure or self._gpu_trouble() or self._open_problem or self._not_seen_yet()
 
     def _not_seen_yet(self) -> str:
         if self._device is None:

@@ -26,6 +26,10 @@ class NvmlError(Exception):
     """NVML failed or is not there, in its words."""
 
 
+class GpuLost(NvmlError):
+    """It fell off the bus: what it held is gone."""
+
+
 class Nvml:
     """An open NVML. From one thread at a time."""
 
@@ -213,8 +217,7 @@ class Nvml:
         try:
             return call(*arguments)
         except self._errors as error:
-            msg = f"NVML can't {what}: {error}"
-            raise NvmlError(msg) from error
+            raise self._translated(f"NVML can't {what}: {error}", error) from error
 
     def _optional(self, call: Callable[..., Any], *arguments: object) -> Any:  # noqa: ANN401
         """What the call says, or None where this GPU, driver or container does not tell.
@@ -235,8 +238,7 @@ class Nvml:
         ):
             return None
         except nvml.NVMLError as error:
-            msg = f"NVML: {error}"
-            raise NvmlError(msg) from error
+            raise self._translated(f"NVML: {error}", error) from error
 
     def _hint(self, call: Callable[..., Any], *arguments: object) -> Any:  # noqa: ANN401
         """The same for what decides nothing: whatever else is wrong with it is no answer either.
@@ -254,10 +256,13 @@ class Nvml:
             nvml.NVMLError_Uninitialized,
             nvml.NVMLError_DriverNotLoaded,
         ) as error:
-            msg = f"NVML: {error}"
-            raise NvmlError(msg) from error
+            raise self._translated(f"NVML: {error}", error) from error
         except self._errors:
             return None
+
+    def _translated(self, message: str, error: Exception) -> NvmlError:
+        is_lost = isinstance(error, self._nvml.NVMLError_GpuIsLost)
+        return GpuLost(message) if is_lost else NvmlError(message)
 
 
 def _text(value: str | bytes) -> str:

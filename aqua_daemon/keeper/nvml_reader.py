@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from aqua_daemon.keeper.inventory import Identity, Reading
-from aqua_daemon.keeper.nvml import Nvml, NvmlError
+from aqua_daemon.keeper.nvml import GpuLost, Nvml, NvmlError
 
 PERIOD_SECONDS = 0.5
 _AGAIN_SECONDS = 0.002  # after a change meanwhile; the longest, a scrub, takes about as long
@@ -58,6 +58,7 @@ class NvmlReader:
         self.held = Held()
         self.latest: Figures | None = None
         self.problem = ""  # why the last try to read failed; empty: it did not
+        self.is_lost = False  # it was because the GPU is
         self._uuid = uuid
         self._has_tried = threading.Event()
         self._wake = threading.Event()
@@ -104,6 +105,7 @@ class NvmlReader:
                     self._read_for_ever(nvml, nvml.identity(self._uuid))
             except NvmlError as error:
                 self.problem = str(error)
+                self.is_lost = isinstance(error, GpuLost)
                 self._has_tried.set()
                 self._pause(_OPEN_AGAIN_SECONDS)
 
@@ -126,6 +128,7 @@ class NvmlReader:
                     read_at=time.monotonic(),
                 )
                 self.problem = ""
+                self.is_lost = False
                 with self._news:
                     self._news.notify_all()
                 return

@@ -137,9 +137,9 @@ def test_too_much_is_out_of_memory_and_a_part_of_a_granule_is_refused(node: Fake
 def test_a_broken_context_says_so_and_a_whole_one_nothing(node: FakeCudaNode) -> None:
     """Also when it is the GPU that is gone."""
     with device(node) as opened:
-        assert opened.breakage() == ""
+        assert opened.ailment() is None
         node.fail("cuCtxSynchronize", CUresult.CUDA_ERROR_ECC_UNCORRECTABLE)
-        assert opened.breakage().startswith("CUDA_ERROR_ECC_UNCORRECTABLE: ")
+        assert str(opened.ailment()).startswith("CUDA_ERROR_ECC_UNCORRECTABLE: ")
         node.fail("cuCtxSynchronize", None)
         node.remove_gpu(node.uuids[0])
-        assert opened.breakage() != ""
+        assert opened.ailment() is not None

@@ -43,7 +43,7 @@ def fake_cuda_node(
 ) -> FakeCudaNode:
     """Write a node's folder: so many linked GPUs, or a recorded topology, with these choices."""
     description = replace(topology or hgx_h100(gpus=gpus, memory_bytes=memory), **choices)
-    for name in ("allocations", "leftovers", "gone", "stalled", "fail", "state"):
+    for name in ("allocations", "leftovers", "gone", "lost", "stalled", "fail", "state"):
         (directory / name).mkdir(parents=True, exist_ok=True)
     description.write(directory)
     return FakeCudaNode(directory)
@@ -150,6 +150,10 @@ class FakeCudaNode:
         fresh = path.with_suffix(".new")
         fresh.write_text(json.dumps(fields))
         fresh.rename(path)
+
+    def lose_in_nvml(self, uuid: str) -> None:
+        """NVML says lost, and the driver goes on as if nothing had been."""
+        (self.directory / "lost" / uuid).touch()
 
     def return_gpu(self, uuid: str) -> None:
         """It is there again, as after a reset. Processes that knew it before never use it again."""

@@ -68,7 +68,7 @@ def gpu_of(handle: Device) -> GpuDescription:
     stall = found.directory / "stalled" / gpu.uuid
     while stall.exists():
         threading.Event().wait(_STALL_LOOK_SECONDS)
-    if found.is_lost(gpu.uuid):
+    if found.is_lost(gpu.uuid) or (found.directory / "lost" / gpu.uuid).exists():
         fail("GPU_IS_LOST")
     return gpu
 
