@@ -98,6 +98,7 @@ def broker_settings(config: DaemonConfig, gpus: tuple[GpuUuid, ...]) -> BrokerSe
         newcomer_seconds=config.lending.newcomer_seconds,
         ramp_seconds=config.lending.ramp_seconds,
         rebalance_seconds=config.lending.rebalance_seconds,
+        rest_seconds=config.lending.rest_seconds,
         lend_over_pcie=config.lending.lend_over_pcie,
         host_bytes_per_second=config.lending.host_bytes_per_second,
         term_seconds=config.term_seconds,

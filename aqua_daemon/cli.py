@@ -86,6 +86,7 @@ def serving_parser() -> argparse.ArgumentParser:
     _setting(parser, "newcomer_seconds", "S", "a new process's GPU is left alone for so long")
     _setting(parser, "ramp_seconds", "S", "a GPU that begins to lend lends all after so long")
     _setting(parser, "rebalance_seconds", "S", "how often fair shares are brought about; 0: never")
+    _setting(parser, "rest_seconds", "S", "a GPU whose keepers keep ending rests at first so long")
     _claim(parser, "lend_over_pcie", "lend where GPUs are linked by PCIe alone")
     _setting(parser, "host_bytes_per_second", "SIZE", "of the way to host memory, for evacuations")
     _setting(parser, "term_seconds", "S", "how long a lease lives without a sign of its holder")

@@ -27,6 +27,7 @@ LENDING_DEFAULTS: Mapping[str, str] = {
     "newcomer_seconds": "10",
     "ramp_seconds": "5",
     "rebalance_seconds": "5",
+    "rest_seconds": "30",
     "lend_over_pcie": "false",
     "host_bytes_per_second": format_bytes(int(HOST_BYTES_PER_SECOND)),
 }
@@ -45,6 +46,7 @@ class LendingConfig:
     newcomer_seconds: float
     ramp_seconds: float
     rebalance_seconds: float
+    rest_seconds: float
     lend_over_pcie: bool
     host_bytes_per_second: int  # what all evacuations together get of the way to host memory
 
@@ -62,6 +64,7 @@ def read_lending(words: Mapping[str, str]) -> LendingConfig:
         newcomer_seconds=parse_seconds("newcomer_seconds", words["newcomer_seconds"]),
         ramp_seconds=parse_seconds("ramp_seconds", words["ramp_seconds"]),
         rebalance_seconds=parse_seconds("rebalance_seconds", words["rebalance_seconds"]),
+        rest_seconds=parse_seconds("rest_seconds", words["rest_seconds"]),
         lend_over_pcie=parse_truth("lend_over_pcie", words),
         host_bytes_per_second=parse_bytes(
             "host_bytes_per_second",

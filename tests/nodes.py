@@ -54,6 +54,7 @@ STEADY: Mapping[str, str | float | bool] = {
     "newcomer_seconds": 0,
     "ramp_seconds": 0,
     "rebalance_seconds": 0,
+    "rest_seconds": 0,
 }
 
 

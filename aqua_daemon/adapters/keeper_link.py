@@ -8,7 +8,8 @@ What a broken link means:
 
 1. Allocations that have no answer have failed. If the keeper made one nevertheless, its tag says so
    at the next attach, and the broker decides.
-2. Frees that have no answer are kept and sent again at the next attach.
+2. Frees that have no answer are kept and sent again at the next attach; one that the keeper
+   refused, because its driver failed, a moment later.
 3. A process that lives is KeeperDetached; its slabs live on in it. One that has ended is KeeperEnded
    and took its slabs along, so that frees kept for it are dropped: the bytes are gone. The kernel
    closes a dying process's connections a moment before it says that the process has ended, so that
@@ -50,6 +51,7 @@ from aqua_daemon.ports import SlabHandle
 
 ATTACH_SECONDS = 5.0
 SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 1.0
+FREE_AGAIN_SECONDS = 1.0
 DEATH_SECONDS = 0.5  # between the end of a dying process's connections and its own
 
 _log = logging.getLogger("aqua.keepers")
@@ -246,7 +248,9 @@ class _KeeperLink:
         if isinstance(order, AllocateSlab):
             self._fail(order, message)
         else:  # it stays kept: bytes that nobody freed are never forgotten
-            _log.error("lease %s can't be freed: %s", order.lease_id, message)
+            _log.error("lease %s can't be freed yet: %s", order.lease_id, message)
+            loop = asyncio.get_running_loop()
+            loop.call_later(FREE_AGAIN_SECONDS, self._free_again, order, self._connection)
 
     def ended(self, reason: str, unanswered: Sequence[Order]) -> None:
         _log.warning("the link to the keeper of %s broke: %s", ", ".join(self.gpus), reason)
@@ -255,6 +259,11 @@ class _KeeperLink:
         for order in unanswered:
             if isinstance(order, AllocateSlab):
                 self._fail(order, f"the link to the keeper broke: {reason}")
+
+    def _free_again(self, order: FreeSlab, asked: KeeperConnection | None) -> None:
+        # Another connection than the one that was asked has been told of all that is kept.
+        if asked is not None and asked is self._connection and order.lease_id in self._frees:
+            asked.free(order)
 
     def _fail(self, order: AllocateSlab, message: str) -> None:
         self._submit(SlabAllocationFailed(lease_id=order.tag.lease_id, message=message))

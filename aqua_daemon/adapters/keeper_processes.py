@@ -12,17 +12,22 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import os
 import socket
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 # One that a daemon started ends this long after its last daemon, owner and holder: a daemon that is
 # upgraded or restarted by hand finds it, and a node that is gone for good leaves nothing behind.
 LINGER_SECONDS = 60.0
+# One that ends sooner than this was not well; the next is waited with, each time twice as long.
+SOON_SECONDS = 10.0
+SHORTEST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 30.0
 LIST_SECONDS = 20.0  # a driver that nothing keeps awake takes a second or two for each GPU
 _SO_PEERPIDFD = 77  # Linux 6.5; Python has no name for it
 _CREDENTIALS = struct.Struct("3i")
@@ -81,20 +86,33 @@ def listed_gpus() -> tuple[str, ...]:
 class KeeperProcess:
     """The process that this daemon starts where no keeper answers."""
 
-    def __init__(self, command: Sequence[str], *, log_path: Path | None = None) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        log_path: Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Its output goes to *log_path*, or to this process's stderr."""
         self._command = tuple(command)
         self._log_path = log_path
+        self._clock = clock
         self._process: subprocess.Popen[bytes] | None = None
+        self._started_at = 0.0
+        self._wait_seconds = 0.0  # after the next early end
+        self._not_before = -math.inf
 
     def ensure_started(self) -> None:
-        """Start it, unless the one started before still runs. Never raises, never waits."""
+        """Start it, unless one still runs or has just ended early. Never raises, never waits."""
         if self._process is not None:
             status = self._process.poll()
             if status is None:
                 return
-            _log.warning("the keeper, process %d, ended with %d", self._process.pid, status)
+            self._note_end(self._process.pid, status)
             self._process = None
+        if self._clock() < self._not_before:
+            return
+        self._started_at = self._clock()
         try:
             self._process = self._started()
         except OSError as error:
@@ -113,6 +131,16 @@ class KeeperProcess:
             # Popen warns of a child that nobody waited for; this one is meant to outlive us.
             self._process.returncode = 0
         self._process = None
+
+    def _note_end(self, pid: int, status: int) -> None:
+        _log.warning("the keeper, process %d, ended with %d", pid, status)
+        if self._clock() - self._started_at >= SOON_SECONDS:
+            self._wait_seconds = 0.0
+            return
+        # The first early end may be anybody's `kill`: the next keeper starts at once.
+        self._not_before = self._clock() + self._wait_seconds
+        longer = max(2 * self._wait_seconds, SHORTEST_WAIT_SECONDS)
+        self._wait_seconds = min(longer, LONGEST_WAIT_SECONDS)
 
     def _started(self) -> subprocess.Popen[bytes]:
         with contextlib.ExitStack() as opened:

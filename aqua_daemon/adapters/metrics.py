@@ -96,6 +96,7 @@ class NodeCollector(Collector):
         yield from (stale, build)
         if self._last is not None:
             yield from _gpu_metrics(self._last.snapshot.gpus)
+            yield from _failure_metrics(self._last)
             yield from _state_metrics(self._last.snapshot)
             yield from _lease_counters(self._last.counts)
             yield from _client_counters(self._last.clients)
@@ -167,6 +168,17 @@ def _gpu_metrics(gpus: Iterable[GpuSnapshot]) -> Iterator[Metric]:
         quarantined.add_metric([gpu.gpu], gpu.quarantined_bytes)
         lendable.add_metric([gpu.gpu], gpu.lendable_bytes)
     yield from (pool, quarantined, lendable, drained)
+
+
+def _failure_metrics(reading: Reading) -> Iterator[Metric]:
+    trouble = _gauge("gpu_trouble", "1 while something is wrong, and so nothing is lent.", "gpu")
+    ends = _counter("keeper_ends", "Keepers that have ended, with all that they held.", "gpu")
+    lost = _counter("leases_lost", "Leases whose bytes went with a keeper.", "gpu")
+    for gpu in reading.snapshot.gpus:
+        trouble.add_metric([gpu.gpu], bool(gpu.trouble))
+        ends.add_metric([gpu.gpu], reading.counts.keeper_ends[gpu.gpu])
+        lost.add_metric([gpu.gpu], reading.counts.leases_lost[gpu.gpu])
+    yield from (trouble, ends, lost)
 
 
 def _state_metrics(snapshot: NodeSnapshot) -> Iterator[Metric]:

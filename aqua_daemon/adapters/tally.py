@@ -8,12 +8,13 @@ bytes. Does not cover the names and form that Prometheus sees (metrics.py) nor w
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
 from aqua_daemon.core.errors import BrokerBug, BrokerError
-from aqua_daemon.core.events import Event, LeaseRequested, SlabFreed
+from aqua_daemon.core.events import Event, KeeperEnded, LeaseRequested, SlabFreed
 from aqua_daemon.core.instructions import (
     AnswerDenied,
     AnswerGranted,
@@ -23,7 +24,14 @@ from aqua_daemon.core.instructions import (
     NoteMove,
     NoteRebalance,
 )
-from aqua_daemon.core.model import LeaseState, RebalanceBlock, RequestId, RevokeReason, SessionId
+from aqua_daemon.core.model import (
+    GpuUuid,
+    LeaseState,
+    RebalanceBlock,
+    RequestId,
+    RevokeReason,
+    SessionId,
+)
 
 # A cache revoke may take 0.25 s, a standard one 2 s, and 2 s later it has ended anyhow.
 DURATION_BUCKETS_SECONDS = (0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -84,6 +92,8 @@ class Counts:
     revoke_durations: Durations = Durations()
     reclaim_durations: Durations = Durations()
     scrubbed_bytes: int = 0
+    keeper_ends: Counter[GpuUuid] = field(default_factory=Counter)
+    leases_lost: Counter[GpuUuid] = field(default_factory=Counter)
     rebalance_moves: int = 0
     rebalance_blocks: dict[RebalanceBlock, int] = field(
         default_factory=lambda: dict.fromkeys(RebalanceBlock, 0)
@@ -113,6 +123,8 @@ class Tally:
             revoke_durations=now.revoke_durations,
             reclaim_durations=now.reclaim_durations,
             scrubbed_bytes=now.scrubbed_bytes,
+            keeper_ends=Counter(now.keeper_ends),
+            leases_lost=Counter(now.leases_lost),
             rebalance_moves=now.rebalance_moves,
             rebalance_blocks=dict(now.rebalance_blocks),
         )
@@ -124,6 +136,8 @@ class Tally:
                 self._asked.add((event.session_id, event.request_id))
             case SlabFreed():
                 self._counts.scrubbed_bytes += event.scrubbed_bytes
+            case KeeperEnded(gpus=gpus):
+                self._counts.keeper_ends.update(gpus)
             case _:
                 pass
 
@@ -156,6 +170,8 @@ class Tally:
     def _moved(self, move: NoteMove) -> None:
         if (move.before, move.after) == (LeaseState.ALLOCATING, LeaseState.LEASED):
             self._counts.granted += 1
+        if move.after is LeaseState.LOST:
+            self._counts.leases_lost[move.lease.lender] += 1
         outcome = _OUTCOMES.get(move.after) if move.after else None
         revocation = move.spared or move.lease.revocation
         if move.before is LeaseState.REVOKING and outcome and revocation:

@@ -71,6 +71,23 @@ class Ramp:
     most_bytes: int  # held there, with what is granted
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rest:
+    """Nothing is lent where keepers keep ending."""
+
+    ends_at: float
+    seconds: float
+    keepers: int  # that have ended within an hour
+
+    @property
+    def why(self) -> str:
+        """As people read it."""
+        return (
+            f"{self.keepers} of its keepers have ended within an hour: it lends nothing for "
+            f"{self.seconds:.0f} s, or until aquactl undrain"
+        )
+
+
 @dataclass(slots=True, kw_only=True)
 class GpuAccount:
     """One GPU: what its keeper said last, and the sums of its slabs."""
@@ -110,6 +127,8 @@ class GpuAccount:
     )  # by pid: by more than the reserve at once
     newcomer: Newcomer | None = None
     ramp: Ramp | None = None  # None: it lends all that it may
+    keeper_ends: tuple[float, ...] = ()  # when, within the last hour
+    rest: Rest | None = None  # after too many of them
     has_postponed: bool = False  # slabs are RETURNED that are to be freed when it is quiet no more
 
     @property
@@ -165,7 +184,7 @@ class GpuAccount:
     @property
     def no_grants_because(self) -> str:
         """Why nothing is granted here; else empty."""
-        return self.trouble or self.refusal or self.doubt
+        return self.trouble or self.refusal or self.doubt or (self.rest.why if self.rest else "")
 
     def forget(self, session_id: SessionId) -> None:
         """What a session that has ended wished is nobody's wish any more."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from aqua_daemon.core import resting
 from aqua_daemon.core.accounts import GpuAccount
 from aqua_daemon.core.errors import InvalidRequest, NotPermitted
 from aqua_daemon.core.events import DrainRequested, UndrainRequested
@@ -64,7 +65,7 @@ def drain(turn: Turn, event: DrainRequested) -> None:
 
 
 def undrain(turn: Turn, event: UndrainRequested) -> None:
-    """Let GPUs be lent again. What was asked back stays asked back."""
+    """Let GPUs be lent again, those that rest too. What was asked back stays asked back."""
     session = _admin(turn, event)
     for gpu in event.gpus:
         if gpu not in turn.ledger.gpus and gpu not in turn.ledger.drained:
@@ -76,9 +77,10 @@ def undrain(turn: Turn, event: UndrainRequested) -> None:
     )
     for gpu in drained:
         turn.ledger.mark_drained(gpu, is_drained=False)
-    turn.answer(
-        AnswerUndrain(session_id=event.session_id, request_id=event.request_id, gpus=drained)
-    )
+    named = [gpu for gpu in turn.ledger.gpus if gpu in event.gpus or not event.gpus]
+    rested = [gpu for gpu in named if resting.wake(turn.ledger.gpus[gpu])]
+    gpus = tuple(dict.fromkeys((*drained, *rested)))
+    turn.answer(AnswerUndrain(session_id=event.session_id, request_id=event.request_id, gpus=gpus))
 
 
 def go_on(turn: Turn, account: GpuAccount) -> None:

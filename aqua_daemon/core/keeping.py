@@ -7,7 +7,7 @@ books, because answers and reports come in order.
 
 from __future__ import annotations
 
-from aqua_daemon.core import draining, lending
+from aqua_daemon.core import draining, lending, resting
 from aqua_daemon.core.accounts import GpuAccount
 from aqua_daemon.core.events import GpuReported, KeeperAttached, KeeperDetached, KeeperEnded
 from aqua_daemon.core.granting import deny, drop_unseen
@@ -71,6 +71,7 @@ def report(turn: Turn, event: GpuReported) -> None:
         account.keeper_slabs = dict(event.report.slab_bytes)
         _check_slabs(turn, account)
     lending.settle(turn, account)
+    resting.settle(turn, account)
     ramp(turn, account)
     keep_reserve(turn, account)
 
@@ -90,18 +91,20 @@ def end(turn: Turn, event: KeeperEnded) -> None:
         account = turn.ledger.gpus.get(gpu)
         if account is None:
             continue
+        said = f", which had said: {account.refusal}" if account.refusal else ""
+        resting.note_end(turn, account)
         account.has_keeper = False
-        account.trouble = "its keeper has ended"
+        account.trouble = f"its keeper has ended{said}"
         account.doubt = ""
         known = turn.books.known_faults
         known.difference_update([fault for fault in known if fault[1] == gpu])
         leases = [turn.ledger.leases[lease_id] for lease_id in account.leases]
         unmade = [lease for lease in leases if lease.state is LeaseState.ALLOCATING]
-        _fail(turn, unmade, Move.KEEPER_ENDED, "its keeper has ended")
+        _fail(turn, unmade, Move.KEEPER_ENDED, account.trouble)
         held = [
             lease for lease in leases if lease.state not in {LeaseState.ALLOCATING, LeaseState.LOST}
         ]
-        lose(turn, held, Move.KEEPER_ENDED, f"the keeper of {gpu} has ended")
+        lose(turn, held, Move.KEEPER_ENDED, f"the keeper of {gpu} has ended{said}")
         account.keeper_slabs = {}
         _check_slabs(turn, account)
 

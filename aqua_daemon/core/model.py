@@ -306,6 +306,7 @@ class BrokerSettings:
     settle_seconds: float = 0.0  # `auto` lends what nobody has used for so long
     ramp_seconds: float = 0.0  # until a GPU that begins to lend lends all; 0: at once
     newcomer_seconds: float = 0.0  # a new process's GPU is quiet so long; 0: it is as any other
+    rest_seconds: float = 0.0  # nothing is lent so long where a second keeper ended; 0: it is
     term_seconds: float = TERM_SECONDS
     restart_grace_seconds: float = RESTART_GRACE_SECONDS
 

@@ -59,6 +59,18 @@ CASES = (
     ),
     Case(alert="AquaDaemonStuck", series={f"aqua_scrape_stale{{{ON}}}": "0 1 0x3"}, minutes=3),
     Case(
+        alert="AquaGpuSick",
+        series={f'aqua_gpu_trouble{{{ON},gpu="G"}}': "0x2 1x6"},
+        minutes=8,
+        summary="GPU G on n1 is in trouble and lends nothing",
+        labels={"gpu": "G"},
+    ),
+    Case(
+        alert="AquaGpuSick",
+        series={f'aqua_gpu_trouble{{{ON},gpu="G"}}': "0x2 1x3 0x3"},  # a keeper was replaced
+        minutes=8,
+    ),
+    Case(
         alert="AquaBooksWrong",
         series={f"aqua_invariant_violations_total{{{ON}}}": "0x3 1x3"},
         minutes=6,

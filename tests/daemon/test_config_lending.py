@@ -24,6 +24,7 @@ def test_the_defaults_are_those_of_the_rules() -> None:
         newcomer_seconds=10.0,
         ramp_seconds=5.0,
         rebalance_seconds=5.0,
+        rest_seconds=30.0,
         lend_over_pcie=False,
         host_bytes_per_second=8 * 2**30,
     )
@@ -56,6 +57,7 @@ def test_the_broker_is_told_the_rate_of_evacuations() -> None:
         ("settle_seconds", "-1", "0 to 600 seconds"),
         ("newcomer_seconds", "soon", "0 to 600 seconds"),
         ("rebalance_seconds", "601", "0 to 600 seconds"),
+        ("rest_seconds", "601", "0 to 600 seconds"),
         ("lend_over_pcie", "yes", "true, false"),
         ("host_bytes_per_second", "0", "1MiB to 1TiB"),
         ("host_bytes_per_second", "fast", "1MiB to 1TiB"),

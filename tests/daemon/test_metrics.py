@@ -22,6 +22,7 @@ from aqua_daemon.adapters.metrics import MetricsServer, NodeCollector, Reading, 
 from aqua_daemon.adapters.tally import RevokeOutcome, Tally
 from aqua_daemon.adapters.wire.figures import ClientFigures, FetchDurations
 from aqua_daemon.core.errors import QuotaExceeded
+from aqua_daemon.core.events import KeeperEnded
 from aqua_daemon.core.model import LeaseState, RevokeReason
 from tests.conftest import require_tool
 from tests.daemon.samples import (
@@ -45,12 +46,15 @@ NAMES = {
     "aqua_fetch_bytes",
     "aqua_fetch_duration_seconds",
     "aqua_gpu_drained",
+    "aqua_gpu_trouble",
     "aqua_host_pool_bytes",
     "aqua_host_reserved_bytes",
     "aqua_invariant_violations",
+    "aqua_keeper_ends",
     "aqua_lease_denials",
     "aqua_lease_grants",
     "aqua_leases",
+    "aqua_leases_lost",
     "aqua_lendable_bytes",
     "aqua_offload_bytes",
     "aqua_pool_bytes",
@@ -118,6 +122,7 @@ def test_the_metrics_equal_the_state() -> None:
     assert values(text, "aqua_quarantined_bytes") == {(GPU,): 8 * MIB}
     assert values(text, "aqua_lendable_bytes") == {(GPU,): 30 * MIB}
     assert values(text, "aqua_gpu_drained") == {(GPU,): 0}
+    assert values(text, "aqua_gpu_trouble") == {(GPU,): bool(SNAPSHOT.gpus[0].trouble)}
     assert values(text, "aqua_sessions") == {(): 1}
     assert values(text, "aqua_tenant_leased_bytes") == {(TENANT,): 4 * MIB}
     assert values(text, "aqua_host_reserved_bytes") == {(): 12 * MIB}
@@ -170,6 +175,19 @@ def test_counters_follow_the_tally() -> None:
     assert "aqua_revoke_duration_seconds_sum 0.5" in text
     assert 'aqua_revoke_duration_seconds_bucket{le="0.25"} 0.0' in text
     assert 'aqua_revoke_duration_seconds_bucket{le="0.5"} 1.0' in text
+
+
+def test_what_was_lost_with_a_keeper_is_counted_by_gpu() -> None:
+    """Its end, and each lease whose bytes went with it; 0 before."""
+    tally = Tally()
+    with served(lambda: reading(tally)) as url:
+        before = scrape(url)
+        tally.event(KeeperEnded(gpus=(GPU,)))
+        tally.instruction(move(LeaseState.LEASED, LeaseState.LOST))
+        after = scrape(url)
+    for text, count in ((before, 0), (after, 1)):
+        assert values(text, "aqua_keeper_ends") == {(GPU,): count}
+        assert values(text, "aqua_leases_lost") == {(GPU,): count}
 
 
 def test_clients_figures_are_shown_as_they_are_summed() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from aqua_protos.keeper_pb2 import Attached, Failed, KeeperReply
+from aqua_protos.keeper_pb2 import Attached, Failed, Freed, KeeperReply
 
 from aqua_daemon.core.events import (
     GpuReported,
@@ -133,6 +133,27 @@ def test_a_free_that_is_refused_is_not_forgotten() -> None:
             await keeper.accept_attach(report_of("SHM-0", GPU_BYTES))
             assert (await keeper.request("free")).free.lease_id == lease_id(2)
             assert not [event for event in node.events if isinstance(event, SlabFreed)]
+
+    with short_directory() as directory:
+        asyncio.run(story(directory / "keeper.sock"))
+
+
+def test_a_free_that_is_refused_is_asked_for_again_while_the_link_holds() -> None:
+    """A driver that failed once must not keep the bytes from their owner for ever."""
+
+    async def story(path: Path) -> None:
+        async with fake_keeper(path) as keeper, linked(outside(path, SHM_0)) as node:
+            await keeper.accept_attach(report_of("SHM-0", GPU_BYTES))
+            await node.event(KeeperAttached)
+            node.links.free(FreeSlab(gpu=SHM_0, lease_id=LeaseId(lease_id(2))))
+            request = await keeper.request("free")
+            failed = Failed(code="INTERNAL", message="no")
+            keeper.say(KeeperReply(request_id=request.request_id, failed=failed))
+            again = await keeper.request("free")
+            assert again.free == request.free
+            freed = Freed(lease_id=lease_id(2), scrubbed_bytes=1)
+            keeper.say(KeeperReply(request_id=again.request_id, freed=freed))
+            await node.event(SlabFreed)
 
     with short_directory() as directory:
         asyncio.run(story(directory / "keeper.sock"))

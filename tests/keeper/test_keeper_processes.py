@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from aqua_daemon.adapters.keeper_processes import KeeperProcess, ProcessWatch, shm_keeper_command
+from tests.fakes.clock import FakeClock
 from tests.keeper.keepers import running_keeper
 from tests.nodes import wait_until
 
@@ -51,6 +52,39 @@ def test_it_is_started_once_while_it_runs(log_path: Path) -> None:
     wait_until(has_next, what="the next one says its pid")
     process.leave()
     process.leave()  # twice is once
+
+
+def test_one_that_ends_at_once_is_started_less_and_less_often(tmp_path: Path) -> None:
+    """The second at once, then after 0.5 s, 1 s, ... 30 s; one that has lived makes up for it."""
+    clock, log_path = FakeClock(), tmp_path / "keeper.log"
+    program = (sys.executable, "-c", "import os; print(os.getpid(), flush=True)")
+    process = KeeperProcess(program, log_path=log_path, clock=clock)
+
+    def starts_once_more(*, lived_seconds: float = 0.0) -> float:
+        """How long it took until it was started again."""
+        before = len(pids(log_path))
+        wait_until(lambda: _has_ended(process), what="the one before ends")
+        clock.now += lived_seconds
+        began = clock.now
+        process.ensure_started()
+        while process._process is None:
+            clock.now += 0.25
+            process.ensure_started()
+        waited = clock.now - began
+        wait_until(lambda: len(pids(log_path)) > before, what="it says its pid")
+        return waited
+
+    process.ensure_started()
+    wait_until(lambda: len(pids(log_path)) == 1, what="it says its pid")
+    waits = [starts_once_more() for _ in range(9)]
+    assert waits == [0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
+    assert starts_once_more(lived_seconds=10.0) == 0.0
+    process.leave()
+
+
+def _has_ended(process: KeeperProcess) -> bool:
+    started = process._process
+    return started is None or started.poll() is not None
 
 
 def test_it_is_detached(log_path: Path) -> None:
