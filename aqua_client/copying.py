@@ -10,6 +10,7 @@ nor when a slab may be unmapped (`slabs`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +19,7 @@ import torch
 from torch.autograd.graph import increment_version
 
 from aqua_client import libc
+from aqua_client.held_copies import HELD_COPIES
 from aqua_client.layouts import Layout
 from aqua_client.opening import Mapped, UnusableSlab, open_slab
 from aqua_client.records import Grant
@@ -68,7 +70,7 @@ class Memory:
             MemoryError: there is none.
         """
         try:
-            with torch.inference_mode(mode=False):
+            with _no_inference():
                 return cls(torch.empty(nbytes, dtype=torch.uint8, device="cpu"))
         except RuntimeError as error:
             raise MemoryError(f"{nbytes} bytes of host memory can't be had: {error}") from error
@@ -76,7 +78,7 @@ class Memory:
     @classmethod
     def of_pages(cls, pages: npt.NDArray[np.uint8]) -> Memory:
         """A buffer of memory that is there already, and goes with the last view of it."""
-        with torch.inference_mode(mode=False):
+        with _no_inference():
             return cls(torch.from_numpy(pages))
 
     @property
@@ -88,7 +90,7 @@ class Memory:
         """All of it as *dtype*; kept, because making one costs as much as a small copy."""
         view = self._views.get(dtype)
         if view is None:
-            with torch.inference_mode(mode=False):
+            with _no_inference():
                 view = self._views[torch.uint8].view(dtype)
             self._views[dtype] = view
         return view
@@ -133,7 +135,12 @@ class Span(Protocol):
 
 def write(source: torch.Tensor, layout: Layout, spans: Sequence[Span]) -> None:
     """Copy a tensor into *spans*, in this order."""
-    if layout.is_plain and len(spans) == 1 and not source.is_neg():
+    if (
+        layout.is_plain
+        and layout.nbytes <= HELD_COPIES.most_bytes
+        and len(spans) == 1
+        and not source.is_neg()
+    ):
         span, address = spans[0], source.data_ptr()
         if address and span.memory.address:  # none: torch keeps the bytes in a way of its own
             libc.move(span.memory.address + span.offset, address, layout.nbytes)
@@ -160,6 +167,7 @@ def read(
     """Copy *spans* into a tensor of the layout's shape and dtype; *check* may end it by raising."""
     if (
         layout.is_plain
+        and layout.nbytes <= HELD_COPIES.most_bytes
         and len(spans) == 1
         and target.is_cpu
         and target.stride() == layout.stride
@@ -229,6 +237,12 @@ def copy_spans(pairs: Iterable[tuple[Span, Span]]) -> None:
             chunk_bytes += nbytes
     if here:
         torch._foreach_copy_(there, here)
+
+
+def _no_inference() -> AbstractContextManager[object]:
+    """What is made in it may be written outside of inference mode, too."""
+    # Where nobody is in it there is nothing to leave, which costs more than a view.
+    return torch.inference_mode(mode=False) if torch.is_inference_mode_enabled() else nullcontext()
 
 
 def _is_small(layout: Layout, spans: Sequence[Span]) -> bool:

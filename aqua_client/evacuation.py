@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from aqua_client import moving
@@ -20,6 +20,7 @@ from aqua_client.borrowing import Borrowing
 from aqua_client.copying import CHUNK_BYTES
 from aqua_client.evacuation_buffer import EvacuationBuffer
 from aqua_client.fallback import Shortage
+from aqua_client.held_copies import HELD_COPIES
 from aqua_client.host_tier import piece_sizes
 from aqua_client.pace import MOST_PIECES, Pace
 from aqua_client.records import SafetyClass
@@ -64,26 +65,24 @@ class Evacuation:
             MemoryError: there is none to move to; nothing is lost, and it may be tried again.
         """
         most_pieces = MOST_PIECES
-        while places := self._next(slab, most_pieces):
-            try:
-                self._move(places, slab)
-            except MemoryError:
-                if most_pieces == 1:
-                    raise
-                most_pieces = 1  # for one there may be some
+        with HELD_COPIES.beside_moves():
+            while places := self._next(slab, most_pieces):
+                try:
+                    self._move(places, slab)
+                except MemoryError:
+                    if most_pieces == 1:
+                        raise
+                    most_pieces = 1  # for one there may be some
 
     def _next(self, slab: Slab, most_pieces: int) -> list[Place]:
         """Pieces to move, pinned. `cache` is dropped on the way."""
         found: list[Place] = []
         found_bytes = 0
         with self._tiers.lock:
+            if slab.safety is SafetyClass.CACHE:
+                self._drop(list(slab.movable()), slab.fence_reason)
             most_pieces = min(most_pieces, self._pace.pieces(self._tiers.fetched_at))
             for place in slab.movable():
-                if slab.safety is SafetyClass.CACHE:
-                    # Dropping one piece of a tensor retires its others, in this slab too.
-                    if not place.is_retired:
-                        self._tiers.lose(place.stored, slab.fence_reason)
-                    continue
                 found_bytes += place.nbytes
                 if found and (found_bytes > CHUNK_BYTES or len(found) == most_pieces):
                     break
@@ -91,10 +90,15 @@ class Evacuation:
                 found.append(place)
         return found
 
+    def _drop(self, places: Sequence[Place], reason: str) -> None:
+        for place in places:
+            if not place.is_retired:  # dropping one piece of a tensor retires its others, here too
+                self._tiers.lose(place.stored, reason)
+
     def _move(self, places: Sequence[Place], slab: Slab) -> None:
         targets: list[list[Place]] = []
         try:
-            targets.extend(self._on_peer(place, slab) for place in places)  # also some of them
+            targets.extend(self._on_peers(places, slab))  # also some of them
             self._add_host(places, targets, slab)
             with self._pace.measured():
                 moving.copy_pieces(self._streams, list(zip(places, targets, strict=True)))
@@ -109,11 +113,18 @@ class Evacuation:
                     self._tiers.replace(places[at], targets[at], slab.fence_reason)
                     self._tiers.counters.evacuated_bytes += places[at].nbytes
 
-    def _on_peer(self, place: Place, slab: Slab) -> list[Place]:
-        """Where it goes on another GPU, if that has room at once."""
-        now = time.monotonic()
-        if not place.is_settled(now):
-            return []
+    def _on_peers(self, places: Sequence[Place], slab: Slab) -> Iterator[list[Place]]:
+        """Of each where it goes on another GPU, if that has room at once."""
+        refused_bytes = math.inf  # nor is there any for what is as long
+        for place in places:
+            now = time.monotonic()
+            there: list[Place] = []
+            if place.nbytes < refused_bytes and place.is_settled(now):
+                there = self._on_peer(place, slab, now)
+                refused_bytes = refused_bytes if there else place.nbytes
+            yield there
+
+    def _on_peer(self, place: Place, slab: Slab, now: float) -> list[Place]:
         # What is held has room perhaps, also for who asks nobody.
         seconds = ASKING_SECONDS if now >= self._ask_again_at else 0.0
         try:

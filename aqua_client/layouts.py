@@ -23,9 +23,6 @@ _WITHOUT_COPY = frozenset(
 _STRIDED = torch.strided
 _QUANTISED = frozenset({torch.qint8, torch.quint8, torch.qint32, torch.quint4x2, torch.quint2x4})
 
-# So many bytes `memmove` copies as quickly as torch does, without its preparations.
-PLAIN_BYTES = 128 * 2**10
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
@@ -39,8 +36,8 @@ class Layout:
     requires_grad: bool
     itemsize: int
     nbytes: int
-    # The tensor's bytes lie in the CPU's memory as they are stored, and are few: `copying` says
-    # what that is good for.
+    # The tensor's bytes lie in the CPU's memory as they are stored: `copying` says what that is
+    # good for.
     is_plain: bool
 
 
@@ -115,10 +112,7 @@ def _layout(
         requires_grad=requires_grad,
         itemsize=dtype.itemsize,
         nbytes=nbytes,
-        is_plain=dense
-        and device.type == "cpu"
-        and not dtype.is_complex  # it may be a conjugate
-        and nbytes <= PLAIN_BYTES,
+        is_plain=dense and device.type == "cpu" and not dtype.is_complex,  # it may be a conjugate
     )
 
 

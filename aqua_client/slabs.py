@@ -6,7 +6,7 @@ when is `tiers`' to say.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 
 import torch
@@ -236,6 +236,6 @@ class Slab:
         if not self.places:
             self.idle_since = now
 
-    def movable(self) -> Sequence[Place]:
-        """The places whose bytes are all there and still wanted."""
-        return [one for one in self.places if not (one.is_writing or one.is_retired)]
+    def movable(self) -> Iterator[Place]:
+        """The places whose bytes are all there and still wanted, while none comes or goes."""
+        return (one for one in self.places if not (one.is_writing or one.is_retired))

@@ -2,11 +2,14 @@
 
 An owner's process takes a GPU, and what lies there moves to another, in the background. Timed are
 copies of the program's own thread, of one core each, while bytes are on their way and before. On
-stand-in GPUs both share the same memory and the same cores.
+stand-in GPUs both share the same memory and the same cores. What that alone costs is told beside it:
+the same calls beside a thread that only copies as many bytes, between buffers of its own, whose pages
+are there, with no more of the interpreter than a call for each chunk.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 
@@ -20,6 +23,8 @@ from tests.nodes import MIB, Node, wait_until
 SUBJECT = "evacuations"
 KIB = 2**10
 BULK = [MIB] * 64  # what is moved
+CHUNK_BYTES = 16 * MIB
+COPIES = 4  # of all that is moved, in each round, by the thread that does nothing else
 ROUNDS = 6
 QUIET_SECONDS = 1.0
 MOST_SECONDS = 20.0  # for an owner to start and have its memory
@@ -30,30 +35,36 @@ Timed = dict[str, list[float]]
 
 
 def measure(node: Node) -> Iterator[Figure]:
-    """Quiet, and during evacuations of each round."""
+    """Quiet, beside plain copies and during evacuations of each round."""
     quiet: Timed = {}
+    beside: Timed = {}
     during: Timed = {}
     with one_thread(), aqua_client.connect(socket=node.socket, home_gpu="SHM-0") as client:
         for _ in range(ROUNDS):
-            _round(node, client, quiet, during)
+            _round(node, client, quiet, beside, during)
     for name in quiet:
-        yield from _figures(name, quiet[name], during[name])
+        yield from _figures(name, quiet[name], beside[name], during[name])
 
 
-def _figures(name: str, quiet: list[float], during: list[float]) -> Iterator[Figure]:
+def _figures(
+    name: str, quiet: list[float], beside: list[float], during: list[float]
+) -> Iterator[Figure]:
     for percent in (50, 99):
         before = percentile(quiet, percent) * 1e6
+        copied = percentile(beside, percent) * 1e6
         yield Figure(
             subject=SUBJECT,
             name=f"{name}, p{percent} while 64 MiB are moved",
             value=percentile(during, percent) * 1e6,
             unit="us",
-            rival=f"quiet {before:,.1f} us",
+            rival=f"quiet {before:,.1f} us, beside a plain copy {copied:,.1f} us",
             at_most=TIMES * before if percent == 99 else None,
         )
 
 
-def _round(node: Node, client: aqua_client.Client, quiet: Timed, during: Timed) -> None:
+def _round(
+    node: Node, client: aqua_client.Client, quiet: Timed, beside: Timed, during: Timed
+) -> None:
     bulk = [client.offload(torch.ones(nbytes, dtype=torch.uint8)) for nbytes in BULK]
     handles = {
         size: client.offload(torch.ones(size, dtype=torch.uint8)) for size in (64 * KIB, MIB)
@@ -68,6 +79,10 @@ def _round(node: Node, client: aqua_client.Client, quiet: Timed, during: Timed) 
     end = CLOCK() + QUIET_SECONDS
     while CLOCK() < end:
         _time_all(acts, quiet)
+    copier = threading.Thread(target=_copy_plainly)
+    copier.start()
+    while copier.is_alive():
+        _time_all(acts, beside)
     counters = client._pager._counters
     moved = counters.evacuated_bytes
     aim = moved + client._pager._tiers.slabs[_fullest(client)].extents.used_bytes
@@ -86,6 +101,13 @@ def _round(node: Node, client: aqua_client.Client, quiet: Timed, during: Timed) 
     for handle in (*bulk, *handles.values()):
         handle.release()
     wait_until(lambda: not client.stats()["peer_bytes"], what="all is released")
+
+
+def _copy_plainly() -> None:
+    nbytes = sum(BULK)
+    source, target = (torch.ones(nbytes, dtype=torch.uint8) for _ in range(2))
+    for begin in list(range(0, nbytes, CHUNK_BYTES)) * COPIES:
+        target[begin : begin + CHUNK_BYTES].copy_(source[begin : begin + CHUNK_BYTES])
 
 
 def _fullest(client: aqua_client.Client) -> str:

@@ -13,7 +13,7 @@ import torch
 
 from aqua_client import copying
 from aqua_client.errors import HandleReleased, InvalidRequest, UnsupportedTensor
-from aqua_client.layouts import PLAIN_BYTES
+from aqua_client.held_copies import PLAIN_BYTES
 from aqua_client.pager import Pager
 from tests.client.pagers import no_daemon, paging, park, random_bytes, two_gpus
 from tests.fakes.session import MIB

@@ -122,8 +122,8 @@ EDGES = (
     Mutant(
         name="what was moved a moment ago is moved to a peer again",
         path="aqua_client/evacuation.py",
-        old="if not place.is_settled(now):",
-        new="if False:",
+        old=" and place.is_settled(now):",
+        new=":",
         tests=("tests/client/test_revokes.py::test_what_was_moved_lately_goes_to_the_host",),
     ),
 )
