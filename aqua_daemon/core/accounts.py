@@ -30,6 +30,7 @@ BACKED = frozenset(
     {LeaseState.ALLOCATING, LeaseState.LEASED, LeaseState.REVOKING, LeaseState.QUARANTINED}
 )
 RECALLED = frozenset({LeaseState.REVOKING, LeaseState.QUARANTINED})
+RETURNABLE = RECALLED | {LeaseState.LEASED}  # its holder has it, and may give it back
 HELD = frozenset(LeaseState) - {LeaseState.LOST}
 COMING = frozenset({LeaseState.REVOKING, LeaseState.RETURNED, LeaseState.FREEING})
 
@@ -146,7 +147,7 @@ class GpuAccount:
     @property
     def lendable_bytes(self) -> int:
         """What may be granted here now."""
-        if self.no_grants_because or self.waits_for:
+        if self.trouble or self.refusal or self.doubt or self.waits_for:
             return 0
         room = self.free_bytes - math.ceil(GRANT_RESERVE_FACTOR * self.reserve_bytes)
         room -= self.unsettled_bytes
@@ -154,7 +155,7 @@ class GpuAccount:
             room = min(room, min(self.limits.values()) - self.held_bytes)
         if self.ramp is not None:
             room = min(room, self.ramp.most_bytes - self.held_bytes)
-        return max(0, room)
+        return room if room > 0 else 0
 
     @property
     def quiet_until(self) -> float | None:
@@ -238,6 +239,7 @@ class SessionAccount:
 
     backed_bytes: int = 0  # host room behind its `store` slabs
     leases: dict[LeaseId, None] = field(default_factory=dict)
+    returnable: dict[LeaseId, None] = field(default_factory=dict)  # those that the client has
     recalled: dict[LeaseId, None] = field(default_factory=dict)  # revoking or quarantined
     leases_on: dict[GpuUuid, int] = field(default_factory=dict)
     answers: dict[RequestId, LeaseId | Answer | None] = field(default_factory=dict)

@@ -15,7 +15,7 @@ that is `faults`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 
 from aqua_daemon.core.integrity import (
@@ -27,6 +27,7 @@ from aqua_daemon.core.integrity import (
     violations_of_slab,
     violations_of_tenant,
 )
+from aqua_daemon.core.model import LeaseState
 from aqua_daemon.core.recount import Recount
 from aqua_daemon.core.sizes import LOOKS_PER_EVENT, LOOKS_PER_TICK
 from aqua_daemon.core.turn import Books
@@ -37,7 +38,7 @@ def all_violations(books: Books) -> Iterator[Violation]:
     return chain.from_iterable(looks(books))
 
 
-def looks(books: Books) -> Iterator[Iterable[Violation]]:
+def looks(books: Books) -> Iterator[Sequence[Violation]]:
     """A round: what each look finds. Sums are compared as they are when this is called."""
     return _looks(books, Recount(books.ledger))
 
@@ -47,7 +48,7 @@ class Audit:
 
     def __init__(self, books: Books) -> None:
         self._books = books
-        self._looks: Iterator[Iterable[Violation]] = iter(())
+        self._looks: Iterator[Sequence[Violation]] = iter(())
 
     def go_on(self, *, is_tick: bool) -> list[Violation]:
         """Take the next looks; what they find."""
@@ -55,22 +56,25 @@ class Audit:
         found: list[Violation] = []
         taken = 0
         for violations in islice(self._looks, most):
-            found.extend(violations)
             taken += 1
+            if violations:
+                found += violations
         if is_tick and taken < most:
             self._looks = looks(self._books)
         return found
 
 
-def _looks(books: Books, recount: Recount) -> Iterator[Iterable[Violation]]:
+def _looks(books: Books, recount: Recount) -> Iterator[Sequence[Violation]]:
     ledger = books.ledger
     for counted in recount.leases:
         recount.count_lease(counted)
         lease = ledger.leases.get(counted.lease_id)
         if lease is None:
             yield ()
+        elif lease.state is LeaseState.REVOKING:
+            yield violations_of_lease(books, lease) + overdue(books, lease)
         else:
-            yield chain(violations_of_lease(books, lease), overdue(books, lease))
+            yield violations_of_lease(books, lease)
     for reclaim in tuple(books.reclaims):
         for lease_id in reclaim.outstanding:
             yield violations_of_owed(books, lease_id)

@@ -30,15 +30,15 @@ def violations_of_touched(turn: Turn) -> list[Violation]:
     for lease_id in turn.touched:
         lease = ledger.leases.get(lease_id)
         if lease is not None:
-            found.extend(violations_of_lease(books, lease))
+            found += violations_of_lease(books, lease)
             gpus[lease.lender] = None
             tenants[lease.tenant] = None
     for lease in turn.struck:
         gpus[lease.lender] = None
     for gpu in gpus:
-        found.extend(violations_of_gpu(ledger.gpus[gpu]))
+        found += violations_of_gpu(ledger.gpus[gpu])
     for tenant in tenants:
-        found.extend(violations_of_tenant(books, tenant))
+        found += violations_of_tenant(books, tenant)
     return found
 
 

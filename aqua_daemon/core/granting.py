@@ -6,7 +6,7 @@ The promise counts from the moment it is made, so two requests can never be met 
 from __future__ import annotations
 
 from aqua_daemon.core import balancing, host_room
-from aqua_daemon.core.accounts import GpuAccount
+from aqua_daemon.core.accounts import RETURNABLE
 from aqua_daemon.core.errors import (
     InsufficientMemory,
     InvalidRequest,
@@ -30,7 +30,7 @@ from aqua_daemon.core.model import (
     SlabTag,
 )
 from aqua_daemon.core.placement import Lender, place
-from aqua_daemon.core.returning import RETURNABLE, forget_if_over, take_back
+from aqua_daemon.core.returning import forget_if_over, take_back
 from aqua_daemon.core.sizes import MIB, SLAB_GRANULE_BYTES
 from aqua_daemon.core.turn import Turn
 
@@ -187,9 +187,7 @@ def _check_quota(turn: Turn, session: Session, nbytes: int) -> None:
 def _lenders(turn: Turn, session: Session) -> list[Lender]:
     leases_on = turn.ledger.session_accounts[session.session_id].leases_on
     accounts, home = turn.ledger.gpus, session.home_gpu
-    to_home = accounts[home].links if home in accounts else {}
-    lending = {one.gpu for one in accounts.values() if home in one.borrowers}
-    return [
+    lenders = [
         Lender(
             gpu=account.gpu,
             lendable_bytes=account.lendable_bytes,
@@ -197,21 +195,31 @@ def _lenders(turn: Turn, session: Session) -> list[Lender]:
             trouble=account.no_grants_because or account.waits_for,
             is_home=account.gpu == home,
             leases_of_session=leases_on.get(account.gpu, 0),
-            too_slow=_too_slow(turn, account, home),
-            egress_bytes_per_second=expected_bytes_per_second(
-                account.links, home, account.borrowers.keys()
-            ),
-            ingress_bytes_per_second=expected_bytes_per_second(to_home, account.gpu, lending),
         )
         for account in accounts.values()
     ]
+    if home is not None:
+        _rate(turn, lenders, home)
+    return lenders
 
 
-def _too_slow(turn: Turn, account: GpuAccount, home: GpuUuid | None) -> str:
-    if home is None or home not in account.links:
-        return ""
-    may_use_pcie = turn.books.settings.lend_over_pcie
-    return why_not_faster_than_host(account.links[home], may_use_pcie=may_use_pcie)
+def _rate(turn: Turn, lenders: list[Lender], home: GpuUuid) -> None:
+    """Say how fast each may be reached from the session's GPU, as far as links are known."""
+    accounts, may_use_pcie = turn.ledger.gpus, turn.books.settings.lend_over_pcie
+    to_home = accounts[home].links if home in accounts else {}
+    lending = {one.gpu for one in accounts.values() if home in one.borrowers} if to_home else set()
+    for lender in lenders:
+        account = accounts[lender.gpu]
+        to_lender = account.links.get(home)
+        if to_lender is not None:
+            lender.too_slow = why_not_faster_than_host(to_lender, may_use_pcie=may_use_pcie)
+            lender.egress_bytes_per_second = expected_bytes_per_second(
+                account.links, home, account.borrowers.keys()
+            )
+        if to_home:
+            lender.ingress_bytes_per_second = expected_bytes_per_second(
+                to_home, lender.gpu, lending
+            )
 
 
 def _tag(lease: Lease, session: Session) -> SlabTag:

@@ -14,6 +14,7 @@ from aqua_daemon.core.accounts import (
     BACKED,
     HELD,
     RECALLED,
+    RETURNABLE,
     GpuAccount,
     SessionAccount,
     TenantAccount,
@@ -34,6 +35,12 @@ from aqua_daemon.core.model import (
     TenantName,
     owner_of,
 )
+
+# Of what a slab is part, looked up once for each move; None: it is not in the books.
+_PART_OF = {
+    state: (state in HELD, state in BACKED, state in RETURNABLE, state in RECALLED)
+    for state in (None, *LeaseState)
+}
 
 
 class Ledger:
@@ -133,7 +140,8 @@ class Ledger:
         """Put *lease* in the place of the record with its id: its state and revoke may differ."""
         before = self.leases[lease.lease_id]
         self.leases[lease.lease_id] = lease
-        self._count(lease, before.state, lease.state)
+        if before.state is not lease.state:
+            self._count(lease, before.state, lease.state)
         self._count_coming(lease, was=is_coming(before), is_now=is_coming(lease))
 
     def name(self, uses: Mapping[LeaseId, LeaseUse], *, at: float) -> None:
@@ -167,21 +175,23 @@ class Ledger:
             gpu.bytes_in[before] -= nbytes
         if after is not None:
             gpu.bytes_in[after] += nbytes
-        if held := (after in HELD) - (before in HELD):
-            gpu.held_bytes += held * nbytes
+        was_held, was_backed, was_returnable, was_recalled = _PART_OF[before]
+        is_held, is_backed, is_returnable, is_recalled = _PART_OF[after]
+        if is_held is not was_held:
+            sign = 1 if is_held else -1
+            gpu.held_bytes += sign * nbytes
             for tenant in self._accounts(lease.tenant):
-                tenant.held_bytes += held * nbytes
-                tenant.leases += held
+                tenant.held_bytes += sign * nbytes
+                tenant.leases += sign
         account = self.session_accounts[lease.session_id]
-        backed = (after in BACKED) - (before in BACKED)
-        if backed and lease.safety_class is SafetyClass.STORE:
-            account.backed_bytes += backed * nbytes
-            self._count_host(lease.tenant, backed * nbytes)
-        recalled = (after in RECALLED) - (before in RECALLED)
-        if recalled > 0:
-            account.recalled[lease.lease_id] = None
-        elif recalled < 0:
-            del account.recalled[lease.lease_id]
+        if is_backed is not was_backed and lease.safety_class is SafetyClass.STORE:
+            signed_bytes = nbytes if is_backed else -nbytes
+            account.backed_bytes += signed_bytes
+            self._count_host(lease.tenant, signed_bytes)
+        if is_returnable is not was_returnable:
+            _list(account.returnable, lease.lease_id, is_listed=is_returnable)
+        if is_recalled is not was_recalled:
+            _list(account.recalled, lease.lease_id, is_listed=is_recalled)
 
     def _count_coming(self, lease: Lease, *, was: bool, is_now: bool) -> None:
         if was == is_now:
@@ -211,3 +221,10 @@ class Ledger:
             account = accounts[name]
             if not (account.sessions or account.held_bytes or account.host_bytes):
                 del accounts[name]
+
+
+def _list(those: dict[LeaseId, None], lease_id: LeaseId, *, is_listed: bool) -> None:
+    if is_listed:
+        those[lease_id] = None
+    else:
+        del those[lease_id]

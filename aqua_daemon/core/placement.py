@@ -36,16 +36,27 @@ class Lender:
     @property
     def bytes_per_second(self) -> float:
         """The narrower of the two."""
-        known = (self.egress_bytes_per_second, self.ingress_bytes_per_second)
-        return min((one for one in known if one), default=0.0)
+        egress, ingress = self.egress_bytes_per_second, self.ingress_bytes_per_second
+        return min(egress, ingress) if egress and ingress else egress or ingress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
     """Where a slab is to be made, and why there."""
 
-    gpu: GpuUuid
-    reason: str
+    lender: Lender
+
+    @property
+    def gpu(self) -> GpuUuid:
+        """The GPU that lends it."""
+        return self.lender.gpu
+
+    @property
+    def reason(self) -> str:
+        """For people who ask."""
+        reason = f"{_mib(self.lender.lendable_bytes)} lendable, the most"
+        rate = self.lender.bytes_per_second
+        return f"{rate / 1e9:.0f} GB/s expected, {reason}" if rate else reason
 
 
 def place(lenders: Iterable[Lender], *, nbytes: int, lend_to_own_gpu: bool) -> Placement:
@@ -56,13 +67,15 @@ def place(lenders: Iterable[Lender], *, nbytes: int, lend_to_own_gpu: bool) -> P
     """
     lenders = tuple(lenders)
     best: Lender | None = None
+    best_rank: tuple[float, float, int, bool] | None = None
     for lender in lenders:
         if lender.lendable_bytes < nbytes or lender.too_slow:
             continue
         if lender.is_home and not lend_to_own_gpu:
             continue
-        if best is None or _rank(lender) > _rank(best):
-            best = lender
+        rank = _rank(lender)
+        if best_rank is None or rank > best_rank:
+            best, best_rank = lender, rank
     if best is None:
         lacks = "; ".join(_lack(lender, lend_to_own_gpu=lend_to_own_gpu) for lender in lenders)
         msg = (
@@ -70,18 +83,16 @@ def place(lenders: Iterable[Lender], *, nbytes: int, lend_to_own_gpu: bool) -> P
             "Use host memory, release leases, or ask for a smaller slab"
         )
         raise InsufficientMemory(msg)
-    fastest = f"{best.bytes_per_second / 1e9:.0f} GB/s expected, "
-    reason = f"{_mib(best.lendable_bytes)} lendable, the most"
-    return Placement(gpu=best.gpu, reason=fastest + reason if best.bytes_per_second else reason)
+    return Placement(lender=best)
 
 
-def _rank(lender: Lender) -> tuple[float, float, int, int]:
+def _rank(lender: Lender) -> tuple[float, float, int, bool]:
     return (
         lender.bytes_per_second,
         lender.egress_bytes_per_second,
         lender.lendable_bytes,
         # Where the session borrows already: a fault of that GPU then costs it no more.
-        min(lender.leases_of_session, 1),
+        lender.leases_of_session > 0,
     )
 
 

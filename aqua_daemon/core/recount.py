@@ -11,7 +11,12 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from aqua_daemon.core.accounts import TenantAccount, has_host_room, is_coming
+from aqua_daemon.core.accounts import (
+    RETURNABLE,
+    TenantAccount,
+    has_host_room,
+    is_coming,
+)
 from aqua_daemon.core.integrity import Violation
 from aqua_daemon.core.ledger import Ledger
 from aqua_daemon.core.model import (
@@ -53,6 +58,7 @@ class _OfTenant:
 class _OfSession:
     leases: int = 0
     leases_on_gpus: int = 0
+    returnable: int = 0
     backed_bytes: int = 0
 
 
@@ -78,6 +84,7 @@ class Recount:
             session_id: _OfSession(
                 leases=len(account.leases),
                 leases_on_gpus=sum(account.leases_on.values()),
+                returnable=len(account.returnable),
                 backed_bytes=account.backed_bytes,
             )
             for session_id, account in ledger.session_accounts.items()
@@ -105,6 +112,7 @@ class Recount:
         session = self._of_sessions[lease.session_id]
         session.leases += 1
         session.leases_on_gpus += 1
+        session.returnable += lease.state in RETURNABLE
         if has_host_room(lease):
             tenant.host_bytes += nbytes
             session.backed_bytes += nbytes

@@ -7,6 +7,7 @@ keeper's word. How leases are asked back is `revoking`, who is gone is `sessions
 from __future__ import annotations
 
 from aqua_daemon.core import host_room
+from aqua_daemon.core.accounts import RETURNABLE
 from aqua_daemon.core.events import LeasesReleased, LossTold, RevokeAcknowledged, SlabFreed
 from aqua_daemon.core.instructions import AnswerReturned, ForgetSession, FreeSlab, TellLost
 from aqua_daemon.core.lifecycle import Move
@@ -22,7 +23,6 @@ from aqua_daemon.core.turn import Turn
 
 # An owner waits for what was asked back for it.
 _OWED = frozenset({RevokeReason.RECLAIM, RevokeReason.OWNER})
-RETURNABLE = frozenset({LeaseState.LEASED, LeaseState.REVOKING, LeaseState.QUARANTINED})
 
 
 def take_returns(turn: Turn, event: LeasesReleased | RevokeAcknowledged) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from aqua_daemon.core import host_room
+from aqua_daemon.core.accounts import RETURNABLE
 from aqua_daemon.core.errors import (
     InvalidRequest,
     NotPermitted,
@@ -39,7 +40,7 @@ from aqua_daemon.core.model import (
     SessionState,
     SlabTag,
 )
-from aqua_daemon.core.returning import RETURNABLE, forget_if_over, take_back
+from aqua_daemon.core.returning import forget_if_over, take_back
 from aqua_daemon.core.revoking import return_from_proved_gone, revoke_from_dead, send_again
 from aqua_daemon.core.sizes import (
     MOST_RETURNING_SESSIONS,
@@ -258,22 +259,17 @@ def _hear(
     session_id = session.session_id
     session = replace(session, state=SessionState.LIVE, heard_at=turn.now)
     turn.ledger.replace_session(session)
-    if turn.ledger.session_accounts[session_id].timer_at is None:
+    account = turn.ledger.session_accounts[session_id]
+    if account.timer_at is None:
         schedule(turn, session)
-    named: dict[LeaseId, LeaseUse] = {}
+    named = {use.lease_id: use for use in uses}
     unknown: list[LeaseId] = []
     lost: list[LeaseId] = []
-    leases = turn.ledger.leases
-    for use in uses:
-        lease = leases.get(use.lease_id)
-        if lease is None or lease.session_id != session_id:
-            unknown.append(use.lease_id)
-        elif lease.state in RETURNABLE:
-            named[use.lease_id] = use
-        elif lease.state is LeaseState.LOST:
-            lost.append(use.lease_id)
-        else:
-            unknown.append(use.lease_id)
+    if not named.keys() <= account.returnable.keys():  # nearly always all of them are
+        foreign = [use.lease_id for use in uses if use.lease_id not in account.returnable]
+        for lease_id in foreign:
+            named.pop(lease_id, None)
+            (lost if _is_lost(turn, session_id, lease_id) else unknown).append(lease_id)
     turn.ledger.name(named, at=turn.now)
     has_heard_all = turn.books.has_heard_all
     turn.emit(
@@ -288,6 +284,13 @@ def _hear(
         _tell_again(turn, session_id, tuple(lost))
     send_again(turn, session_id)
     return session
+
+
+def _is_lost(turn: Turn, session_id: SessionId, lease_id: LeaseId) -> bool:
+    lease = turn.ledger.leases.get(lease_id)
+    if lease is None or lease.session_id != session_id:
+        return False
+    return lease.state is LeaseState.LOST
 
 
 def _tell_again(turn: Turn, session_id: SessionId, lease_ids: tuple[LeaseId, ...]) -> None:

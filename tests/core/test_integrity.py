@@ -66,6 +66,15 @@ def spoil_session(books: Books) -> None:
     next(iter(books.ledger.session_accounts.values())).backed_bytes += 1
 
 
+def spoil_returnable(books: Books) -> None:
+    next(iter(books.ledger.session_accounts.values())).returnable.clear()
+
+
+def spoil_returnable_extra(books: Books) -> None:
+    account = next(iter(books.ledger.session_accounts.values()))
+    account.returnable[LeaseId("extra")] = None
+
+
 def spoil_named(books: Books) -> None:
     books.ledger.named_at[LeaseId("struck")] = 1.0
 
@@ -109,6 +118,8 @@ SPOILT = [
     (spoil_owners_sessions, "alice and its sub-tenants"),
     (spoil_host, "host room"),
     (spoil_session, "session s1"),
+    (spoil_returnable, "list of what it has"),
+    (spoil_returnable_extra, "session s1"),
     (spoil_named, "named"),
     (spoil_index, "recount"),
     (spoil_holder, "nobody is not in the books"),
