@@ -155,7 +155,7 @@ class GpuAccount:
             room = min(room, min(self.limits.values()) - self.held_bytes)
         if self.ramp is not None:
             room = min(room, self.ramp.most_bytes - self.held_bytes)
-        return room if room > 0 else 0
+        return max(0, room)
 
     @property
     def quiet_until(self) -> float | None:

@@ -112,7 +112,10 @@ def _follow(turn: Turn, recall: Recall, leases: list[Lease]) -> None:
     usable, silent = _within_reach(turn, recall.for_tenant), silent_sessions(turn)
     chosen: list[Lease] = []
     left_bytes, block = recall.nbytes, RebalanceBlock.NO_WHOLE_SLAB
+    smallest_bytes = min((lease.nbytes for lease in leases), default=0)
     for lease in in_order(turn, leases):
+        if left_bytes < smallest_bytes:
+            break
         if lease.state is not LeaseState.LEASED or lease.nbytes > left_bytes:
             continue
         if lease.lender not in usable:
@@ -172,8 +175,9 @@ def _grantable_bytes(turn: Turn, account: GpuAccount) -> int:
 def _leases_of(turn: Turn, tenants: Iterable[TenantName]) -> dict[TenantName, list[Lease]]:
     found: dict[TenantName, list[Lease]] = {tenant: [] for tenant in tenants}
     for lease in turn.ledger.leases.values():
-        if lease.tenant in found:
-            found[lease.tenant].append(lease)
+        of_tenant = found.get(lease.tenant)
+        if of_tenant is not None:
+            of_tenant.append(lease)
     return found
 
 

@@ -6,7 +6,9 @@ producers are `reclaiming`, terms are `terms`; both revoke through here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from operator import attrgetter, itemgetter
 
 from aqua_daemon.core.accounts import GpuAccount
@@ -33,6 +35,8 @@ from aqua_daemon.core.sizes import (
     STANDARD_REVOKE_SECONDS,
 )
 from aqua_daemon.core.turn import Turn
+
+_Candidate = tuple[float, Lease]  # when it was used last, as far as is known
 
 
 def keep_reserve(turn: Turn, account: GpuAccount) -> None:
@@ -85,39 +89,48 @@ def call_back(
     revoke(turn, made, reason=reason, seconds=seconds, least_seconds=least_seconds)
 
 
-def in_order(turn: Turn, leases: Iterable[Lease]) -> list[Lease]:
+def in_order(turn: Turn, leases: Iterable[Lease]) -> Iterator[Lease]:
     """Those that can be asked back, the cheapest first.
 
     Not made yet, unused, cache, coldest store. What a client has said nothing of is in use. Among
     those: of tenants that hold more than their part, of lower priority, used longest ago. What silent
     sessions hold comes after all that others do: it may not come at all.
     """
-    uses, named_at = turn.ledger.uses, turn.ledger.named_at
-    above, silent = _above_their_part(turn), silent_sessions(turn)
-    # One key after another, each sort stable: tuples of all that counts take far longer to compare.
-    of_tenant: dict[TenantName, tuple[bool, int]] = {}
-    ranked: dict[tuple[bool, int, tuple[bool, int]], list[tuple[float, Lease]]] = {}
-    for lease in sorted(leases, key=attrgetter("lease_id")):
-        use = uses.get(lease.lease_id)
-        if lease.state is LeaseState.ALLOCATING and lease.revocation is None:
-            rank = 0
-        elif lease.state is not LeaseState.LEASED:
-            continue
-        elif use is not None and use.used_bytes == 0:
-            rank = 1
-        elif lease.safety_class is SafetyClass.CACHE:
-            rank = 2
-        else:
-            rank = 3
-        if lease.tenant not in of_tenant:
-            is_within = lease.tenant not in above
-            of_tenant[lease.tenant] = (is_within, turn.books.priority_of(lease.tenant))
-        is_silent = rank > 0 and lease.session_id in silent  # for what is not made nobody is asked
-        used_at = named_at[lease.lease_id] - (0.0 if use is None else use.idle_seconds)
-        of_rank = ranked.setdefault((is_silent, rank, of_tenant[lease.tenant]), [])
-        of_rank.append((used_at, lease))
+    # Only as much is sorted as is taken: most callers stop after a few.
+    ranked = _ranked(turn, leases)
+    above = _above_their_part(turn)
+    alike: dict[tuple[bool, int, bool, int], list[_Candidate]] = {}
+    for (is_silent, rank, tenant), some in ranked.items():
+        key = (is_silent, rank, tenant not in above, turn.books.priority_of(tenant))
+        alike.setdefault(key, []).extend(some)
     by_use = itemgetter(0)
-    return [lease for rank in sorted(ranked) for _, lease in sorted(ranked[rank], key=by_use)]
+    for key in sorted(alike):
+        for _used_at, equals in groupby(sorted(alike[key], key=by_use), by_use):
+            yield from sorted((lease for _, lease in equals), key=attrgetter("lease_id"))
+
+
+def _ranked(
+    turn: Turn, leases: Iterable[Lease]
+) -> dict[tuple[bool, int, TenantName], list[_Candidate]]:
+    """Candidates by whether they are with a silent session, by what they hold, and by tenant."""
+    uses, named_at, silent = turn.ledger.uses, turn.ledger.named_at, silent_sessions(turn)
+    ranked: defaultdict[tuple[bool, int, TenantName], list[_Candidate]] = defaultdict(list)
+    for lease in leases:
+        lease_id = lease.lease_id
+        use = uses.get(lease_id)
+        if lease.state is LeaseState.LEASED:
+            if use is not None and use.used_bytes == 0:
+                rank = 1
+            else:
+                rank = 2 if lease.safety_class is SafetyClass.CACHE else 3
+            is_silent = lease.session_id in silent
+        elif lease.state is LeaseState.ALLOCATING and lease.revocation is None:
+            rank, is_silent = 0, False  # for what is not made nobody is asked
+        else:
+            continue
+        used_at = named_at[lease_id] if use is None else named_at[lease_id] - use.idle_seconds
+        ranked[is_silent, rank, lease.tenant].append((used_at, lease))
+    return ranked
 
 
 def silent_sessions(turn: Turn) -> set[SessionId]:
@@ -173,19 +186,21 @@ def revocations(
 
 def send_revokes(turn: Turn, leases: Iterable[Lease]) -> None:
     """Tell holders what is wanted back: one message for what has one reason and deadline."""
-    grouped: dict[tuple[SessionId, GpuUuid, Revocation], list[Lease]] = {}
+    grouped: defaultdict[tuple[SessionId, GpuUuid, RevokeReason, float], list[Lease]]
+    grouped = defaultdict(list)
     for lease in leases:
-        if lease.revocation is not None:
-            key = (lease.session_id, lease.lender, lease.revocation)
-            grouped.setdefault(key, []).append(lease)
-    for (session_id, gpu, revocation), group in grouped.items():
+        revocation = lease.revocation
+        if revocation is not None:
+            key = (lease.session_id, lease.lender, revocation.reason, revocation.deadline)
+            grouped[key].append(lease)
+    for (session_id, gpu, reason, deadline), group in grouped.items():
         turn.emit(
             SendRevoke(
                 session_id=session_id,
                 gpu=gpu,
                 nbytes=sum(lease.nbytes for lease in group),
-                reason=revocation.reason,
-                deadline=revocation.deadline,
+                reason=reason,
+                deadline=deadline,
                 lease_ids=tuple(lease.lease_id for lease in group),
             )
         )
