@@ -22,8 +22,8 @@ forward, tokens and blocks are whole numbers. One thread at a time.
 What a plan promises, if it is carried out in this order:
 
 - its blocks fit: all that is in `run` fits into `free_blocks` and what `preempt` gives back;
-- nobody is preempted within its slice (where blocks vanish, as few as must be), and no more are
-  preempted than those who run need;
+- nobody is preempted within the part of its slice that it is sure of (where blocks vanish, as few as
+  must be), and no more are preempted than those who run need;
 - all of `resume` is in `run`; who is neither in `run` nor in `preempt` stays as it is;
 - decodes come before prefills, and the tokens are `Room.tokens` at most;
 - `soon` are the parked ones who come next, in order: worth a prefetch;
@@ -36,7 +36,8 @@ and `resides`.
 Words. A request's *known* tokens are its prompt and what it has generated; of them `kv_tokens` are
 in the cache, here or parked. While more than one is missing it *prefills*, else it *decodes*, one
 token an iteration. *Virtual run time* is what it has been given, in tokens by its weight. A *slice*
-is how many iterations with a new token it is sure of once it has been let in.
+is how many iterations with a new token it has once it has been let in; of the first
+`FairSettings.slice_iterations` of them it is sure.
 """
 
 from aqua_client.scheduling.fair import FairScheduler

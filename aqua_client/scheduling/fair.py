@@ -148,7 +148,7 @@ class FairScheduler:
             self.holds(request_id, kv_tokens=kept_tokens)
         if self._residents.pop(request_id, None):
             request.is_resident = False
-            request.slice_left = 0
+            request.slice_left = request.sure_left = 0
             self._waiting.add(request)
 
     def holds(self, request_id: str, *, kv_tokens: int) -> None:

@@ -1,7 +1,8 @@
 """Who is in the cache for the next iteration, and who has to go for it.
 
-1. Whoever is within its slice stays. Each is counted with all that its slice will need, so that
-   nobody runs out of blocks within one.
+1. Whoever is within its slice stays. Of a slice the first `slice_iterations` are sure: their blocks
+   are counted as taken. The rest, which is there to save swaps where they are dear, lasts for as long
+   as there are blocks: none are kept empty for it, and what it ends early the next is longer by.
 2. Newcomers are asked first, for as long as newcomers have no more than their share of the cache:
    however many come, the rest of it serves those who came before.
 3. Then all others, in order of rank, those that run and those that wait alike: whoever fits beside
@@ -67,14 +68,15 @@ class Packing:
         return list(islice((one for one in parked if one.request_id not in chosen), SOON))
 
     def _keep(self, protected: list[Request], loose: list[Request]) -> None:
-        claims = {one.request_id: self._claim(one, one.slice_left) for one in protected}
+        claims = {one.request_id: self._sure_claim(one) for one in protected}
         self._left -= sum(claims.values())
-        if self._left < 0:  # blocks have vanished: slices end early, last in rank first
-            protected.sort(key=lambda one: rank(one, self._settings))
+        if self._left < 0:  # slices end early: those that are not sure first, last in rank first
+            protected.sort(key=lambda one: (not one.sure_left, rank(one, self._settings)))
             while protected and self._left < 0:
                 request = protected.pop()
                 self._left += claims[request.request_id]
-                request.slice_left = 0
+                request.owed_iterations = request.slice_left
+                request.slice_left = request.sure_left = 0
                 loose.append(request)
         for request in protected:
             self._let_run(request, claims[request.request_id])
@@ -91,11 +93,14 @@ class Packing:
                 if request not in self.too_large:
                     self.too_large.append(request)
                 continue
-            claim = self._claim(request, iterations)
+            sure = min(iterations, self._settings.slice_iterations)
+            claim = self._claim(request, sure)
             if claim > self._left or len(self.running) >= self._room.requests:
                 break
             given.add(request.request_id)
             request.slice_left = iterations
+            request.sure_left = sure
+            request.owed_iterations = 0
             self._left -= claim
             self._let_run(request, claim)
         return [one for _, one in ranked if not one.slice_left]
@@ -120,7 +125,7 @@ class Packing:
 
     def _make_room(self, losers: list[Request]) -> None:
         free = self._room.free_blocks - sum(
-            self._claim(one, one.slice_left) - self._held(one) for one in self.running
+            self._sure_claim(one) - self._held(one) for one in self.running
         )
         while losers and free < 0:
             victim = losers.pop()
@@ -153,6 +158,10 @@ class Packing:
     def _claim(self, request: Request, iterations: int) -> int:
         """Blocks that it holds after so many new tokens."""
         return self._settings.blocks(request.known_tokens + iterations - 1)
+
+    def _sure_claim(self, request: Request) -> int:
+        """Those that are kept for it: what it is sure of, and at least its next token."""
+        return self._claim(request, max(1, request.sure_left))
 
     def _held(self, request: Request) -> int:
         return self._settings.blocks(request.kv_tokens) if request.is_resident else 0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True, kw_only=True)
 class Request:
-    """Of what stands here only `slice_left` is changed by a plan, the rest by what is told."""
+    """A plan changes only what stands here of slices, the rest is changed by what is told."""
 
     request_id: str
     number: int  # in the order of arrival
@@ -19,7 +19,9 @@ class Request:
     generated_tokens: int = 0
     is_resident: bool = False  # it holds blocks
     has_had_slice: bool = False
-    slice_left: int = 0  # iterations with a new token that it is still sure of
+    slice_left: int = 0  # iterations with a new token
+    sure_left: int = 0  # of them, those for which its blocks are kept
+    owed_iterations: int = 0  # of a slice that ended early, which the next is longer by
 
     @property
     def missing_tokens(self) -> int:
@@ -36,11 +38,6 @@ class Request:
         """It has keys and values, but no blocks."""
         return self.kv_tokens > 0 and not self.is_resident
 
-    @property
-    def is_protected(self) -> bool:
-        """It is within its slice."""
-        return self.is_resident and self.slice_left > 0
-
     def compute(self, tokens: int, *, prompt_token_cost: float) -> int:
         """*tokens* of what is missing are in the cache now; how many new ones came of it, 0 or 1.
 
@@ -54,6 +51,7 @@ class Request:
             self.known_tokens += 1
             self.generated_tokens += 1
             self.slice_left = max(0, self.slice_left - 1)
+            self.sure_left = max(0, self.sure_left - 1)
             self.has_had_slice |= self.slice_left == 0
         given = (tokens * prompt_token_cost if was_prefilling else 0.0) + answers
         self.virtual_tokens += given / self.weight

@@ -44,7 +44,7 @@ class Slices:
             return settings.slice_iterations
         swap_seconds = self._swap.seconds(request.known_tokens, settings.block_tokens)
         slice_seconds = swap_seconds * max(1, self._residents) / settings.swap_share
-        needed = slice_seconds / self._iteration_seconds
+        needed = slice_seconds / self._iteration_seconds + request.owed_iterations
         growth = needed / request.known_tokens  # it grows meanwhile, and its swap becomes dearer
         longest = settings.longest_slice_iterations
         if growth >= 1 or needed / (1 - growth) >= longest:

@@ -58,6 +58,20 @@ SCHEDULING = (
         tests=(f"{_PROPERTIES}::test_swaps_cost_no_more_than_their_share",),
     ),
     Mutant(
+        name="blocks are kept for whole slices",
+        path=_PACKING,
+        old="sure = min(iterations, self._settings.slice_iterations)",
+        new="sure = iterations",
+        tests=(f"{_PROPERTIES}::test_a_long_slice_keeps_no_blocks_empty",),
+    ),
+    Mutant(
+        name="a slice that ends early is forgotten",
+        path="aqua_client/scheduling/slices.py",
+        old=" + request.owed_iterations",
+        new="",
+        tests=(f"{_PROPERTIES}::test_swaps_cost_no_more_than_their_share",),
+    ),
+    Mutant(
         name="short prompts hold up long ones",
         path="aqua_client/scheduling/chunks.py",
         old="kept = min(oldest.missing_tokens, left - int(newcomer_share * left))",

@@ -219,3 +219,17 @@ def test_swaps_cost_no_more_than_their_share(share: float) -> None:
     engine.run(until=lambda: engine.now > begin + 3000 * ITERATION_SECONDS)
     assert engine.preemptions > preempted + 5
     assert 0.5 * share * (engine.now - begin) < engine.swap_seconds <= share * (engine.now - begin)
+
+
+@pytest.mark.parametrize("order", Order)
+def test_a_long_slice_keeps_no_blocks_empty(order: Order) -> None:
+    """Where swaps are dear, the cache is as full as where they are not: it takes as long."""
+    swap = Swap(bytes_per_token=1000, store_bytes_per_second=25e6, fetch_bytes_per_second=25e6)
+    iterations = []
+    for one in (None, swap):
+        engine = Engine(settings_of(order), blocks=60, tokens=256, swap=one)
+        for number in range(24):
+            engine.add(f"r{number}", prompt=8, reply=40)
+        engine.run()
+        iterations.append(engine.now / ITERATION_SECONDS)
+    assert iterations[1] <= 1.1 * iterations[0]
