@@ -26,6 +26,14 @@ def test_cuda_graphs_are_refused(client: aqua_client.Client) -> None:
         attach(manager, client=client)
 
 
+def test_tensor_parallelism_is_refused(client: aqua_client.Client) -> None:
+    """Every rank would have to park the same requests at the same step, and nobody tells them."""
+    manager = manager_of(batching())
+    manager.distributed_helper.tp_size = 2
+    with pytest.raises(aqua_client.InvalidRequest, match=r"tensor parallelism .*, use one GPU"):
+        attach(manager, client=client)
+
+
 def test_a_second_place_to_offload_to_is_refused(client: aqua_client.Client) -> None:
     """The engine's pinned memory and leases would be told of the same requests."""
     manager = manager_of(batching(cpu_offload_space=0.5))
