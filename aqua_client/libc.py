@@ -10,6 +10,7 @@ import ctypes
 import os
 
 MAP_FAILED = ctypes.c_void_p(-1).value
+MADV_HUGEPAGE = 14  # not in `mmap` where Python was built on an old system
 
 _libc = ctypes.CDLL(None, use_errno=True)
 

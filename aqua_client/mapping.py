@@ -40,6 +40,9 @@ class Mapping:
             failure = libc.failure("madvise")
             libc.munmap(address, nbytes)
             raise failure
+        # A wish, which the kernel hears where `shmem_enabled` is `advise`: to write the first time and
+        # to unmap then cost a fraction. It is within what the slab counts, which is of whole ones.
+        libc.madvise(address, nbytes, libc.MADV_HUGEPAGE)
         self._address = address
         self._nbytes = nbytes
         memory = memoryview((ctypes.c_ubyte * nbytes).from_address(address))

@@ -8,15 +8,12 @@ MADV_POPULATE_WRITE (Linux 5.14): without it nothing is kept. Not thread-safe, b
 
 from __future__ import annotations
 
-import ctypes
-import mmap
-import weakref
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from aqua_client import libc
+from aqua_client import host_pages, libc
 
 # One step takes about a millisecond; whoever touches looks around in between.
 STEP_BYTES = 4 * 2**20
@@ -64,10 +61,9 @@ class TouchedPages:
         """
         last = self._regions[-1] if self._regions else None
         if last is None or last.ready == last.end:
-            length = _pages(missing_bytes)
-            flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-            address = libc.mmap(None, length, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0)
-            if address is None or address == libc.MAP_FAILED:
+            length = host_pages.in_pages(missing_bytes)
+            address = host_pages.map_new(length)
+            if address is None:
                 return None
             last = _Region(address, address, address + length)
             self._regions.append(last)
@@ -81,11 +77,11 @@ class TouchedPages:
 
     def take(self, nbytes: int) -> npt.NDArray[np.uint8] | None:
         """A piece of so many bytes, unmapped when the last view of it goes; None: too few."""
-        length = _pages(nbytes)
+        length = host_pages.in_pages(nbytes)
         for region in self._regions:
             if region.ready - region.begin >= length:
                 address, region.begin = region.begin, region.begin + length
-                return _array(address, nbytes, length)
+                return host_pages.array(address, nbytes, length)
         return None
 
     def keep(self, most_bytes: int) -> None:
@@ -94,7 +90,7 @@ class TouchedPages:
         for region in tuple(self._regions):
             if surplus <= 0 and most_bytes:
                 return
-            kept = max(0, region.ready - region.begin - _pages(max(0, surplus)))
+            kept = max(0, region.ready - region.begin - host_pages.in_pages(max(0, surplus)))
             surplus -= region.ready - region.begin - kept
             end = region.begin + kept
             if region.end > end:
@@ -102,15 +98,3 @@ class TouchedPages:
             region.ready = region.end = end
             if not kept:
                 self._regions.remove(region)
-
-
-def _array(address: int, nbytes: int, length: int) -> npt.NDArray[np.uint8]:
-    memory = memoryview((ctypes.c_ubyte * nbytes).from_address(address))
-    array = np.frombuffer(memory, dtype=np.uint8)
-    # A tensor made of it, and each of its views, keeps the array.
-    weakref.finalize(array, libc.munmap, address, length).atexit = False
-    return array
-
-
-def _pages(nbytes: int) -> int:
-    return -(-nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
