@@ -173,6 +173,8 @@ class Client:
 
     def __del__(self) -> None:
         # Only warns: the handles that it made may live on, and closing is not a finalizer's work.
+        if not _open_pagers:  # none is open, or the interpreter has taken this module apart
+            return
         if getattr(self, "_pager", None) in _open_pagers and self is not _default.client:
             warnings.warn("a Client was never closed", ResourceWarning, stacklevel=2)
 

@@ -32,6 +32,16 @@ _REMEDIES = {
     "CUDA_ERROR_PEER_ACCESS_UNSUPPORTED": "the two GPUs can't reach each other",
     "CUDA_ERROR_NO_DEVICE": "no GPU is visible: check CUDA_VISIBLE_DEVICES and the container",
 }
+# What ends a context for good, and with it all that this process does on the GPU.
+_DEADLY = frozenset(
+    f"CUDA_ERROR_{name}"
+    for name in (
+        *("ASSERT", "CONTAINED", "ECC_UNCORRECTABLE", "EXTERNAL_DEVICE", "HARDWARE_STACK_ERROR"),
+        *("ILLEGAL_ADDRESS", "ILLEGAL_INSTRUCTION", "INVALID_ADDRESS_SPACE", "INVALID_PC"),
+        *("LAUNCH_FAILED", "LAUNCH_TIMEOUT", "MISALIGNED_ADDRESS", "NVLINK_UNCORRECTABLE"),
+    )
+)
+_DEAD = "this process's CUDA context is dead, and what it has mapped goes back when it ends"
 
 
 class CudaError(AquaError):
@@ -197,8 +207,9 @@ def _explained(bindings: Any, code: Any) -> tuple[str, str]:  # noqa: ANN401 - a
     name = getattr(code, "name", f"CUDA_ERROR_{int(code)}")
     if name in _REMEDIES:
         return name, _REMEDIES[name]
-    text = bindings.cuGetErrorString(code)[1]
-    return name, text.decode() if isinstance(text, bytes) else f"code {int(code)}"
+    found = bindings.cuGetErrorString(code)[1]
+    text = found.decode() if isinstance(found, bytes) else f"code {int(code)}"
+    return name, f"{text}; {_DEAD}" if name in _DEADLY else text
 
 
 def _forget_in_child() -> None:

@@ -85,7 +85,7 @@ class CudaStreams:
 
     def check_not_capturing(self) -> None:
         """Does not touch CUDA in a process that does not use it."""
-        if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
+        if torch.cuda.is_initialized() and _is_capturing():
             raise InvalidRequest(
                 "the current stream is being captured into a CUDA graph, and a lease's address "
                 "must not outlive the lease in one: offload and fetch before or after the capture"
@@ -150,6 +150,14 @@ class _CudaEvent:
     def wait_on_current_stream(self) -> None:
         for device in self._devices:
             torch.cuda.current_stream(device).wait_event(self._event)
+
+
+def _is_capturing() -> bool:
+    """A dead context captures nothing, and what lies in the host can still be fetched there."""
+    try:
+        return bool(torch.cuda.is_current_stream_capturing())
+    except RuntimeError:
+        return False
 
 
 def settle_thread(ordinal: int) -> None:

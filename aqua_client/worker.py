@@ -76,6 +76,7 @@ class Worker:
         self._is_settled = False
         self._stuck_since: dict[str, float] = {}
         self._retry_at: dict[str, float] = {}
+        self._complaints: dict[str, str] = {}  # the last that was said of a slab
         self._is_stopping = False
         self._thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
 
@@ -175,17 +176,23 @@ class Worker:
                     closed.append(slab)
             except MemoryError as error:
                 self._retry_later(slab)
-                logger.warning("lease %s can't be emptied yet: %s", slab.lease_id, error)
-            except Exception:
+                self._complain(slab, f"can't be emptied yet: {error}")
+            except Exception as error:  # noqa: BLE001 - whatever it is: the thread goes on
                 # A GPU that failed must not keep what lies on the others.
                 self._retry_later(slab)
-                logger.exception("lease %s can't be emptied; it is tried again", slab.lease_id)
+                self._complain(slab, f"can't be emptied; it is tried again: {error}", error)
         if closed:
             self._arriving.give_back(closed)
 
     def _retry_later(self, slab: Slab) -> None:
         # Giving up its pins has woken this thread, which would try again at once, for ever.
         self._retry_at[slab.lease_id] = time.monotonic() + TICK_SECONDS
+
+    def _complain(self, slab: Slab, words: str, error: Exception | None = None) -> None:
+        """Log it, but not each time: what a dead context refuses it refuses until the end."""
+        if self._complaints.get(slab.lease_id) != words:
+            self._complaints[slab.lease_id] = words
+            logger.error("lease %s %s", slab.lease_id, words, exc_info=error)
 
     def _fence_idle(self) -> None:
         """Empty slabs that nobody has used lately are to be given back. Under the lock."""
@@ -206,10 +213,10 @@ class Worker:
             # For an instant this can be: an exception's traceback still shows a view.
             since = self._stuck_since.setdefault(slab.lease_id, time.monotonic())
             if time.monotonic() - since > STUCK_SECONDS:
-                logger.error("lease %s can't be given back: %s", slab.lease_id, error)  # noqa: TRY400 - the traceback says nothing
+                self._complain(slab, f"can't be given back: {error}")
             return False
-        self._stuck_since.pop(slab.lease_id, None)
-        self._retry_at.pop(slab.lease_id, None)
+        for kept in (self._stuck_since, self._retry_at, self._complaints):
+            kept.pop(slab.lease_id, None)
         with self._tiers.lock:
             # A revoke that arrives from here on finds the id unknown, and the slab unmapped.
             self._tiers.forget_slab(slab)

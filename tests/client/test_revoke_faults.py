@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from aqua_client import copying
+from aqua_client import copying, worker
 from aqua_client.copying import Memory, Span
 from tests.client.pagers import paging, park, random_bytes, two_gpus, wait_acknowledged
 from tests.fakes.session import MIB, FakeNode
@@ -59,6 +59,29 @@ def test_a_copy_that_fails_is_tried_again(
         assert torch.equal(handle.fetch(), tensor)
         assert pager.stats()["peer_bytes"] == MIB  # the place of the failed copy is free again
     assert "a copy failed" in caplog.text
+
+
+def test_a_copy_that_fails_for_good_is_told_of_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where this process's context is dead: it is tried on and on, and fills no log."""
+    node = two_gpus()
+    tries: list[int] = []
+
+    def fails(pairs: Sequence[tuple[Span, Span]]) -> None:
+        tries.append(len(pairs))
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with paging(node) as pager:
+        handle = park(pager, random_bytes(MIB))
+        with monkeypatch.context() as broken:
+            broken.setattr(copying, "copy_spans", fails)
+            broken.setattr(worker, "TICK_SECONDS", 0.02)
+            revoked = node.revoke("SHM-1")
+            wait_until(lambda: len(tries) > 3, what="it is tried again and again")
+            assert caplog.text.count("illegal memory access") == 2  # the line, and its traceback
+        wait_acknowledged(node, revoked)
+        assert torch.equal(handle.fetch(), random_bytes(MIB))
 
 
 def test_a_slab_that_can_not_be_emptied_holds_up_no_other(

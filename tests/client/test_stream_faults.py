@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from aqua_client import copying
+from aqua_client.errors import InvalidRequest
+from aqua_client.streams import CudaStreams
 from tests.client.flights import some_looks, used_bytes
 from tests.client.pagers import paging, park, random_bytes, two_gpus, wait_acknowledged
 from tests.fakes.session import MIB, FakeNode, is_mapped
@@ -101,3 +103,17 @@ def test_a_failed_device_is_told_once_and_hurts_nobody_else(
         assert len([one for one in caplog.records if "illegal memory" in one.message]) == 1
         streams.events[0]._failure = ""
         streams.finish_all()
+
+
+def test_a_dead_context_captures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked whether it does, torch raises; what lies in the host can be fetched all the same."""
+
+    def dead() -> bool:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", dead)
+    CudaStreams().check_not_capturing()
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with pytest.raises(InvalidRequest, match="captured"):
+        CudaStreams().check_not_capturing()

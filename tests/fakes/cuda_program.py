@@ -90,6 +90,11 @@ class Program:
         self._process.send_signal(signal.SIGKILL)
         self._process.wait(_END_SECONDS)
 
+    @property
+    def exit_status(self) -> int | None:
+        """None: it runs."""
+        return self._process.poll()
+
     def close(self) -> None:
         """Let it end by itself; idempotent."""
         assert self._process.stdin
