@@ -79,7 +79,7 @@ def test_a_copy_that_fails_for_good_is_told_of_once(
             broken.setattr(worker, "TICK_SECONDS", 0.02)
             revoked = node.revoke("SHM-1")
             wait_until(lambda: len(tries) > 3, what="it is tried again and again")
-            assert caplog.text.count("illegal memory access") == 2  # the line, and its traceback
+            assert len([one for one in caplog.records if "illegal memory" in one.message]) == 1
         wait_acknowledged(node, revoked)
         assert torch.equal(handle.fetch(), random_bytes(MIB))
 
