@@ -34,7 +34,7 @@ def offload_many(pager: Pager, tensors: Sequence[torch.Tensor], keep: str) -> li
 
     def copy(places: Sequence[Sequence[Place]]) -> None:
         for source, layout, spans in zip(sources, layouts, places, strict=True):
-            copying.write(source, layout, spans)
+            copying.write(source, layout, spans, pager.streams)
 
     def make(stored: Sequence[Stored]) -> list[OffloadedTensor]:
         pairs = zip(stored, layouts, strict=True)
@@ -103,7 +103,7 @@ def _load(
 
     def copy(places: Sequence[Sequence[Place]]) -> None:
         for spans, (_, layout, target) in zip(places, rest, strict=True):
-            copying.read(spans, layout, target)
+            copying.read(spans, layout, target, pager.streams)
 
     devices = [target.device for _, _, target in rest]
     transfers.load(pager, [stored for stored, _, _ in rest], devices, copy=copy)

@@ -3,8 +3,9 @@
 Everything is torch's own `copy_` between views, so a tensor may be on any device; but the bytes of
 a small one that lie in the CPU's memory as they are stored are moved in one step, because making
 the view takes as long as copying them. Between a CUDA tensor and a CUDA slab the copies are only
-enqueued, on the current stream; all others are done on return. Does not cover which bytes go where (`tiers`), who waits for what is enqueued (`streams`),
-nor when a slab may be unmapped (`slabs`).
+enqueued, on the current stream, and by the streams' own means where the bytes lie as they are stored;
+all others are done on return. Does not cover which bytes go where (`tiers`), who waits for what is
+enqueued (`streams`), nor when a slab may be unmapped (`slabs`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from aqua_client.held_copies import HELD_COPIES
 from aqua_client.layouts import Layout
 from aqua_client.opening import Mapped, UnusableSlab, open_slab
 from aqua_client.records import Grant
+from aqua_client.streams import Piece, Streams
 
 __all__ = [
     "CHUNK_BYTES",
@@ -43,13 +45,14 @@ CHUNK_BYTES = 16 * 2**20
 class Memory:
     """Bytes that tensors are copied to and from: a slab's, or a buffer of the host."""
 
-    __slots__ = ("_mapped", "_views", "address", "opened_on", "ordinal")
+    __slots__ = ("_mapped", "_views", "address", "opened_on", "ordinal", "pointer")
 
     def __init__(self, whole: torch.Tensor, mapped: Mapped | None = None) -> None:
         self._views = {torch.uint8: whole}
         self._mapped = mapped
         self.ordinal = None if mapped is None else mapped.ordinal  # None: the CPU's
-        self.address = whole.data_ptr() if whole.is_cpu else 0  # 0: not there, or closed
+        self.pointer = whole.data_ptr()  # as its device knows it; 0: closed
+        self.address = self.pointer if whole.is_cpu else 0  # 0: not there, or closed
         self.opened_on = None if mapped is None else mapped.opened_on
 
     @classmethod
@@ -107,7 +110,7 @@ class Memory:
         if whole is None:
             return
         self._views.clear()
-        self.address = 0
+        self.address = self.pointer = 0
         del whole
         if self._mapped is None:
             return
@@ -115,7 +118,8 @@ class Memory:
             self._mapped.close()
         except BufferError:
             whole = self._views[torch.uint8] = self._mapped.whole()
-            self.address = whole.data_ptr() if whole.is_cpu else 0
+            self.pointer = whole.data_ptr()
+            self.address = self.pointer if whole.is_cpu else 0
             raise
 
 
@@ -135,8 +139,14 @@ class Span(Protocol):
         """Its length."""
 
 
-def write(source: torch.Tensor, layout: Layout, spans: Sequence[Span]) -> None:
+def write(
+    source: torch.Tensor, layout: Layout, spans: Sequence[Span], streams: Streams | None = None
+) -> None:
     """Copy a tensor into *spans*, in this order."""
+    if streams is not None and streams.concern(source.device):
+        pieces = _pieces(source, layout, spans)
+        if pieces and streams.copy(source.device, pieces):
+            return
     if (
         layout.is_plain
         and layout.nbytes <= HELD_COPIES.most_bytes
@@ -163,10 +173,17 @@ def read(
     spans: Sequence[Span],
     layout: Layout,
     target: torch.Tensor,
+    streams: Streams | None = None,
     *,
     check: Callable[[], None] = lambda: None,
 ) -> None:
     """Copy *spans* into a tensor of the layout's shape and dtype; *check* may end it by raising."""
+    if streams is not None and streams.concern(target.device) and _may_write(target):
+        pieces = [(to, there, nbytes) for there, to, nbytes in _pieces(target, layout, spans)]
+        if pieces and streams.copy(target.device, pieces):
+            if not target.is_inference():
+                increment_version(target)
+            return
     if (
         layout.is_plain
         and layout.nbytes <= HELD_COPIES.most_bytes
@@ -197,6 +214,30 @@ def read(
             flat[start : start + there.numel()].copy_(there)
         if not plain:
             target.copy_(whole)
+
+
+def _pieces(tensor: torch.Tensor, layout: Layout, spans: Sequence[Span]) -> list[Piece]:
+    """Each span's address, its part of the tensor and its length; none: that is not all there is.
+
+    The bytes must lie in the tensor as they are stored, on the device that has the slabs open.
+    """
+    address = tensor.data_ptr()
+    if not address or tensor.stride() != layout.stride or tensor.is_neg() or tensor.is_conj():
+        return []
+    ordinal = tensor.device.index
+    found: list[Piece] = []
+    for span in spans:
+        memory = span.memory
+        if memory.opened_on is None or ordinal not in (None, memory.opened_on):
+            return []
+        found.append((memory.pointer + span.offset, address, span.nbytes))
+        address += span.nbytes
+    return found
+
+
+def _may_write(target: torch.Tensor) -> bool:
+    """As torch's own copies: an inference tensor outside of that mode is an error of theirs."""
+    return not target.is_inference() or torch.is_inference_mode_enabled()
 
 
 def new_tensor(layout: Layout, *, dtype: torch.dtype | None = None) -> torch.Tensor:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ from typing import Any
 from aqua_client.errors import AquaError
 
 _SUCCESS = 0
+_NOT_READY = 600
+_FIRST_WITH_BATCHES = 12080  # CUDA 12.8
 _GPU_PREFIX = "GPU-"
 
 # Remedies for what a user can do something about; the driver's own words for the rest.
@@ -62,6 +65,9 @@ def driver() -> Any:  # noqa: ANN401 - cuda-bindings has no types
     Raises:
         CudaUnavailable: it is not installed, or finds no driver or no device.
     """
+    found = sys.modules.get("cuda.bindings.driver")  # importing it again takes far longer
+    if found is not None and found in _initialised:
+        return found
     try:
         from cuda.bindings import driver as bindings
     except ImportError as error:
@@ -118,6 +124,33 @@ def relaxed_capture() -> Iterator[None]:
         call("cuThreadExchangeStreamCaptureMode", mode)
 
 
+def is_current(ordinal: int) -> bool:
+    """Whether this thread acts on the device anyway."""
+    return int(call("cuCtxGetCurrent")) == int(_primary_context(ordinal))
+
+
+def is_over(event: int) -> bool:
+    """Whether what came before the event is done. To be called while acting on its device.
+
+    Raises:
+        CudaError: the device has failed.
+    """
+    bindings = driver()
+    with relaxed_capture():
+        code = bindings.cuEventQuery(event)[0]
+    if int(code) == _NOT_READY:
+        return False
+    if int(code) != _SUCCESS:
+        raise CudaError(*_explained(bindings, code))
+    return True
+
+
+def has_batches() -> bool:
+    """Whether the driver copies many pieces by one call."""
+    has_function = hasattr(driver(), "cuMemcpyBatchAsync")
+    return has_function and int(call("cuDriverGetVersion")) >= _FIRST_WITH_BATCHES
+
+
 def settle_thread(ordinal: int) -> None:
     """Let this thread act on a device for good. The device comes first: a mode needs one."""
     call("cuCtxSetCurrent", _primary_context(ordinal))
@@ -151,6 +184,13 @@ def has_context(ordinal: int) -> bool:
     """Whether this process has a primary context there already."""
     _flags, is_active = call("cuDevicePrimaryCtxGetState", call("cuDeviceGet", ordinal))
     return bool(is_active)
+
+
+def new_stream(ordinal: int) -> int:
+    """A stream of nobody else's, which does not wait for the default one."""
+    with acting_on(ordinal):
+        flag = driver().CUstream_flags.CU_STREAM_NON_BLOCKING
+        return int(call("cuStreamCreate", int(flag)))
 
 
 def read_bytes(address: int, nbytes: int) -> bytes:
@@ -190,6 +230,9 @@ def is_host_memory(address: int) -> bool:
 def _primary_context(ordinal: int) -> Any:  # noqa: ANN401 - cuda-bindings has no types
     """Retained once, and kept: one that torch made stays torch's too."""
     driver()
+    context = _contexts.get(ordinal)
+    if context is not None:
+        return context
     with _contexts_lock:
         context = _contexts.get(ordinal)
         if context is None:

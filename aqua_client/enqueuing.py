@@ -38,11 +38,13 @@ def write(
     pager.check_not_forked()
     streams.check_not_capturing()
     is_aside = overlap and streams.concern(layout.device)
-    with streams.aside(tensor) if is_aside else nullcontext():
+    with streams.aside(tensor, inward=False) if is_aside else nullcontext():
         stored = pager.reserve(layout.nbytes, safety)
         try:
-            copying.write(tensor, layout, stored.reserved)
+            copying.write(tensor, layout, stored.reserved, streams)
             event = end(streams, layout.device, stored.reserved)
+            if event is not None and not is_aside:
+                streams.used_here(tensor)  # it may have been made under another stream
             return make(pager, pager.written(stored, event), layout)
         except BaseException:
             pager.discard(stored, some_end(streams, layout.device, stored.reserved))
@@ -59,7 +61,7 @@ def read(
         written = stored.event
         if written is not None:
             written.wait_on_current_stream()
-        copying.read(places, layout, target)
+        copying.read(places, layout, target, streams)
         event = end(streams, target.device, places)
         is_timed = event is None and layout.nbytes >= LEAST_TIMED_BYTES
         nanoseconds = perf_counter_ns() - started_at if is_timed else 0
@@ -82,8 +84,8 @@ def end(streams: Streams, device: torch.device, places: Sequence[Place]) -> Even
     """The event of what is enqueued so far; None where copies are done on return."""
     if not streams.concern(device):
         return None
-    ordinals = [place.memory.ordinal for place in places if place.memory.ordinal is not None]
-    return streams.record(device, ordinals)
+    opened = [place.memory.opened_on for place in places]
+    return streams.record(device, [one for one in opened if one is not None])
 
 
 def some_end(streams: Streams, device: torch.device, places: Sequence[Place]) -> Event | None:

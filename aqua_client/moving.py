@@ -47,6 +47,6 @@ def _pairs(source: Place, targets: Sequence[Place]) -> Iterator[tuple[_Span, Pla
 def _apart(streams: Streams | None, places: Sequence[Place]) -> AbstractContextManager[None]:
     """On a stream of the library's own, and all over at the end; on shared memory it is so."""
     for place in places:
-        if streams is not None and place.memory.ordinal is not None:
-            return streams.on_own_stream(place.memory.ordinal)
+        if streams is not None and place.memory.opened_on is not None:
+            return streams.on_own_stream(place.memory.opened_on)
     return nullcontext()

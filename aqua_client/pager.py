@@ -16,6 +16,7 @@ from aqua_client import in_flight
 from aqua_client.arriving import Arriving
 from aqua_client.borrowing import Borrowing
 from aqua_client.counters import Counters
+from aqua_client.cuda_streams import streams_of_torch
 from aqua_client.errors import AquaError, ForkedChild, HandleReleased
 from aqua_client.fallback import FallbackRule, Shortage
 from aqua_client.host_reserving import HostReserving
@@ -24,7 +25,7 @@ from aqua_client.news import News
 from aqua_client.records import SafetyClass
 from aqua_client.settings import ClientSettings
 from aqua_client.slabs import Place, Prefetched, Slab, Stored, tier_of
-from aqua_client.streams import Event, Streams, streams_of_torch
+from aqua_client.streams import Event, Streams
 from aqua_client.tiers import Tiers
 from aqua_client.worker import POLL_SECONDS, Worker
 

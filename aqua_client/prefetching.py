@@ -105,13 +105,13 @@ def _read(pager: Pager, stored: Stored, layout: Layout, target: torch.Tensor) ->
 
     check_wanted()
     is_aside = streams is not None and streams.concern(layout.device)
-    with streams.aside(target) if streams is not None and is_aside else nullcontext():
+    with streams.aside(target, inward=True) if streams and is_aside else nullcontext():
         places = pager.pin(stored)
         try:
             written = stored.event
             if written is not None:
                 written.wait_on_current_stream()
-            copying.read(places, layout, target, check=check_wanted)
+            copying.read(places, layout, target, streams, check=check_wanted)
             event = None if streams is None else enqueuing.end(streams, layout.device, places)
             pager.unpin(places, is_read=True, event=event, is_ahead=True)
         except BaseException:

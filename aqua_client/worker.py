@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-from aqua_client import in_flight, streams
+from aqua_client import cuda_streams, in_flight
 from aqua_client.arriving import Arriving
 from aqua_client.borrowing import Borrowing
 from aqua_client.cuda_driver import CudaError
@@ -142,7 +142,7 @@ class Worker:
             return
         self._is_settled = True
         try:
-            streams.settle_thread(ordinals[0])
+            cuda_streams.settle_thread(ordinals[0])
         except (CudaError, RuntimeError) as error:  # each call makes the device its own anyway
             logger.warning("the pager's thread has no CUDA device: %s", error)
 

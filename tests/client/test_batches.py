@@ -19,6 +19,7 @@ from aqua_client.errors import (
 )
 from aqua_client.layouts import Layout
 from aqua_client.pager import Pager
+from aqua_client.streams import Streams
 from tests.client.pagers import no_daemon, paging, park, random_bytes, two_gpus, wait_acknowledged
 from tests.fakes.session import MIB, FakeNode
 from tests.fakes.streams import FakeStreams
@@ -158,15 +159,19 @@ def test_a_copy_that_fails_half_way_leaves_no_pin_and_no_byte(
     before = held(pager)
     write, read = copying.write, copying.read
 
-    def failing_write(source: torch.Tensor, layout: Layout, spans: Sequence[Span]) -> None:
+    def failing_write(
+        source: torch.Tensor, layout: Layout, spans: Sequence[Span], streams: Streams | None
+    ) -> None:
         if layout.nbytes == 12:
             raise fault("no copy")
-        write(source, layout, spans)
+        write(source, layout, spans, streams)
 
-    def failing_read(spans: Sequence[Span], layout: Layout, target: torch.Tensor) -> None:
+    def failing_read(
+        spans: Sequence[Span], layout: Layout, target: torch.Tensor, streams: Streams | None
+    ) -> None:
         if layout.nbytes == 12:
             raise fault("no copy")
-        read(spans, layout, target)
+        read(spans, layout, target, streams)
 
     with monkeypatch.context() as patch:
         patch.setattr(copying, "write", failing_write)

@@ -53,7 +53,7 @@ class LateStreams(FakeStreams):
         return LateEvent()
 
     @contextmanager
-    def aside(self, tensor: torch.Tensor) -> Iterator[None]:  # noqa: ARG002 - the port's
+    def aside(self, tensor: torch.Tensor, *, inward: bool) -> Iterator[None]:  # noqa: ARG002 - the port's
         yield
 
 

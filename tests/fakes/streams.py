@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 
 from aqua_client.errors import InvalidRequest
+from aqua_client.streams import Piece
 
 
 class FakeEvent:
@@ -44,6 +45,7 @@ class FakeStreams:
         self.is_capturing = False
         self.events: list[FakeEvent] = []
         self.asides: list[torch.Tensor] = []
+        self.are_inward: list[bool] = []  # of these
         self.handed_over: list[torch.Tensor] = []
         self.is_aside = False
         self.recorded_aside = 0
@@ -63,9 +65,13 @@ class FakeStreams:
             self.recorded_aside += self.is_aside
         return event
 
+    def copy(self, device: torch.device, pieces: Sequence[Piece]) -> bool:
+        raise AssertionError(f"no slab here is open on a device: {device}, {len(pieces)} pieces")
+
     @contextmanager
-    def aside(self, tensor: torch.Tensor) -> Iterator[None]:
+    def aside(self, tensor: torch.Tensor, *, inward: bool) -> Iterator[None]:
         self.asides.append(tensor)
+        self.are_inward.append(inward)
         self.is_aside = True
         try:
             yield

@@ -13,6 +13,7 @@ import torch
 
 from aqua_client import awaiting
 from aqua_client.integrations.kv_cache.rows import Rows
+from aqua_client.torch_streams import new_stream
 
 _side_streams: dict[torch.device, torch.cuda.Stream] = {}
 
@@ -59,7 +60,7 @@ class Arrival:
 
 def _aside(rows: Rows, read: Callable[[], None]) -> Callable[[], torch.cuda.Event]:
     device = rows.device
-    side = _side_streams.get(device) or _side_streams.setdefault(device, torch.cuda.Stream(device))
+    side = _side_streams.get(device) or _side_streams.setdefault(device, new_stream(device))
     ready = torch.cuda.current_stream(device).record_event()
 
     def run() -> torch.cuda.Event:

@@ -24,6 +24,7 @@ from aqua_client.errors import AquaError
 from aqua_client.integrations.transformers import engine
 from aqua_client.integrations.transformers.copies import Blocks, Copies, GroupStore, Pools
 from aqua_client.scheduling import Swap
+from aqua_client.torch_streams import new_stream
 
 if TYPE_CHECKING:
     from transformers.generation.continuous_batching.continuous_api import ContinuousBatchProcessor
@@ -61,7 +62,9 @@ class Paging(OffloadingManager):
         self.cache = stock.cache
         self.scheduler = stock.scheduler
         self._compute_stream = processor.inputs_and_outputs.compute_stream
-        self._side = None if self._compute_stream is None else torch.cuda.Stream()
+        self._side = (
+            None if self._compute_stream is None else new_stream(self._compute_stream.device)
+        )
         self._stores = tuple(GroupStore(group, pools) for group in engine.kv_groups(stock.cache))
         self._kept: dict[str, tuple[Copies, ...]] = {}
         self._parked: set[str] = set()

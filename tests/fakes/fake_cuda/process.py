@@ -11,6 +11,7 @@ import functools
 import os
 import threading
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,6 +86,7 @@ class _Thread(threading.local):
 thread = _Thread()
 lock = threading.RLock()  # over everything of this process
 at_end: list[Callable[[], None]] = []  # what modules forget when a node is left
+calls: Counter[str] = Counter()  # of this process, by name, as long as somebody looks
 _node: Node | None = None
 _is_forked = False
 
@@ -220,6 +222,7 @@ def _directory() -> Path:
 
 
 def _check_in(name: str) -> None:
+    calls[name] += 1
     if name in WITHOUT_DRIVER:
         return
     here, ordinal = node(), thread.contexts[-1]

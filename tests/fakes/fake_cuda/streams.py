@@ -27,6 +27,7 @@ from tests.fakes.fake_cuda.structs import CUevent, CUgraph, CUstream
 
 Work = Callable[[], None]
 _DEFAULT_STREAMS = (0, 1, 2)  # null, legacy, per thread
+SYNCHRONIZE_DEFAULT = "cuStreamSynchronize of a default stream"  # among the calls
 _LOST = CUresult.CUDA_ERROR_ILLEGAL_ADDRESS
 
 
@@ -158,6 +159,8 @@ def cuStreamDestroy(hStream: SupportsInt) -> None:
 
 @call
 def cuStreamSynchronize(hStream: SupportsInt | None) -> None:
+    if int(hStream or 0) in _DEFAULT_STREAMS:
+        process.calls[SYNCHRONIZE_DEFAULT] += 1
     _uncaptured(hStream).drain()
     process.raise_sticky()
 

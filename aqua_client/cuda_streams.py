@@ -1,0 +1,209 @@
+"""Streams and events on CUDA, by the driver; of torch only what it alone knows.
+
+The library's streams are the driver's own, never of torch's pool: that hands out the same 32 in
+turn, so one of ours could be the very stream that a server captures a graph on. Events are used
+again once nobody has them. Everything is asked in the primary context of the device that it is
+about, which is torch's too. Does not cover how pieces are copied (`copy_engine`).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+
+from aqua_client import copy_engine, cuda_driver
+from aqua_client.cuda_driver import CudaError, CudaUnavailable, call
+from aqua_client.errors import InvalidRequest
+from aqua_client.streams import Event, Piece, Streams
+from aqua_client.torch_streams import OfTorch, TorchStreams
+
+_WITHOUT_TIMES = 2  # CU_EVENT_DISABLE_TIMING: quicker to record and to ask
+
+logger = logging.getLogger("aqua")
+
+
+class CudaStreams:
+    """One a client."""
+
+    def __init__(self, of_torch: TorchStreams | None = None) -> None:
+        """Touches no device."""
+        self._torch = OfTorch() if of_torch is None else of_torch
+        self._lock = threading.Lock()
+        self._made: dict[tuple[int, str], int] = {}  # streams by device and use
+        self._events: dict[int, _Events] = {}
+
+    def concern(self, device: torch.device) -> bool:
+        """CUDA's."""
+        return self._torch.ordinal(device) is not None
+
+    def check_not_capturing(self) -> None:
+        """Does not touch CUDA in a process that does not use it."""
+        if self._torch.is_capturing():
+            raise InvalidRequest(
+                "the current stream is being captured into a CUDA graph, and a lease's address "
+                "must not outlive the lease in one: offload and fetch before or after the capture"
+            )
+
+    def record(self, device: torch.device, ordinals: Sequence[int]) -> Event | None:
+        """On the tensor's device: torch makes its stream wait for copies from and to others."""
+        ordinal = self._torch.ordinal(device)
+        if not ordinals or ordinal is None:  # from and to the host torch has waited
+            return None
+        try:
+            event = self._recorded(ordinal, self._torch.current(ordinal))
+        except CudaError as error:
+            raise RuntimeError(str(error)) from error
+        event.ordinals = tuple({ordinal, *ordinals})
+        return event
+
+    def copy(self, device: torch.device, pieces: Sequence[Piece]) -> bool:
+        """From address to address, without a tensor made for each; where that fails torch tries."""
+        ordinal = self._torch.ordinal(device)
+        if ordinal is None:
+            return False
+        try:
+            with _acting(ordinal):
+                copy_engine.enqueue(pieces, self._torch.current(ordinal))
+        except CudaError as error:
+            logger.warning("copies are left to torch: %s", error)
+            return False
+        return True
+
+    @contextmanager
+    def aside(self, tensor: torch.Tensor, *, inward: bool) -> Iterator[None]:
+        """One side stream a direction; torch keeps the tensor's memory until it is done."""
+        ordinal = self._torch.ordinal(tensor.device)
+        try:
+            side = None if ordinal is None else self._stream(ordinal, "in" if inward else "out")
+        except CudaUnavailable:  # so there are no slabs either
+            side = None
+        if ordinal is None or side is None:
+            yield
+            return
+        self._recorded(ordinal, self._torch.current(ordinal)).wait_on(ordinal, side)
+        with self._torch.using(ordinal, side):
+            try:
+                yield
+            finally:
+                self._torch.keep(tensor, ordinal, side)
+
+    def used_here(self, tensor: torch.Tensor) -> None:
+        """Its memory is given to nobody else before this stream has done what it is given now."""
+        ordinal = self._torch.ordinal(tensor.device)
+        if ordinal is not None:
+            self._torch.keep(tensor, ordinal, self._torch.current(ordinal))
+
+    @contextmanager
+    def on_own_stream(self, ordinal: int) -> Iterator[None]:
+        """Waits for this stream alone, never for the device."""
+        own = self._stream(ordinal, "own")
+        with self._torch.using(ordinal, own):
+            try:
+                yield
+            finally:
+                with cuda_driver.acting_on(ordinal):
+                    call("cuStreamSynchronize", own)
+
+    def _stream(self, ordinal: int, use: str) -> int:
+        with self._lock:
+            stream = self._made.get((ordinal, use))
+            if stream is None:
+                stream = self._made[ordinal, use] = cuda_driver.new_stream(ordinal)
+            return stream
+
+    def _recorded(self, ordinal: int, stream: int) -> _CudaEvent:
+        events = self._events.get(ordinal)
+        if events is None:
+            events = self._events.setdefault(ordinal, _Events(self._torch, ordinal))
+        with _acting(ordinal):
+            event = events.take()
+            call("cuEventRecord", event.handle, stream)
+        return event
+
+
+class _Events:
+    """A device's events that nobody has: made when there is none left."""
+
+    def __init__(self, of_torch: TorchStreams, ordinal: int) -> None:
+        self.torch = of_torch
+        self.ordinal = ordinal
+        self.free: deque[int] = deque()  # filled by garbage collection: appending needs no lock
+
+    def take(self) -> _CudaEvent:
+        try:
+            handle = self.free.popleft()
+        except IndexError:
+            with cuda_driver.relaxed_capture():
+                handle = int(call("cuEventCreate", _WITHOUT_TIMES))
+        return _CudaEvent(self, handle)
+
+
+class _CudaEvent:
+    """An event of the driver's, and the devices where others may wait for it."""
+
+    __slots__ = ("_home", "_is_done", "handle", "ordinals")
+
+    def __init__(self, home: _Events, handle: int) -> None:
+        self._home = home
+        self._is_done = False
+        self.handle = handle
+        self.ordinals: tuple[int, ...] = (home.ordinal,)
+
+    def is_done(self) -> bool:
+        """Asked once more it is known."""
+        if not self._is_done:
+            try:
+                with _acting(self._home.ordinal):
+                    self._is_done = cuda_driver.is_over(self.handle)
+            except CudaError as error:
+                raise RuntimeError(str(error)) from error
+        return self._is_done
+
+    def wait_on_current_stream(self) -> None:
+        """On every device that the copy was to or from."""
+        if self._is_done:
+            return
+        for ordinal in self.ordinals:
+            self.wait_on(ordinal, self._home.torch.current(ordinal))
+
+    def wait_on(self, ordinal: int, stream: int) -> None:
+        """Let that stream wait."""
+        try:
+            with _acting(ordinal):
+                call("cuStreamWaitEvent", stream, self.handle, 0)
+        except CudaError as error:
+            raise RuntimeError(str(error)) from error
+
+    def __del__(self) -> None:
+        # What waits for it waits for what it was at that time, not for what it is used for next.
+        self._home.free.append(self.handle)
+
+
+def _acting(ordinal: int) -> AbstractContextManager[None]:
+    """On that device, which mostly is the thread's own already."""
+    return _HERE if cuda_driver.is_current(ordinal) else cuda_driver.acting_on(ordinal)
+
+
+def settle_thread(ordinal: int) -> None:
+    """Let the calling thread, the library's own, work on a device for good.
+
+    Raises:
+        CudaError: the driver refuses.
+        RuntimeError: torch does.
+    """
+    if torch.cuda.is_initialized():
+        torch.cuda.set_device(ordinal)
+    cuda_driver.settle_thread(ordinal)
+
+
+def streams_of_torch() -> Streams | None:
+    """None where torch was built without CUDA: then every copy is done on return."""
+    return CudaStreams() if torch.backends.cuda.is_built() else None
+
+
+_HERE = nullcontext()

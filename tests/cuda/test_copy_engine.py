@@ -1,0 +1,260 @@
+"""The library's streams, events and copies on a made-up driver, where every copy is late.
+
+The daemon and its keepers are real processes; tensors are the CPU's and count as a GPU's, so that
+whoever forgets to wait reads old bytes. What a device does with it is tests/gpu's.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+import aqua_client
+from aqua_client import own_device, pager
+from aqua_client.cuda_driver import acting_on, call, driver
+from aqua_client.cuda_streams import CudaStreams
+from tests.contract.tensors import noise
+from tests.fakes.cuda_node import FakeCudaNode, fake_cuda_node
+from tests.fakes.fake_cuda import process
+from tests.fakes.fake_cuda.streams import SYNCHRONIZE_DEFAULT
+from tests.fakes.torch_streams import DEVICE, HostTorch
+from tests.nodes import MIB, running_node, wait_until
+
+DELAY_SECONDS = 0.05  # of each copy: long enough to be caught before it is done
+SYNCHRONISING = {"cuCtxSynchronize", SYNCHRONIZE_DEFAULT, "cuMemFree", "cuMemcpyDtoH", "cuMemcpy"}
+
+pytestmark = pytest.mark.limit(120)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """A client whose copies are late, and what it has of torch."""
+
+    client: aqua_client.Client
+    torch: HostTorch
+    machine: FakeCudaNode
+
+    @contextmanager
+    def stream(self) -> Iterator[int]:
+        """A server's own, current meanwhile, and done at the end."""
+        stream = self.torch.new_stream()
+        with self.torch.using(DEVICE, stream):
+            yield stream
+        synchronize(stream)
+
+
+def synchronize(stream: int) -> None:
+    with acting_on(DEVICE):
+        call("cuStreamSynchronize", stream)
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """One GPU that lends to another, with a slab at hand."""
+    of_torch = HostTorch()
+    machine = fake_cuda_node(
+        tmp_path_factory.mktemp("node"), gpus=2, stream_delay_seconds=DELAY_SECONDS
+    )
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        running_node(gpus=0, variables=machine.environment(), handles="vmm") as node,
+        machine.in_process(),
+    ):
+        patch.setattr(own_device, "_torch_has_context", lambda: False)
+        patch.setattr(pager, "streams_of_torch", lambda: CudaStreams(of_torch))
+        with aqua_client.connect(socket=node.socket, home_gpu=machine.uuids[DEVICE]) as client:
+            wait_until(lambda: client.stats()["attached"], seconds=20, what="attached")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", aqua_client.AquaWarning)
+                wait_until(lambda: lends(client), seconds=30, what="a lease is granted")
+            yield Engine(client=client, torch=of_torch, machine=machine)
+    assert machine.touched_after_unmap == 0
+
+
+def lends(client: aqua_client.Client) -> bool:
+    return client.offload(noise(64, seed=0, device="cpu")).tier == "peer"
+
+
+def await_idle(engine: Engine) -> None:
+    tiers = engine.client._pager._tiers
+    wait_until(lambda: not tiers.flights, what="every copy is over")
+
+
+@contextmanager
+def counted() -> Iterator[Counter[str]]:
+    """Calls of the driver meanwhile, the library's own thread's too."""
+    before = Counter(process.calls)
+    found: Counter[str] = Counter()
+    yield found
+    found.update(process.calls - before)
+
+
+def test_copies_are_late_and_in_order(engine: Engine) -> None:
+    """Neither call waits; a fetch comes after its offload, on whatever stream."""
+    tensor, out = noise(8 * MIB, seed=1, device="cpu"), torch.zeros(8 * MIB, dtype=torch.uint8)
+    with engine.stream() as stream:
+        handle = engine.client.offload(tensor)
+        assert handle.tier == "peer"
+        with engine.stream():
+            began = time.monotonic()
+            handle.fetch(out=out)
+            assert not bool(out.any()), "the fetch has waited"
+            assert time.monotonic() - began < 10 * DELAY_SECONDS
+        assert torch.equal(out, tensor)
+        assert (tensor.data_ptr(), stream) in kept(engine)
+
+
+def kept(engine: Engine) -> list[tuple[int, int]]:
+    return [(tensor.data_ptr(), stream) for tensor, stream in engine.torch.kept]
+
+
+def test_what_goes_and_what_comes_have_a_stream_each(engine: Engine) -> None:
+    """Neither waits for the other; each tensor's memory is kept for its stream."""
+    tensor = noise(MIB, seed=2, device="cpu")
+    parked = engine.client.offload(noise(MIB, seed=3, device="cpu"))
+    with engine.stream():
+        going = engine.client.offload(tensor, overlap=True)
+        parked.prefetch()
+        (out_of, into) = [stream for _, stream in engine.torch.kept[-2:]]
+        assert out_of != into
+        assert kept(engine)[-2] == (tensor.data_ptr(), out_of)
+        going.wait()
+        fetched = parked.fetch()
+    assert torch.equal(fetched, noise(MIB, seed=3, device="cpu"))
+    assert torch.equal(fetched_late(engine, going), tensor)
+
+
+def fetched_late(engine: Engine, handle: aqua_client.OffloadedTensor) -> torch.Tensor:
+    with engine.stream():
+        return handle.fetch()
+
+
+def test_a_side_stream_waits_for_the_caller_s(engine: Engine) -> None:
+    """What the caller has enqueued before is in the bytes that are parked."""
+    tensor = torch.zeros(MIB, dtype=torch.uint8)
+    with engine.stream() as stream:
+        with acting_on(DEVICE):
+            call("cuMemcpyAsync", tensor.data_ptr(), noise_at(engine), MIB, stream)
+        handle = engine.client.offload(tensor, overlap=True)
+    assert torch.equal(fetched_late(engine, handle), noise(MIB, seed=4, device="cpu"))
+
+
+def noise_at(engine: Engine) -> int:
+    tensor = noise(MIB, seed=4, device="cpu")
+    engine.torch.keep(tensor, DEVICE, 0)
+    return tensor.data_ptr()
+
+
+def test_nothing_is_enqueued_into_a_capture_and_none_is_spoilt(engine: Engine) -> None:
+    """Not by the calls it refuses, nor by the library's thread, nor by other threads' copies."""
+    tensor, out = noise(MIB, seed=5, device="cpu"), torch.zeros(MIB, dtype=torch.uint8)
+    handle = engine.client.offload(tensor)
+    capturing = engine.torch.new_stream()
+    everywhere = driver().CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_GLOBAL
+    found: list[aqua_client.OffloadedTensor] = []
+
+    def elsewhere() -> None:
+        with engine.stream():
+            found.append(engine.client.offload(tensor, overlap=True))
+            handle.fetch(out=out)
+
+    with acting_on(DEVICE):
+        call("cuStreamBeginCapture", capturing, everywhere)
+    with engine.torch.using(DEVICE, capturing):
+        for act in (lambda: engine.client.offload(tensor), handle.fetch, handle.prefetch):
+            with pytest.raises(aqua_client.InvalidRequest, match="captured"):
+                act()
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        wait_until(lambda: bool(found), what="another thread offloads")
+        await_idle(engine)
+    with acting_on(DEVICE):
+        assert int(call("cuStreamEndCapture", capturing)) > 0
+    thread.join()
+    assert torch.equal(fetched_late(engine, found[0]), tensor)
+
+
+def test_no_call_synchronises_the_device(engine: Engine) -> None:
+    """Offload, fetch, prefetch and release, on a stream of the server's and on the default one."""
+    kept: list[torch.Tensor] = []
+    tensor, out = noise(2 * MIB, seed=6, device="cpu"), torch.zeros(2 * MIB, dtype=torch.uint8)
+    with counted() as calls:
+        for _ in range(3):
+            handle = engine.client.offload(tensor, overlap=True)
+            handle.prefetch()
+            kept.append(handle.fetch())
+            handle.fetch(out=out)
+            handle.release()
+        await_idle(engine)
+    assert not SYNCHRONISING & calls.keys()
+    assert not calls["cuStreamSynchronize"], "nobody waits for a stream"
+
+
+def test_a_call_is_a_handful_of_the_driver_s(
+    engine: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """However large the tensor; told, and no more than ten where five are meant."""
+    for nbytes in (64 * 1024, 24 * MIB):
+        tensor, out = noise(nbytes, seed=7, device="cpu"), torch.zeros(nbytes, dtype=torch.uint8)
+        for _ in range(3):  # in the last one slab and events are there
+            with engine.stream():
+                with counted() as offloading:
+                    handle = engine.client.offload(tensor)
+                with counted() as fetching:
+                    handle.fetch(out=out)
+            handle.release()
+            await_idle(engine)
+        assert torch.equal(out, tensor)
+        for name, calls in (("offload", offloading), ("fetch", fetching)):
+            ours = Counter({one: count for one, count in calls.items() if one not in ASKING})
+            with capsys.disabled():
+                print(f"\n{name} of {nbytes >> 10} KiB: {dict(ours)}", end="")
+            assert ours["cuMemcpyAsync"] == 1
+            assert sum(ours.values()) <= 10
+
+
+# What the library's thread asks meanwhile, and what the made-up torch asks for the capture.
+ASKING = {
+    "cuEventQuery",
+    "cuThreadExchangeStreamCaptureMode",
+    "cuCtxSetCurrent",
+    "cuCtxGetCurrent",
+}
+
+
+def test_a_driver_that_refuses_leaves_the_copies_to_torch(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The bytes are right, and the log says why it was slow."""
+    tensor = noise(MIB, seed=8, device="cpu")
+    engine.machine.fail("cuMemcpyAsync", 801)
+    handle = engine.client.offload(tensor)
+    engine.machine.fail("cuMemcpyAsync", None)
+    assert torch.equal(fetched_late(engine, handle), tensor)
+    assert "left to torch" in caplog.text
+
+
+def test_events_are_used_again(engine: Engine) -> None:
+    """Twenty copies make few of them: as many as are ever needed at once."""
+    tensor, out = noise(4096, seed=9, device="cpu"), torch.zeros(4096, dtype=torch.uint8)
+
+    def rounds(count: int) -> None:
+        for _ in range(count):
+            handle = engine.client.offload(tensor)
+            handle.fetch(out=out)
+            handle.release()
+            await_idle(engine)
+
+    rounds(2)
+    with counted() as calls:
+        rounds(10)
+    assert calls["cuEventRecord"] >= 20
+    assert calls["cuEventCreate"] <= 5
