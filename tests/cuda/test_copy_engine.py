@@ -84,8 +84,14 @@ def lends(client: aqua_client.Client) -> bool:
 
 
 def await_idle(engine: Engine) -> None:
+    """What a late copy writes to may go then: nobody else keeps it here."""
     tiers = engine.client._pager._tiers
-    wait_until(lambda: not tiers.flights, what="every copy is over")
+
+    def is_idle() -> bool:
+        with tiers.landing:  # those who look take all of them away for a moment
+            return not tiers.flights
+
+    wait_until(is_idle, what="every copy is over")
 
 
 @contextmanager
