@@ -36,6 +36,7 @@ class CudaStreams:
         self._lock = threading.Lock()
         self._made: dict[tuple[int, str], int] = {}  # streams by device and use
         self._events: dict[int, _Events] = {}
+        self._said: set[str] = set()  # what was refused, and has been logged
 
     def concern(self, device: torch.device) -> bool:
         """CUDA's."""
@@ -54,10 +55,7 @@ class CudaStreams:
         ordinal = self._torch.ordinal(device)
         if not ordinals or ordinal is None:  # from and to the host torch has waited
             return None
-        try:
-            event = self._recorded(ordinal, self._torch.current(ordinal))
-        except CudaError as error:
-            raise RuntimeError(str(error)) from error
+        event = self._recorded(ordinal, self._torch.current(ordinal))
         event.ordinals = tuple({ordinal, *ordinals})
         return event
 
@@ -70,7 +68,9 @@ class CudaStreams:
             with _acting(ordinal):
                 copy_engine.enqueue(pieces, self._torch.current(ordinal))
         except CudaError as error:
-            logger.warning("copies are left to torch: %s", error)
+            if str(error) not in self._said:
+                self._said.add(str(error))
+                logger.warning("copies are left to torch: %s", error)
             return False
         return True
 
@@ -120,9 +120,12 @@ class CudaStreams:
         events = self._events.get(ordinal)
         if events is None:
             events = self._events.setdefault(ordinal, _Events(self._torch, ordinal))
-        with _acting(ordinal):
-            event = events.take()
-            call("cuEventRecord", event.handle, stream)
+        try:
+            with _acting(ordinal):
+                event = events.take()
+                call("cuEventRecord", event.handle, stream)
+        except CudaError as error:
+            raise RuntimeError(str(error)) from error
         return event
 
 

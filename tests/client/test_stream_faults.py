@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from aqua_client import copying
+from aqua_client.cuda_streams import CudaStreams
 from aqua_client.errors import InvalidRequest
-from aqua_client.streams import CudaStreams
 from tests.client.flights import some_looks, used_bytes
 from tests.client.pagers import paging, park, random_bytes, two_gpus, wait_acknowledged
 from tests.fakes.session import MIB, FakeNode, is_mapped
