@@ -10,7 +10,14 @@ from enum import Enum
 from typing import Protocol
 
 from aqua_daemon.core.events import Event
-from aqua_daemon.core.instructions import AllocateSlab, FreeSlab, Instruction, SendRevoke, TellLost
+from aqua_daemon.core.instructions import (
+    AllocateSlab,
+    FreeSlab,
+    Instruction,
+    ProbeLink,
+    SendRevoke,
+    TellLost,
+)
 from aqua_daemon.core.model import LeaseId, SessionId
 
 
@@ -46,6 +53,9 @@ class Keepers(Protocol):
 
     def free(self, order: FreeSlab) -> None:
         """Ends in SlabFreed. Idempotent; kept and sent again while the keeper can't be reached."""
+
+    def probe(self, order: ProbeLink) -> None:
+        """Ends in LinkProbed, unless a keeper hangs; also when one is gone or too old to measure."""
 
     def handle(self, lease_id: LeaseId) -> SlabHandle | None:
         """The handle of a slab allocated by this daemon and not dropped yet; else None."""

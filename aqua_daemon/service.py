@@ -25,6 +25,7 @@ from aqua_daemon.core.events import (
     KeepaliveReceived,
     LeaseRequested,
     LeasesReleased,
+    LinkProbeRequested,
     OfferMade,
     QuiesceRequested,
     QuotaSet,
@@ -44,6 +45,7 @@ from aqua_daemon.core.instructions import (
     AnswerGranted,
     AnswerHostRoom,
     AnswerKeepalive,
+    AnswerLinkProbe,
     AnswerOffer,
     AnswerQuiesce,
     AnswerQuota,
@@ -56,6 +58,7 @@ from aqua_daemon.core.instructions import (
     NoteBrokenInvariant,
     NoteMove,
     NoteRebalance,
+    ProbeLink,
     SendRevoke,
     TellLost,
 )
@@ -76,6 +79,7 @@ Request = (
     | QuiesceRequested
     | DrainRequested
     | UndrainRequested
+    | LinkProbeRequested
 )
 
 TICK_SECONDS = 0.1
@@ -252,6 +256,8 @@ class BrokerService:
                 self._keepers.allocate(instruction)
             case FreeSlab():
                 self._keepers.free(instruction)
+            case ProbeLink():
+                self._keepers.probe(instruction)
             case SendRevoke():
                 seconds = max(0.0, instruction.deadline - self._clock())
                 self._sessions.send_revoke(instruction, seconds=seconds)
@@ -281,6 +287,7 @@ class BrokerService:
                 | AnswerQuiesce()
                 | AnswerDrain()
                 | AnswerUndrain()
+                | AnswerLinkProbe()
             ):
                 pending = self._pending.pop((instruction.session_id, instruction.request_id), None)
                 if pending is not None:

@@ -34,6 +34,7 @@ from aqua_daemon.core.instructions import (
     AnswerExchange,
     AnswerGranted,
     AnswerHostRoom,
+    AnswerLinkProbe,
     AnswerOffer,
     AnswerQuiesce,
     AnswerQuota,
@@ -123,6 +124,7 @@ class BrokerCalls:
             "SetQuota": self._set_quota,
             "Drain": self._drain,
             "Undrain": self._undrain,
+            "ProbeLinks": self._probe_links,
         }
 
     @property
@@ -286,6 +288,12 @@ class BrokerCalls:
         answer = await self._ask(event, AnswerUndrain, wait_seconds)
         await self._settings_file.keep(self._service.snapshot)
         return replies.undrained(answer)
+
+    async def _probe_links(
+        self, session_id: SessionId, payload: bytes, wait_seconds: float
+    ) -> bytes:
+        event = requests.link_probe_requested(payload, session_id=session_id)
+        return replies.links_probed(await self._ask(event, AnswerLinkProbe, wait_seconds))
 
 
 def _memory(lease: Lease, handle: SlabHandle) -> SlabMemory | None:

@@ -246,6 +246,10 @@ def in_words(record: Event | Instruction, error: Exception | None = None) -> str
             )
         case instructions.AnswerUndrain(gpus=gpus) if gpus:
             return f"{', '.join(gpus)} undrained"
+        case instructions.AnswerLinkProbe(outcomes=outcomes):
+            measured = [str(one.pair) for one in outcomes if not one.problem]
+            missed = [f"not {one.pair} ({one.problem})" for one in outcomes if one.problem]
+            return f"measured {', '.join(measured + missed)}"
         case instructions.AnswerQuota(tenant=tenant, outcome=outcome, quota=quota):
             words = f"quota of {tenant} is {_quota_in_words(quota)}, revision {quota.revision}"
             return f"{words} ({outcome.value})"

@@ -12,12 +12,23 @@ import socket
 from collections.abc import Sequence
 from typing import Protocol, assert_never
 
+from aqua_protos.agreement import PROBES
 from aqua_protos.frame_link import BadFrame, FrameLink
-from aqua_protos.keeper_pb2 import Allocated, Attached, Failed, Freed, KeeperReply
+from aqua_protos.keeper_pb2 import (
+    Allocated,
+    Attached,
+    Failed,
+    Freed,
+    KeeperReply,
+    LinkMeasured,
+    ProbeOffered,
+)
 from google.protobuf.message import DecodeError
 
-from aqua_daemon.adapters import keeper_messages
+from aqua_daemon.adapters import keeper_messages, probe_messages
+from aqua_daemon.adapters.probe_messages import MeasureLink, OfferProbe, ProbeHandle
 from aqua_daemon.core.instructions import AllocateSlab, FreeSlab
+from aqua_daemon.core.link_figures import LinkSample
 from aqua_daemon.core.model import GpuReport, SessionId
 from aqua_daemon.ports import SlabHandle
 
@@ -25,7 +36,7 @@ from aqua_daemon.ports import SlabHandle
 SILENCE_SECONDS = 10.0
 _PROOF_DESCRIPTORS = 2
 
-Order = AllocateSlab | FreeSlab
+Order = AllocateSlab | FreeSlab | OfferProbe | MeasureLink
 
 
 class Listening(Protocol):
@@ -45,6 +56,12 @@ class Listening(Protocol):
 
     def freed(self, order: FreeSlab, *, scrubbed_bytes: int, unreturned_bytes: int) -> None:
         """The slab is gone."""
+
+    def offered(self, order: OfferProbe, handle: ProbeHandle) -> None:
+        """The listener owns the handle's descriptor."""
+
+    def measured(self, order: MeasureLink, samples: tuple[LinkSample, ...]) -> None:
+        """A link has been measured."""
 
     def failed(self, order: Order, message: str) -> None:
         """The keeper refused; nothing has changed there."""
@@ -93,6 +110,30 @@ class KeeperConnection:
         request_id = self._next_id()
         self._orders[request_id] = order
         self._link.send(keeper_messages.free_request(request_id, order))
+
+    @property
+    def measures_links(self) -> bool:
+        """Whether the keeper has said that it does."""
+        return self._attached is not None and PROBES in self._attached.features
+
+    def offer(self, order: OfferProbe, end: int) -> None:
+        """Ask; *end* stays the caller's. Raises OSError: nothing was asked."""
+        os.close(os.dup(end))  # as above: the answer may bring one
+        request_id = self._next_id()
+        self._link.send(probe_messages.offer_request(request_id, order), (end,))
+        self._orders[request_id] = order
+
+    def measure(
+        self,
+        order: MeasureLink,
+        handle: ProbeHandle | None = None,
+        descriptors: tuple[int, ...] = (),
+    ) -> None:
+        """Ask; *descriptors* stay the caller's. Raises OSError: nothing was asked."""
+        request_id = self._next_id()
+        request = probe_messages.measure_request(request_id, order, handle)
+        self._link.send(request, descriptors)
+        self._orders[request_id] = order
 
     def close(self) -> None:
         """Close it without a word to the listener. May be called twice."""
@@ -145,6 +186,10 @@ class KeeperConnection:
                 self._take_freed(self._orders.pop(reply.request_id, None), reply.freed)
             case "failed":
                 self._take_failed(self._orders.pop(reply.request_id, None), reply.failed)
+            case "probe_offered":
+                self._take_offered(self._orders.pop(reply.request_id, None), reply.probe_offered)
+            case "link_measured":
+                self._take_measured(self._orders.pop(reply.request_id, None), reply.link_measured)
             case "attached":
                 self.warnings = keeper_messages.release_warnings(
                     reply.attached, self._daemon_version
@@ -196,6 +241,22 @@ class KeeperConnection:
                 scrubbed_bytes=answer.scrubbed_bytes,
                 unreturned_bytes=max(0, answer.unreturned_bytes),
             )
+
+    def _take_offered(self, order: Order | None, answer: ProbeOffered) -> None:
+        descriptors = [] if answer.cuda_ipc_handle else self._link.take_descriptors(1)
+        handle = ProbeHandle(
+            cuda_ipc=answer.cuda_ipc_handle,
+            descriptor_kind=answer.descriptor_kind,
+            descriptor=descriptors[0] if descriptors else None,
+        )
+        if isinstance(order, OfferProbe):
+            self._listener.offered(order, handle)
+        elif handle.descriptor is not None:
+            os.close(handle.descriptor)
+
+    def _take_measured(self, order: Order | None, answer: LinkMeasured) -> None:
+        if isinstance(order, MeasureLink):
+            self._listener.measured(order, probe_messages.samples_of(answer, order))
 
     def _take_failed(self, order: Order | None, answer: Failed) -> None:
         if order is None:  # the only other thing that was asked

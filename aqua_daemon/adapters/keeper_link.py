@@ -35,6 +35,8 @@ from aqua_protos.keeper_pb2 import Attached
 from aqua_daemon.adapters import keeper_messages
 from aqua_daemon.adapters.keeper_connection import KeeperConnection, Order
 from aqua_daemon.adapters.keeper_processes import KeeperProcess, ProcessWatch
+from aqua_daemon.adapters.link_probes import LinkProbes
+from aqua_daemon.adapters.probe_messages import MeasureLink, OfferProbe, ProbeHandle
 from aqua_daemon.core.events import (
     Event,
     GpuReported,
@@ -45,7 +47,8 @@ from aqua_daemon.core.events import (
     SlabAllocationFailed,
     SlabFreed,
 )
-from aqua_daemon.core.instructions import AllocateSlab, FreeSlab
+from aqua_daemon.core.instructions import AllocateSlab, FreeSlab, ProbeLink
+from aqua_daemon.core.link_figures import LinkSample
 from aqua_daemon.core.model import GpuReport, GpuUuid, LeaseId, SessionId
 from aqua_daemon.ports import SlabHandle
 
@@ -87,11 +90,19 @@ class KeeperLinks:
         holders: Proofs,
         daemon_version: str,
     ) -> None:
+        self._probes = LinkProbes(submit=submit)
         self._links = [
-            _KeeperLink(address, submit=submit, holders=holders, daemon_version=daemon_version)
+            _KeeperLink(
+                address,
+                submit=submit,
+                holders=holders,
+                probes=self._probes,
+                daemon_version=daemon_version,
+            )
             for address in addresses
         ]
         self._link_of = {gpu: link for link in self._links for gpu in link.gpus}
+        self._probes.connect({**self._link_of})
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -105,6 +116,7 @@ class KeeperLinks:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for link in self._links:
             link.close()
+        self._probes.close()
 
     def allocate(self, order: AllocateSlab) -> None:
         """Ends in SlabAllocated or SlabAllocationFailed, also when the keeper is gone."""
@@ -113,6 +125,10 @@ class KeeperLinks:
     def free(self, order: FreeSlab) -> None:
         """Ends in SlabFreed, or in KeeperEnded for the GPU. Idempotent."""
         self._link_of[order.gpu].free(order)
+
+    def probe(self, order: ProbeLink) -> None:
+        """Ends in LinkProbed, unless a keeper hangs; also when one is gone or too old to measure."""
+        self._probes.start(order)
 
     def handle(self, lease_id: LeaseId) -> SlabHandle | None:
         """The handle of a slab allocated by this daemon and not dropped yet; else None."""
@@ -135,15 +151,17 @@ class _KeeperLink:
         *,
         submit: Callable[[Event], None],
         holders: Proofs,
+        probes: LinkProbes,
         daemon_version: str,
     ) -> None:
         self.gpus = address.gpus
+        self._probes = probes
         self.handles: dict[LeaseId, SlabHandle] = {}
         self._address = address
         self._submit = submit
         self._holders = holders
         self._daemon_version = daemon_version
-        self._connection: KeeperConnection | None = None
+        self.connection: KeeperConnection | None = None
         self._watch: ProcessWatch | None = None
         self._frees: dict[LeaseId, FreeSlab] = {}
         self._is_known = False  # it was attached, and its process has not ended since
@@ -151,7 +169,7 @@ class _KeeperLink:
         self._changed = asyncio.Event()  # attached, ended, or its process did
 
     def allocate(self, order: AllocateSlab) -> None:
-        connection = self._connection
+        connection = self.connection
         if connection is None or not connection.is_attached:
             self._fail(order, f"the keeper of {order.tag.lender} can't be reached")
             return
@@ -168,8 +186,8 @@ class _KeeperLink:
         if order.lease_id in self._frees:
             return
         self._frees[order.lease_id] = order
-        if self._connection is not None and self._connection.is_attached:
-            self._connection.free(order)
+        if self.connection is not None and self.connection.is_attached:
+            self.connection.free(order)
 
     def drop_handle(self, lease_id: LeaseId) -> None:
         handle = self.handles.pop(lease_id, None)
@@ -182,16 +200,16 @@ class _KeeperLink:
         while True:
             if await self._attach():
                 pause = SHORTEST_PAUSE_SECONDS
-                await self._until(lambda: self._connection is None)
+                await self._until(lambda: self.connection is None)
                 await self._until(self._has_process_ended, seconds=DEATH_SECONDS)
             self._tell_loss()
             await self._until(self._has_process_ended, seconds=pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
     def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        if self.connection is not None:
+            self.connection.close()
+            self.connection = None
         if self._watch is not None:
             self._watch.close()
         if self._address.process is not None:
@@ -210,7 +228,7 @@ class _KeeperLink:
                 [report.gpu for report in attached.gpus],
                 list(self.gpus),
             )
-        warnings = () if self._connection is None else self._connection.warnings
+        warnings = () if self.connection is None else self.connection.warnings
         event = KeeperAttached(
             reports=tuple(keeper_messages.gpu_report(report, warnings) for report in reports),
             slabs=tuple(tag for report in reports for tag in keeper_messages.slab_tags(report)),
@@ -220,8 +238,8 @@ class _KeeperLink:
         frees = tuple(self._frees.values())  # those from here on find the connection attached
         self._submit(event)
         for order in frees:
-            if self._connection is not None:
-                self._connection.free(order)
+            if self.connection is not None:
+                self.connection.free(order)
 
     def proof(self, session_id: SessionId, *, pidfd: int, sentinel: int) -> None:
         self._holders.add(session_id, pidfd=pidfd, sentinel=sentinel)
@@ -244,9 +262,17 @@ class _KeeperLink:
             )
         )
 
+    def offered(self, order: OfferProbe, handle: ProbeHandle) -> None:
+        self._probes.offered(order, handle)
+
+    def measured(self, order: MeasureLink, samples: tuple[LinkSample, ...]) -> None:
+        self._probes.measured(order, samples)
+
     def failed(self, order: Order, message: str) -> None:
         if isinstance(order, AllocateSlab):
             self._fail(order, message)
+        elif isinstance(order, (OfferProbe, MeasureLink)):
+            self._probes.failed(order.probe, message)
         else:  # it stays kept: bytes that nobody freed are never forgotten
             _log.error("lease %s can't be freed yet: %s", order.lease_id, message)
             loop = asyncio.get_running_loop()
@@ -254,11 +280,11 @@ class _KeeperLink:
 
     def ended(self, reason: str, unanswered: Sequence[Order]) -> None:
         _log.warning("the link to the keeper of %s broke: %s", ", ".join(self.gpus), reason)
-        self._connection = None
+        self.connection = None
         self._changed.set()
         for order in unanswered:
-            if isinstance(order, AllocateSlab):
-                self._fail(order, f"the link to the keeper broke: {reason}")
+            if not isinstance(order, FreeSlab):
+                self.failed(order, f"the link to the keeper broke: {reason}")
 
     def _free_again(self, order: FreeSlab, asked: KeeperConnection | None) -> None:
         # Another connection than the one that was asked has been told of all that is kept.
@@ -274,14 +300,14 @@ class _KeeperLink:
             if self._address.process is not None:
                 self._address.process.ensure_started()
             return False
-        self._connection = KeeperConnection(connected, self, daemon_version=self._daemon_version)
+        self.connection = KeeperConnection(connected, self, daemon_version=self._daemon_version)
         await self._until(self._is_attach_over, seconds=ATTACH_SECONDS)
         if not self._is_attach_over():
-            self._connection.abandon(f"it did not answer within {ATTACH_SECONDS:g} s")
-        return self._connection is not None
+            self.connection.abandon(f"it did not answer within {ATTACH_SECONDS:g} s")
+        return self.connection is not None
 
     def _is_attach_over(self) -> bool:
-        return self._connection is None or self._connection.is_attached
+        return self.connection is None or self.connection.is_attached
 
     async def _until(self, condition: Callable[[], bool], *, seconds: float | None = None) -> None:
         """Return when *condition* holds, or after *seconds*."""

@@ -68,6 +68,7 @@ STATUSES: dict[type[BrokerError], grpc.StatusCode] = {
     errors.InsufficientHostRoom: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.QuotaExceeded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.SessionSuspect: grpc.StatusCode.FAILED_PRECONDITION,  # re-attach first
+    errors.Measuring: grpc.StatusCode.UNAVAILABLE,
     errors.Restarting: grpc.StatusCode.UNAVAILABLE,
     errors.BrokerBug: grpc.StatusCode.INTERNAL,
     errors.InvalidTransition: grpc.StatusCode.INTERNAL,

@@ -130,6 +130,7 @@ class GpuAccount:
     ramp: Ramp | None = None  # None: it lends all that it may
     keeper_ends: tuple[float, ...] = ()  # when, within the last hour
     rest: Rest | None = None  # after too many of them
+    probe_bytes: int = 0  # promised to a measurement of its links, while that lasts
     has_postponed: bool = False  # slabs are RETURNED that are to be freed when it is quiet no more
 
     @property
@@ -150,7 +151,7 @@ class GpuAccount:
         if self.trouble or self.refusal or self.doubt or self.waits_for:
             return 0
         room = self.free_bytes - math.ceil(GRANT_RESERVE_FACTOR * self.reserve_bytes)
-        room -= self.unsettled_bytes
+        room -= self.unsettled_bytes + self.probe_bytes
         if self.limits:
             room = min(room, min(self.limits.values()) - self.held_bytes)
         if self.ramp is not None:

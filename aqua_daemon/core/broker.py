@@ -16,6 +16,7 @@ from aqua_daemon.core import (
     faults,
     granting,
     keeping,
+    probing,
     quiescing,
     quotas,
     reclaiming,
@@ -40,6 +41,8 @@ from aqua_daemon.core.events import (
     KeeperEvent,
     LeaseRequested,
     LeasesReleased,
+    LinkProbed,
+    LinkProbeRequested,
     LossTold,
     OfferMade,
     PresenceEnded,
@@ -61,7 +64,9 @@ from aqua_daemon.core.events import (
 from aqua_daemon.core.instructions import Instruction
 from aqua_daemon.core.ledger import Ledger
 from aqua_daemon.core.limits import Quota
+from aqua_daemon.core.link_figures import GpuPair, LinkRate
 from aqua_daemon.core.model import BrokerSettings, GpuUuid, NodeSnapshot, TenantName
+from aqua_daemon.core.scores import LinkScores
 from aqua_daemon.core.sizes import EVENTS_BETWEEN_FULL_CHECKS
 from aqua_daemon.core.turn import Books, Turn
 
@@ -77,8 +82,9 @@ class Broker:
         strict: bool = False,
         quotas: Mapping[TenantName, Quota] | None = None,
         drained: Iterable[GpuUuid] = (),
+        links: Mapping[GpuPair, LinkRate] | None = None,
     ) -> None:
-        """A broker that knows only what admins have set: *quotas*, and which GPUs are *drained*.
+        """A broker that knows only what admins have set (*quotas*, which GPUs are *drained*) or measured.
 
         *strict*: broken invariants raise, and all are checked at once, as tests want.
         """
@@ -87,6 +93,7 @@ class Broker:
             ledger=Ledger(settings.gpus, drained=drained),
             started_at=now,
             quotas=dict(quotas or {}),
+            scores=LinkScores(links),
         )
         self._audit = Audit(self._books)
         self._is_strict = strict
@@ -120,6 +127,7 @@ class Broker:
             books.lease_timers.next_at,
             books.session_timers.next_at,
             books.reclaim_timers.next_at,
+            books.probe.ends_at if books.probe is not None else None,
             books.grace_ends_at if books.is_restarting else None,
         ]
         return min((at for at in candidates if at is not None), default=None)
@@ -155,12 +163,15 @@ class Broker:
                 draining.drain(turn, event)
             case UndrainRequested():
                 draining.undrain(turn, event)
+            case LinkProbeRequested():
+                probing.start(turn, event)
             case Ticked():
                 terms.tick(turn)
             case (
                 SlabAllocated()
                 | SlabAllocationFailed()
                 | SlabFreed()
+                | LinkProbed()
                 | GpuReported()
                 | KeeperAttached()
                 | KeeperDetached()
@@ -201,6 +212,8 @@ def _hear_keeper(turn: Turn, event: KeeperEvent) -> None:
             granting.slab_allocation_failed(turn, event)
         case SlabFreed():
             returning.slab_freed(turn, event)
+        case LinkProbed():
+            probing.probed(turn, event)
         case GpuReported():
             keeping.report(turn, event)
         case KeeperAttached():

@@ -15,6 +15,7 @@ BrokerError
 │   ├── InsufficientHostRoom  the node's or the tenant's host room is used up
 │   ├── QuotaExceeded         the tenant has what it may have
 │   ├── SessionSuspect        the session has not been heard in time: re-attach
+│   ├── Measuring             another link of the node is being measured
 │   └── Restarting            the daemon is waiting for holders of adopted leases
 └── BrokerBug             the books are wrong: stop and report
     ├── InvalidTransition     a move that the life-cycle table does not have
@@ -116,6 +117,12 @@ class SessionSuspect(RefusedForNow):
     """The session missed its keepalives or lost its presence connection."""
 
     reason = "suspect"
+
+
+class Measuring(RefusedForNow):
+    """One measurement at a time: two at once would measure each other."""
+
+    reason = "measuring"
 
 
 class Restarting(RefusedForNow):

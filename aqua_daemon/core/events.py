@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from aqua_daemon.core.link_figures import GpuPair, LinkOutcome
 from aqua_daemon.core.model import (
     GpuReport,
     GpuUuid,
@@ -76,6 +77,14 @@ class SlabFreed:
     lease_id: LeaseId
     scrubbed_bytes: int = 0  # nothing to scrub: it was gone already, or could not be scrubbed
     unreturned_bytes: int = 0  # what the driver still counts as used, so that it is not free
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkProbed:
+    """A keeper has measured a link, or could not."""
+
+    request_id: RequestId
+    outcome: LinkOutcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,6 +278,16 @@ class UndrainRequested:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LinkProbeRequested:
+    """An admin wants to know how fast some links are, all of them at the same time."""
+
+    session_id: SessionId
+    request_id: RequestId
+    pairs: tuple[GpuPair, ...]
+    sizes: tuple[int, ...] = ()  # of the copies, in bytes; none: the usual ones
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LossTold:
     """A session has been told which of its leases are lost (or is not there to be told)."""
 
@@ -288,6 +307,7 @@ KeeperEvent = (
     | SlabAllocated
     | SlabAllocationFailed
     | SlabFreed
+    | LinkProbed
 )
 HolderEvent = (
     SessionOpened
@@ -311,5 +331,6 @@ RequestEvent = (
     | QuiesceRequested
     | DrainRequested
     | UndrainRequested
+    | LinkProbeRequested
 )
 Event = KeeperEvent | HolderEvent | RequestEvent | Ticked

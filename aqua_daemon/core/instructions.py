@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from aqua_daemon.core.errors import BrokerError
 from aqua_daemon.core.limits import Quota, QuotaOutcome
+from aqua_daemon.core.link_figures import GpuPair, LinkOutcome
 from aqua_daemon.core.model import (
     GpuUuid,
     HostRoom,
@@ -40,6 +41,18 @@ class FreeSlab:
 
     gpu: GpuUuid
     lease_id: LeaseId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeLink:
+    """Measure a link with memory of the keepers' own. Ends in LinkProbed."""
+
+    request_id: RequestId
+    pair: GpuPair
+    sizes: tuple[int, ...]  # of the copies, rising
+    has_company: (
+        bool  # others are measured at the same time: what counts is what goes on beside them
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,6 +232,15 @@ class AnswerUndrain:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerLinkProbe:
+    """What each link was measured as, in the order asked."""
+
+    session_id: SessionId
+    request_id: RequestId
+    outcomes: tuple[LinkOutcome, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NoteRebalance:
     """Memory was asked back from one tenant for another; or why it was not."""
 
@@ -256,10 +278,12 @@ Answer = (
     | AnswerQuiesce
     | AnswerDrain
     | AnswerUndrain
+    | AnswerLinkProbe
 )
 Instruction = (
     AllocateSlab
     | FreeSlab
+    | ProbeLink
     | SendRevoke
     | TellLost
     | ForgetSession

@@ -31,6 +31,15 @@ REVOKE_GRACE_SECONDS = 2.0  # invariant 6: by deadline + 2 s a revoke has ended 
 # have to be evacuated in what is left.
 EXCHANGE_FRACTION = 0.5
 
+# Links are measured by copies of these sizes unless others are asked for: the small one shows what a
+# copy costs before its first byte, the large one what a second carries.
+SMALL_PROBE_BYTES = 64 * 1024
+LARGE_PROBE_SLABS = 2  # of the smallest size
+SMALLEST_PROBE_BYTES, LARGEST_PROBE_BYTES = 4096, 256 * MIB
+MOST_PROBE_SIZES, MOST_PROBE_PAIRS = 8, 32  # of one request
+PROBE_SECONDS = 4.0  # a copy takes milliseconds: a keeper that has not answered by then hangs
+SLOW_FACTOR = 1.2  # a GPU or link that is so much slower than the node's median is avoided
+
 # The longest start-up of an engine that measures its memory; nothing is lent there meanwhile.
 LONGEST_QUIESCE_SECONDS = 600.0
 

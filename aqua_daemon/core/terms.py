@@ -10,6 +10,7 @@ from dataclasses import replace
 from aqua_daemon.core.balancing import rebalance
 from aqua_daemon.core.lending import settle
 from aqua_daemon.core.model import Lease, LeaseState, RevokeReason, SessionId, SessionState
+from aqua_daemon.core.probing import give_up_overdue
 from aqua_daemon.core.quiescing import end_overdue
 from aqua_daemon.core.ramping import ramp
 from aqua_daemon.core.revoking import keep_reserve, quarantine_if_overdue, revoke
@@ -30,6 +31,7 @@ def tick(turn: Turn) -> None:
         ramp(turn, account)
         keep_reserve(turn, account)
     rebalance(turn)
+    give_up_overdue(turn)
     turn.books.reclaim_timers.take_due(turn.now)  # the broker settles reclaims after each event
 
 

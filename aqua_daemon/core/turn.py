@@ -17,6 +17,7 @@ from aqua_daemon.core.instructions import Answer, Instruction, NoteMove
 from aqua_daemon.core.ledger import Ledger
 from aqua_daemon.core.lifecycle import Move, next_state
 from aqua_daemon.core.limits import Limits, Quota
+from aqua_daemon.core.link_figures import GpuPair, LinkOutcome
 from aqua_daemon.core.model import (
     BrokerSettings,
     GpuUuid,
@@ -32,6 +33,7 @@ from aqua_daemon.core.model import (
     TenantName,
     owner_of,
 )
+from aqua_daemon.core.scores import LinkScores
 from aqua_daemon.core.sizes import REMEMBERED_ENDED, REMEMBERED_REQUESTS
 
 _NO_LIMITS = Limits(nbytes=2**62, leases=2**62, sessions=2**62)
@@ -60,6 +62,17 @@ class Want:
     at: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """An admin's request to measure links that has not been answered yet."""
+
+    session_id: SessionId
+    request_id: RequestId
+    pairs: tuple[GpuPair, ...]
+    outcomes: dict[GpuPair, LinkOutcome]  # of those that have ended
+    ends_at: float
+
+
 @dataclass(slots=True, kw_only=True)
 class Books:
     """All that the broker knows."""
@@ -81,6 +94,8 @@ class Books:
     shares: dict[TenantName, int] | None = None  # None: to be worked out when asked for
     rebalanced_at: float = -math.inf
     quotas: dict[TenantName, Quota] = field(default_factory=dict)  # those that were ever set
+    scores: LinkScores = field(default_factory=LinkScores)
+    probe: Probe | None = None  # under way
     default_limits: Limits = field(init=False)
     violations: int = 0
     known_faults: set[tuple[str, GpuUuid | None, LeaseId | None]] = field(default_factory=set)

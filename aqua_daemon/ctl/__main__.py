@@ -15,6 +15,7 @@ from click.shell_completion import get_completion_class
 
 from aqua_daemon import __version__
 from aqua_daemon.core.model import LeaseState
+from aqua_daemon.ctl.bench_commands import bench_commands
 from aqua_daemon.ctl.doctor.examining import examine
 from aqua_daemon.ctl.doctor.findings import Level, worst
 from aqua_daemon.ctl.doctor.report import diagnosed, report, report_document
@@ -141,7 +142,14 @@ def completion(shell: str) -> None:
     click.echo(found(commands, {}, PROGRAM, COMPLETE_VARIABLE).source())
 
 
-for command in (quota_commands, quiesce_command, run_command, drain_command, undrain_command):
+for command in (
+    quota_commands,
+    quiesce_command,
+    run_command,
+    drain_command,
+    undrain_command,
+    bench_commands,
+):
     commands.add_command(command)
 
 

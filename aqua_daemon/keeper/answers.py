@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
+from aqua_protos.agreement import KEEPER_FEATURES
 from aqua_protos.keeper_pb2 import (
     Allocated,
     Attached,
@@ -12,7 +14,10 @@ from aqua_protos.keeper_pb2 import (
     GpuReport,
     HolderProof,
     KeeperReply,
+    LinkMeasured,
+    LinkSample,
     OwnerRegistered,
+    ProbeOffered,
 )
 
 from aqua_daemon import __version__
@@ -31,6 +36,7 @@ def attached(request_id: int, node: KeptGpus, *, holders: int, protocol: int) ->
         smallest_slab_bytes=node.smallest_slab_bytes,
         largest_slab_bytes=node.largest_slab_bytes,
         keeper_version=__version__,
+        features=KEEPER_FEATURES,
     )
     return KeeperReply(request_id=request_id, attached=answer).SerializeToString()
 
@@ -67,6 +73,18 @@ def owner_registered(request_id: int, gpu: str, nbytes: int) -> bytes:
     """What the process has there now."""
     answer = OwnerRegistered(gpu=gpu, nbytes=nbytes)
     return KeeperReply(request_id=request_id, owner_registered=answer).SerializeToString()
+
+
+def probe_offered(request_id: int, handle: Handle) -> bytes:
+    """Goes with the handle's descriptor, if it has one."""
+    answer = ProbeOffered(cuda_ipc_handle=handle.cuda_ipc, descriptor_kind=handle.descriptor_kind)
+    return KeeperReply(request_id=request_id, probe_offered=answer).SerializeToString()
+
+
+def link_measured(request_id: int, samples: Sequence[LinkSample]) -> bytes:
+    """What copies took."""
+    answer = LinkMeasured(samples=samples)
+    return KeeperReply(request_id=request_id, link_measured=answer).SerializeToString()
 
 
 def report(gpu_report: GpuReport) -> bytes:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -52,9 +53,9 @@ class CudaDevice:
             self._device = self._found(uuid)
             flags = self._driver.CUctx_flags.CU_CTX_SCHED_BLOCKING_SYNC
             self._do("cuDevicePrimaryCtxSetFlags", self._device, int(flags))
-            context = self._do("cuDevicePrimaryCtxRetain", self._device)
+            self._context = self._do("cuDevicePrimaryCtxRetain", self._device)
             undo.callback(self._call, "cuDevicePrimaryCtxRelease", self._device)
-            self._do("cuCtxSetCurrent", context)
+            self._do("cuCtxSetCurrent", self._context)
             undo.callback(self._call, "cuCtxSetCurrent", self._driver.CUcontext(0))
             non_blocking = self._driver.CUstream_flags.CU_STREAM_NON_BLOCKING
             self._stream = self._do("cuStreamCreate", int(non_blocking))
@@ -92,6 +93,17 @@ class CudaDevice:
         # By address: cuda-bindings has no name for the bytes that all its versions share.
         return ctypes.string_at(handle.getPtr(), IPC_HANDLE_BYTES)
 
+    def open_ipc(self, handle: bytes) -> int:
+        """The address here of what another process made, on whichever device; undo it with `close_ipc`."""
+        wanted = self._driver.CUipcMemHandle()
+        ctypes.memmove(wanted.getPtr(), handle, IPC_HANDLE_BYTES)
+        lazy = self._driver.CUipcMem_flags.CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS
+        return int(self._do("cuIpcOpenMemHandle", wanted, int(lazy)))
+
+    def close_ipc(self, address: int) -> None:
+        """Take the address away."""
+        self._do("cuIpcCloseMemHandle", address)
+
     # Virtual memory management
 
     def create(self, nbytes: int) -> int:
@@ -115,6 +127,12 @@ class CudaDevice:
         descriptor = int(self._do("cuMemExportToShareableHandle", self._generic(memory), kind, 0))
         os.set_inheritable(descriptor, False)  # noqa: FBT003 - the standard library's signature
         return descriptor
+
+    def imported(self, descriptor: int) -> int:
+        """The memory that another process exported; undo it with `release`."""
+        kinds = self._driver.CUmemAllocationHandleType
+        kind = kinds.CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
+        return int(self._do("cuMemImportFromShareableHandle", descriptor, kind))
 
     def map(self, memory: int, nbytes: int) -> int:
         """Give it an address here, to be read and written; undo it with `unmap`."""
@@ -157,6 +175,46 @@ class CudaDevice:
         self._do("cuMemcpyHtoD", address, ctypes.addressof(here), len(content))
         # A small copy from pageable memory returns when it is staged, not when it has arrived.
         self._do("cuCtxSynchronize")
+
+    # Host memory, and copies on threads of their own
+
+    def allocate_host(self, nbytes: int) -> int:
+        """The address of new host memory, pinned."""
+        return int(self._do("cuMemHostAlloc", nbytes, 0))
+
+    def free_host(self, address: int) -> None:
+        """Give it back."""
+        self._do("cuMemFreeHost", address)
+
+    @contextlib.contextmanager
+    def timed_copies(self) -> Iterator[Callable[[int, int, int, int], float]]:
+        """Seconds that copies take by the device's own clock: to, from, bytes, how many.
+
+        On the thread that enters this, which need not be that of the other calls.
+        """
+        with contextlib.ExitStack() as undo:
+            self._do("cuCtxSetCurrent", self._context)
+            undo.callback(self._call, "cuCtxSetCurrent", self._driver.CUcontext(0))
+            non_blocking = self._driver.CUstream_flags.CU_STREAM_NON_BLOCKING
+            stream = self._do("cuStreamCreate", int(non_blocking))
+            undo.callback(self._call, "cuStreamDestroy", stream)
+            began, ended = self._timer(undo), self._timer(undo)
+
+            def copies_seconds(to: int, source: int, nbytes: int, copies: int) -> float:
+                self._do("cuEventRecord", began, stream)
+                for _ in range(copies):
+                    self._do("cuMemcpyAsync", to, source, nbytes, stream)
+                self._do("cuEventRecord", ended, stream)
+                self._do("cuEventSynchronize", ended)
+                return float(self._do("cuEventElapsedTime", began, ended)) / 1e3
+
+            yield copies_seconds
+
+    def _timer(self, undo: contextlib.ExitStack) -> Any:  # noqa: ANN401 - a CUevent
+        blocking = self._driver.CUevent_flags.CU_EVENT_BLOCKING_SYNC
+        event = self._do("cuEventCreate", int(blocking))
+        undo.callback(self._call, "cuEventDestroy", event)
+        return event
 
     def close(self) -> None:
         """Give the context back. May be called twice."""

@@ -31,7 +31,16 @@ from aqua_protos.keeper_pb2 import GpuLink, GpuReport, OwnerReport
 from aqua_daemon.keeper import inventory
 from aqua_daemon.keeper.cuda_driver import CudaDevice, CudaError
 from aqua_daemon.keeper.cuda_memory import CudaMemory, LegacyMemory, VmmMemory, refused
-from aqua_daemon.keeper.gpu import Gpu, ScrubFailed, SlabMemory
+from aqua_daemon.keeper.cuda_probe import copying, foreign_probe, host_probe, own_probe
+from aqua_daemon.keeper.gpu import (
+    Copying,
+    Gpu,
+    Handle,
+    OfferedMemory,
+    ProbeMemory,
+    ScrubFailed,
+    SlabMemory,
+)
 from aqua_daemon.keeper.health import Health, ends_context
 from aqua_daemon.keeper.nvml_reader import Figures, NvmlReader
 from aqua_daemon.keeper.refusal import Refused, exhausted
@@ -115,6 +124,45 @@ class CudaGpu(Gpu):
         self._note_missing(memory.nbytes)
         return memory.nbytes
 
+    def probe_memory(self, nbytes: int) -> OfferedMemory:
+        """See `Gpu.probe_memory`: to the books it is used by others."""
+        device = self._usable_device()
+        with contextlib.ExitStack() as undo:
+            try:
+                with self.reader.held.changing():
+                    memory = self._kind.made(device, nbytes)
+                undo.callback(self._probe_closed, memory)
+                found = own_probe(memory, undo)
+            except CudaError as error:
+                raise self._refusal_of(error, nbytes) from error
+            self._note_unseen(nbytes)
+            return found
+
+    def host_probe_memory(self, nbytes: int) -> ProbeMemory:
+        """Pinned; see `Gpu.host_probe_memory`."""
+        device = self._usable_device()
+        try:
+            return host_probe(device, nbytes)
+        except CudaError as error:
+            raise refused(error) from error
+
+    def foreign_probe_memory(self, handle: Handle, nbytes: int) -> ProbeMemory:
+        """See `Gpu.foreign_probe_memory`."""
+        device = self._usable_device()
+        try:
+            return foreign_probe(device, handle, nbytes)
+        except CudaError as error:
+            raise refused(error) from error
+
+    def copying(self) -> contextlib.AbstractContextManager[Copying]:
+        """By the device's clock; see `Gpu.copying`."""
+        return copying(self._usable_device())
+
+    def _probe_closed(self, memory: CudaMemory) -> None:
+        with self.reader.held.changing(), contextlib.suppress(Refused):
+            memory.close()
+        self.reader.wake()
+
     def set_owner(self, pid: int, nbytes: int, *, what_fits: bool) -> int:
         """Refused: NVML tells what the processes of a real GPU use."""
         del nbytes, what_fits
@@ -193,9 +241,12 @@ class CudaGpu(Gpu):
             raise Refused("FAILED_PRECONDITION", message)
         return self._device
 
+    @property
+    def _kind(self) -> type[LegacyMemory | VmmMemory]:
+        return VmmMemory if self.uses_vmm else LegacyMemory
+
     def _made(self, device: CudaDevice, nbytes: int) -> CudaMemory:
-        kind: type[LegacyMemory | VmmMemory] = VmmMemory if self.uses_vmm else LegacyMemory
-        memory = kind.made(device, nbytes)
+        memory = self._kind.made(device, nbytes)
         try:
             memory.prepare()
         except (CudaError, ScrubFailed):

@@ -67,6 +67,15 @@ class CudaMemory(ABC):
             self.canary = secrets.token_bytes(CANARY_BYTES)
             self.device.write(address, self.canary)
 
+    def reached(self) -> contextlib.AbstractContextManager[int]:
+        """Its address meanwhile, for copies of the keeper's own. Raises CudaError."""
+        return self._address()
+
+    def zero(self) -> None:
+        """Have nothing in it that was there before. Raises CudaError."""
+        with self._address() as address:
+            self.device.fill_zero(address, self.nbytes)
+
     def _zero(self, address: int) -> None:
         self.device.fill_zero(address, self.nbytes)
         for sample in range(_SAMPLES):

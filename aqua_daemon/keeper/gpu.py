@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -87,6 +89,35 @@ class SlabMemory(Protocol):
         ...
 
 
+class ProbeMemory(Protocol):
+    """One end of a link that is measured."""
+
+    @property
+    def address(self) -> int:
+        """Where it is, for the copies of its GPU's keeper."""
+        ...
+
+    def close(self) -> None:
+        """Give it back, or let go of what is another's. May be called twice; never raises."""
+        ...
+
+
+class OfferedMemory(ProbeMemory, Protocol):
+    """One that another keeper may reach."""
+
+    def handle(self) -> Handle:
+        """What travels there; the caller closes it.
+
+        Raises:
+            Refused: the driver makes none.
+        """
+        ...
+
+
+# Seconds that so many copies of so many bytes take, one after the other.
+Copying = Callable[[ProbeMemory, ProbeMemory, int, int], float]
+
+
 @dataclass(slots=True, kw_only=True)
 class Slab:
     """One slab, from its allocation to its end."""
@@ -155,6 +186,40 @@ class Gpu(ABC):
     @abstractmethod
     def report(self) -> GpuReport:
         """All of this, for the daemon."""
+
+    @abstractmethod
+    def probe_memory(self, nbytes: int) -> OfferedMemory:
+        """Memory here that is no slab, to measure links with; it counts as used.
+
+        Raises:
+            Refused: there is no room, or it can't be made; nothing is left behind.
+        """
+
+    def host_probe_memory(self, nbytes: int) -> ProbeMemory:
+        """Host memory as the fastest copies want it.
+
+        Raises:
+            Refused: there is none, or it would show nothing.
+        """
+        del nbytes
+        raise Refused("FAILED_PRECONDITION", "a stand-in GPU is host memory itself")
+
+    def foreign_probe_memory(self, handle: Handle, nbytes: int) -> ProbeMemory:
+        """What another keeper has offered, mapped on this GPU; *handle* stays the caller's.
+
+        Raises:
+            Refused: it can't be opened here; nothing is left behind.
+        """
+        del handle, nbytes
+        raise Refused("FAILED_PRECONDITION", f"{self.name} is a stand-in: its peers are kept here")
+
+    @abstractmethod
+    def copying(self) -> AbstractContextManager[Copying]:
+        """What copies and looks at the clock, on the thread that enters this.
+
+        Raises, as its copies do:
+            Refused: the driver failed.
+        """
 
     def look(self) -> None:  # noqa: B027 - most kinds have nothing to look at
         """Once a second: do what has become possible. Never raises."""

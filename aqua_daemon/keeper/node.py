@@ -94,6 +94,15 @@ class KeptGpus:
             unreturned_bytes=unreturned_bytes,
         )
 
+    def gpu(self, name: str) -> Gpu:
+        """One of this keeper's.
+
+        Raises:
+            Refused: it is not.
+        """
+        check_gpu(name, self.gpus)
+        return self._gpus[name]
+
     def set_owner(self, request: RegisterOwner, *, pid: int) -> int:
         """Set what *pid* uses on a GPU; what it has there now.
 

@@ -9,11 +9,21 @@ from __future__ import annotations
 import re
 
 from aqua_protos.agreement import SPOKEN, NoCommonProtocol, Protocols, agreed_protocol
-from aqua_protos.keeper_pb2 import Allocate, Attach, RegisterOwner, SlabTag
+from aqua_protos.keeper_pb2 import (
+    Allocate,
+    Attach,
+    MeasureLink,
+    OfferProbe,
+    RegisterOwner,
+    SlabTag,
+)
 
 from aqua_daemon import __version__
 from aqua_daemon.keeper.refusal import Refused, invalid
 
+HOST = "host"  # stands for host memory at an end of a link
+LARGEST_PROBE_BYTES = 256 * 2**20
+LONGEST_PROBE_SECONDS = 2.0
 SLAB_GRANULE_BYTES = 2 * 2**20  # what CUDA rounds device allocations to
 _ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _SAFETY_CLASSES = ("store", "cache")
@@ -59,6 +69,23 @@ def check_owner(request: RegisterOwner) -> None:
     """The size is one that a process can use."""
     if request.nbytes < 0:
         raise invalid(f"nbytes is {request.nbytes}: give 0 (ends the registration) or more")
+
+
+def check_offer(request: OfferProbe) -> None:
+    """The size is one that may be measured with."""
+    if not 0 < request.nbytes <= LARGEST_PROBE_BYTES:
+        raise invalid(f"nbytes is {request.nbytes}: give 1 to {LARGEST_PROBE_BYTES}")
+
+
+def check_measure(request: MeasureLink) -> None:
+    """The sizes and the time are such as may be measured."""
+    sizes = list(request.sizes)
+    if not 0 < len(sizes) <= 16 or not all(0 < one <= LARGEST_PROBE_BYTES for one in sizes):
+        raise invalid(f"sizes are {sizes[:16]}: give 1 to 16, each of 1 to {LARGEST_PROBE_BYTES}")
+    if not 0 <= request.seconds <= LONGEST_PROBE_SECONDS:
+        raise invalid(f"seconds is {request.seconds}: give 0 to {LONGEST_PROBE_SECONDS:g}")
+    if request.source == request.target:
+        raise invalid("source and target are the same: give two ends")
 
 
 def _check_tag(tag: SlabTag) -> None:

@@ -17,10 +17,20 @@ import contextlib
 import logging
 import os
 import socket
+from collections.abc import Sequence
 from typing import assert_never
 
 from aqua_protos.frame_link import BadFrame, FrameLink
-from aqua_protos.keeper_pb2 import Allocate, Attach, Free, KeeperRequest, RegisterOwner
+from aqua_protos.keeper_pb2 import (
+    Allocate,
+    Attach,
+    Free,
+    KeeperRequest,
+    LinkSample,
+    MeasureLink,
+    OfferProbe,
+    RegisterOwner,
+)
 from google.protobuf.message import DecodeError
 
 from aqua_daemon.keeper import answers, requests
@@ -30,6 +40,7 @@ from aqua_daemon.keeper.lifetime import Lifetime
 from aqua_daemon.keeper.node import KeptGpus
 from aqua_daemon.keeper.owners import Owners
 from aqua_daemon.keeper.peers import Peer, peer_pidfd
+from aqua_daemon.keeper.probing import Probes, descriptors_of
 from aqua_daemon.keeper.refusal import Refused, exhausted, invalid
 
 REPORT_SECONDS = 1.0
@@ -55,6 +66,7 @@ class KeeperServer:
         self._retry_timer: asyncio.TimerHandle | None = None
         self._retry_seconds = FIRST_RETRY_SECONDS
         self._owners = Owners(self._owner_ended)
+        self._probes = Probes(node, self._report)
         self._acceptor = Acceptor(listener, self._accepted, lambda: len(self._peers))
         self._lifetime = Lifetime(linger_seconds=linger_seconds)
         self.finished = asyncio.Event()
@@ -73,6 +85,7 @@ class KeeperServer:
         self._forget_daemon()
         self._acceptor.close()
         self._owners.close()
+        self._probes.close()
         for link in list(self._peers):
             self._drop(link)
 
@@ -117,6 +130,10 @@ class KeeperServer:
                 self._attach(link, request.request_id, request.attach)
             case "register_owner":
                 self._register_owner(link, request.request_id, request.register_owner)
+            case "offer_probe":
+                self._offer_probe(link, request.request_id, request.offer_probe)
+            case "measure_link":
+                self._measure_link(link, request.request_id, request.measure_link)
             case None:
                 msg = "a request of a kind that this keeper does not know"
                 raise BadFrame(msg)
@@ -223,6 +240,36 @@ class KeeperServer:
                 self._owners.forget(peer.pid)
         link.send(answers.owner_registered(request_id, request.gpu, nbytes))
         self._report()
+
+    def _offer_probe(self, link: FrameLink, request_id: int, request: OfferProbe) -> None:
+        (end,) = self._taken(link, request_id, 1)
+        with contextlib.closing(self._probes.offer(request, end)) as handle:
+            descriptors = () if handle.descriptor is None else (handle.descriptor,)
+            link.send(answers.probe_offered(request_id, handle), descriptors)
+
+    def _measure_link(self, link: FrameLink, request_id: int, request: MeasureLink) -> None:
+        def done(found: Sequence[LinkSample] | Refused) -> None:
+            if isinstance(found, Refused):
+                link.send(answers.failed(request_id, found))
+            else:
+                link.send(answers.link_measured(request_id, found))
+
+        descriptors = self._taken(link, request_id, descriptors_of(request))
+        self._probes.measure(request, descriptors, done)
+
+    def _taken(self, link: FrameLink, request_id: int, count: int) -> list[int]:
+        """What came with a request of the daemon's."""
+        descriptors = link.take_descriptors(min(link.waiting_descriptors, count))
+        try:
+            _check_request_id(request_id)
+            self._check_daemon(link)
+            if len(descriptors) < count:
+                raise invalid(f"{count} descriptors belong to it, {len(descriptors)} came")
+        except Refused:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise
+        return descriptors
 
     def _owner_ended(self, pid: int) -> None:
         self._node.end_owner(pid)

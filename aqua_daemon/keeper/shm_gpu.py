@@ -6,13 +6,15 @@ Nothing here talks to anybody; `node` keeps several of these and the proofs of h
 from __future__ import annotations
 
 import errno
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from aqua_protos.keeper_pb2 import GpuReport, OwnerReport
 
-from aqua_daemon.keeper.gpu import Gpu, ScrubFailed, SlabMemory
+from aqua_daemon.keeper.gpu import Copying, Gpu, OfferedMemory, ScrubFailed, SlabMemory
 from aqua_daemon.keeper.refusal import Refused, exhausted
 from aqua_daemon.keeper.shm_memory import make_shm_memory
+from aqua_daemon.keeper.shm_probe import ShmProbe, copy_seconds
 
 
 def shm_gpus(
@@ -38,6 +40,7 @@ class ShmGpu(Gpu):
 
     total_bytes: int
     owner_bytes: dict[int, int] = field(default_factory=dict)
+    probe_bytes: int = 0  # in measurements of links
 
     @property
     def used_by_owners_bytes(self) -> int:
@@ -47,7 +50,7 @@ class ShmGpu(Gpu):
     @property
     def free_bytes(self) -> int:
         """What could be allocated now."""
-        return self.total_bytes - self.slab_bytes - self.used_by_owners_bytes
+        return self.total_bytes - self.slab_bytes - self.used_by_owners_bytes - self.probe_bytes
 
     def check_room(self, nbytes: int) -> None:
         """Refuse what does not fit, as the driver would.
@@ -77,6 +80,23 @@ class ShmGpu(Gpu):
         """The kernel has all of it at once; see `Gpu.take_back`."""
         memory.close()
         return 0
+
+    def probe_memory(self, nbytes: int) -> OfferedMemory:
+        """Anonymous memory; see `Gpu.probe_memory`."""
+        self.check_room(nbytes)
+        try:
+            memory = ShmProbe(nbytes=nbytes, on_close=self._probe_closed)
+        except OSError as error:
+            raise exhausted(f"the kernel gave no memory: {error.strerror}") from error
+        self.probe_bytes += nbytes
+        return memory
+
+    def copying(self) -> AbstractContextManager[Copying]:
+        """The memory's own speed; see `Gpu.copying`."""
+        return nullcontext(copy_seconds)
+
+    def _probe_closed(self, nbytes: int) -> None:
+        self.probe_bytes -= nbytes
 
     def set_owner(self, pid: int, nbytes: int, *, what_fits: bool) -> int:
         """What the process says, as far as it fits; see `Gpu.set_owner`."""
@@ -108,5 +128,5 @@ class ShmGpu(Gpu):
                 OwnerReport(pid=pid, nbytes=nbytes) for pid, nbytes in self.owner_bytes.items()
             ],
             freed_while_mapped=self.freed_while_mapped,
-            other_bytes=self.used_by_owners_bytes,
+            other_bytes=self.used_by_owners_bytes + self.probe_bytes,
         )

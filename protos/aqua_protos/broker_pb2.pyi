@@ -237,7 +237,7 @@ class GetStateRequest(_message.Message):
     def __init__(self, gpu: _Optional[str] = ...) -> None: ...
 
 class GetStateReply(_message.Message):
-    __slots__ = ("version", "uptime_seconds", "restarting", "gpus", "leases", "tenants", "events", "host_pool_bytes", "host_reserved_bytes", "sessions", "invariant_violations", "clients")
+    __slots__ = ("version", "uptime_seconds", "restarting", "gpus", "leases", "tenants", "events", "host_pool_bytes", "host_reserved_bytes", "sessions", "invariant_violations", "clients", "links")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     UPTIME_SECONDS_FIELD_NUMBER: _ClassVar[int]
     RESTARTING_FIELD_NUMBER: _ClassVar[int]
@@ -250,6 +250,7 @@ class GetStateReply(_message.Message):
     SESSIONS_FIELD_NUMBER: _ClassVar[int]
     INVARIANT_VIOLATIONS_FIELD_NUMBER: _ClassVar[int]
     CLIENTS_FIELD_NUMBER: _ClassVar[int]
+    LINKS_FIELD_NUMBER: _ClassVar[int]
     version: str
     uptime_seconds: float
     restarting: bool
@@ -262,7 +263,8 @@ class GetStateReply(_message.Message):
     sessions: int
     invariant_violations: int
     clients: _containers.RepeatedCompositeFieldContainer[ClientRelease]
-    def __init__(self, version: _Optional[str] = ..., uptime_seconds: _Optional[float] = ..., restarting: bool = ..., gpus: _Optional[_Iterable[_Union[GpuState, _Mapping]]] = ..., leases: _Optional[_Iterable[_Union[Lease, _Mapping]]] = ..., tenants: _Optional[_Iterable[_Union[TenantState, _Mapping]]] = ..., events: _Optional[_Iterable[_Union[EventLine, _Mapping]]] = ..., host_pool_bytes: _Optional[int] = ..., host_reserved_bytes: _Optional[int] = ..., sessions: _Optional[int] = ..., invariant_violations: _Optional[int] = ..., clients: _Optional[_Iterable[_Union[ClientRelease, _Mapping]]] = ...) -> None: ...
+    links: _containers.RepeatedCompositeFieldContainer[LinkState]
+    def __init__(self, version: _Optional[str] = ..., uptime_seconds: _Optional[float] = ..., restarting: bool = ..., gpus: _Optional[_Iterable[_Union[GpuState, _Mapping]]] = ..., leases: _Optional[_Iterable[_Union[Lease, _Mapping]]] = ..., tenants: _Optional[_Iterable[_Union[TenantState, _Mapping]]] = ..., events: _Optional[_Iterable[_Union[EventLine, _Mapping]]] = ..., host_pool_bytes: _Optional[int] = ..., host_reserved_bytes: _Optional[int] = ..., sessions: _Optional[int] = ..., invariant_violations: _Optional[int] = ..., clients: _Optional[_Iterable[_Union[ClientRelease, _Mapping]]] = ..., links: _Optional[_Iterable[_Union[LinkState, _Mapping]]] = ...) -> None: ...
 
 class ClientRelease(_message.Message):
     __slots__ = ("version", "sessions")
@@ -535,3 +537,57 @@ class UndrainReply(_message.Message):
     GPUS_FIELD_NUMBER: _ClassVar[int]
     gpus: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, gpus: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Link(_message.Message):
+    __slots__ = ("source", "target")
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    source: str
+    target: str
+    def __init__(self, source: _Optional[str] = ..., target: _Optional[str] = ...) -> None: ...
+
+class ProbeLinksRequest(_message.Message):
+    __slots__ = ("request_id", "links", "sizes")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    LINKS_FIELD_NUMBER: _ClassVar[int]
+    SIZES_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    links: _containers.RepeatedCompositeFieldContainer[Link]
+    sizes: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, request_id: _Optional[str] = ..., links: _Optional[_Iterable[_Union[Link, _Mapping]]] = ..., sizes: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class ProbeLinksReply(_message.Message):
+    __slots__ = ("probes",)
+    PROBES_FIELD_NUMBER: _ClassVar[int]
+    probes: _containers.RepeatedCompositeFieldContainer[LinkProbe]
+    def __init__(self, probes: _Optional[_Iterable[_Union[LinkProbe, _Mapping]]] = ...) -> None: ...
+
+class LinkProbe(_message.Message):
+    __slots__ = ("link", "samples", "problem")
+    LINK_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    link: Link
+    samples: _containers.RepeatedCompositeFieldContainer[LinkSample]
+    problem: str
+    def __init__(self, link: _Optional[_Union[Link, _Mapping]] = ..., samples: _Optional[_Iterable[_Union[LinkSample, _Mapping]]] = ..., problem: _Optional[str] = ...) -> None: ...
+
+class LinkSample(_message.Message):
+    __slots__ = ("nbytes", "seconds")
+    NBYTES_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    nbytes: int
+    seconds: float
+    def __init__(self, nbytes: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
+
+class LinkState(_message.Message):
+    __slots__ = ("link", "bytes_per_second", "latency_seconds", "slow")
+    LINK_FIELD_NUMBER: _ClassVar[int]
+    BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    LATENCY_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    SLOW_FIELD_NUMBER: _ClassVar[int]
+    link: Link
+    bytes_per_second: float
+    latency_seconds: float
+    slow: str
+    def __init__(self, link: _Optional[_Union[Link, _Mapping]] = ..., bytes_per_second: _Optional[float] = ..., latency_seconds: _Optional[float] = ..., slow: _Optional[str] = ...) -> None: ...

@@ -104,6 +104,11 @@ class BrokerStub(object):
                 request_serializer=aqua__protos_dot_broker__pb2.UndrainRequest.SerializeToString,
                 response_deserializer=aqua__protos_dot_broker__pb2.UndrainReply.FromString,
                 _registered_method=True)
+        self.ProbeLinks = channel.unary_unary(
+                '/aqua.broker.v1.Broker/ProbeLinks',
+                request_serializer=aqua__protos_dot_broker__pb2.ProbeLinksRequest.SerializeToString,
+                response_deserializer=aqua__protos_dot_broker__pb2.ProbeLinksReply.FromString,
+                _registered_method=True)
 
 
 class BrokerServicer(object):
@@ -209,6 +214,14 @@ class BrokerServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ProbeLinks(self, request, context):
+        """Measure some links, all at the same time, with memory of the keepers' own; answers within seconds,
+        for each link with figures or with why there are none. For admins only.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_BrokerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -281,6 +294,11 @@ def add_BrokerServicer_to_server(servicer, server):
                     servicer.Undrain,
                     request_deserializer=aqua__protos_dot_broker__pb2.UndrainRequest.FromString,
                     response_serializer=aqua__protos_dot_broker__pb2.UndrainReply.SerializeToString,
+            ),
+            'ProbeLinks': grpc.unary_unary_rpc_method_handler(
+                    servicer.ProbeLinks,
+                    request_deserializer=aqua__protos_dot_broker__pb2.ProbeLinksRequest.FromString,
+                    response_serializer=aqua__protos_dot_broker__pb2.ProbeLinksReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -661,6 +679,33 @@ class Broker(object):
             '/aqua.broker.v1.Broker/Undrain',
             aqua__protos_dot_broker__pb2.UndrainRequest.SerializeToString,
             aqua__protos_dot_broker__pb2.UndrainReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ProbeLinks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aqua.broker.v1.Broker/ProbeLinks',
+            aqua__protos_dot_broker__pb2.ProbeLinksRequest.SerializeToString,
+            aqua__protos_dot_broker__pb2.ProbeLinksReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -16,21 +16,25 @@ DESCRIPTOR_KIND_SHARED_MEMORY: DescriptorKind
 DESCRIPTOR_KIND_CUDA_VMM: DescriptorKind
 
 class KeeperRequest(_message.Message):
-    __slots__ = ("request_id", "attach", "allocate", "free", "register_owner")
+    __slots__ = ("request_id", "attach", "allocate", "free", "register_owner", "offer_probe", "measure_link")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ATTACH_FIELD_NUMBER: _ClassVar[int]
     ALLOCATE_FIELD_NUMBER: _ClassVar[int]
     FREE_FIELD_NUMBER: _ClassVar[int]
     REGISTER_OWNER_FIELD_NUMBER: _ClassVar[int]
+    OFFER_PROBE_FIELD_NUMBER: _ClassVar[int]
+    MEASURE_LINK_FIELD_NUMBER: _ClassVar[int]
     request_id: int
     attach: Attach
     allocate: Allocate
     free: Free
     register_owner: RegisterOwner
-    def __init__(self, request_id: _Optional[int] = ..., attach: _Optional[_Union[Attach, _Mapping]] = ..., allocate: _Optional[_Union[Allocate, _Mapping]] = ..., free: _Optional[_Union[Free, _Mapping]] = ..., register_owner: _Optional[_Union[RegisterOwner, _Mapping]] = ...) -> None: ...
+    offer_probe: OfferProbe
+    measure_link: MeasureLink
+    def __init__(self, request_id: _Optional[int] = ..., attach: _Optional[_Union[Attach, _Mapping]] = ..., allocate: _Optional[_Union[Allocate, _Mapping]] = ..., free: _Optional[_Union[Free, _Mapping]] = ..., register_owner: _Optional[_Union[RegisterOwner, _Mapping]] = ..., offer_probe: _Optional[_Union[OfferProbe, _Mapping]] = ..., measure_link: _Optional[_Union[MeasureLink, _Mapping]] = ...) -> None: ...
 
 class KeeperReply(_message.Message):
-    __slots__ = ("request_id", "attached", "holder_proof", "allocated", "freed", "owner_registered", "gpu_report", "failed")
+    __slots__ = ("request_id", "attached", "holder_proof", "allocated", "freed", "owner_registered", "gpu_report", "failed", "probe_offered", "link_measured")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ATTACHED_FIELD_NUMBER: _ClassVar[int]
     HOLDER_PROOF_FIELD_NUMBER: _ClassVar[int]
@@ -39,6 +43,8 @@ class KeeperReply(_message.Message):
     OWNER_REGISTERED_FIELD_NUMBER: _ClassVar[int]
     GPU_REPORT_FIELD_NUMBER: _ClassVar[int]
     FAILED_FIELD_NUMBER: _ClassVar[int]
+    PROBE_OFFERED_FIELD_NUMBER: _ClassVar[int]
+    LINK_MEASURED_FIELD_NUMBER: _ClassVar[int]
     request_id: int
     attached: Attached
     holder_proof: HolderProof
@@ -47,7 +53,9 @@ class KeeperReply(_message.Message):
     owner_registered: OwnerRegistered
     gpu_report: GpuReport
     failed: Failed
-    def __init__(self, request_id: _Optional[int] = ..., attached: _Optional[_Union[Attached, _Mapping]] = ..., holder_proof: _Optional[_Union[HolderProof, _Mapping]] = ..., allocated: _Optional[_Union[Allocated, _Mapping]] = ..., freed: _Optional[_Union[Freed, _Mapping]] = ..., owner_registered: _Optional[_Union[OwnerRegistered, _Mapping]] = ..., gpu_report: _Optional[_Union[GpuReport, _Mapping]] = ..., failed: _Optional[_Union[Failed, _Mapping]] = ...) -> None: ...
+    probe_offered: ProbeOffered
+    link_measured: LinkMeasured
+    def __init__(self, request_id: _Optional[int] = ..., attached: _Optional[_Union[Attached, _Mapping]] = ..., holder_proof: _Optional[_Union[HolderProof, _Mapping]] = ..., allocated: _Optional[_Union[Allocated, _Mapping]] = ..., freed: _Optional[_Union[Freed, _Mapping]] = ..., owner_registered: _Optional[_Union[OwnerRegistered, _Mapping]] = ..., gpu_report: _Optional[_Union[GpuReport, _Mapping]] = ..., failed: _Optional[_Union[Failed, _Mapping]] = ..., probe_offered: _Optional[_Union[ProbeOffered, _Mapping]] = ..., link_measured: _Optional[_Union[LinkMeasured, _Mapping]] = ...) -> None: ...
 
 class Attach(_message.Message):
     __slots__ = ("protocol", "daemon_version", "newest_protocol")
@@ -60,7 +68,7 @@ class Attach(_message.Message):
     def __init__(self, protocol: _Optional[int] = ..., daemon_version: _Optional[str] = ..., newest_protocol: _Optional[int] = ...) -> None: ...
 
 class Attached(_message.Message):
-    __slots__ = ("protocol", "keeper_pid", "gpus", "holders", "smallest_slab_bytes", "largest_slab_bytes", "keeper_version")
+    __slots__ = ("protocol", "keeper_pid", "gpus", "holders", "smallest_slab_bytes", "largest_slab_bytes", "keeper_version", "features")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     KEEPER_PID_FIELD_NUMBER: _ClassVar[int]
     GPUS_FIELD_NUMBER: _ClassVar[int]
@@ -68,6 +76,7 @@ class Attached(_message.Message):
     SMALLEST_SLAB_BYTES_FIELD_NUMBER: _ClassVar[int]
     LARGEST_SLAB_BYTES_FIELD_NUMBER: _ClassVar[int]
     KEEPER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     keeper_pid: int
     gpus: _containers.RepeatedCompositeFieldContainer[GpuReport]
@@ -75,7 +84,8 @@ class Attached(_message.Message):
     smallest_slab_bytes: int
     largest_slab_bytes: int
     keeper_version: str
-    def __init__(self, protocol: _Optional[int] = ..., keeper_pid: _Optional[int] = ..., gpus: _Optional[_Iterable[_Union[GpuReport, _Mapping]]] = ..., holders: _Optional[int] = ..., smallest_slab_bytes: _Optional[int] = ..., largest_slab_bytes: _Optional[int] = ..., keeper_version: _Optional[str] = ...) -> None: ...
+    features: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, protocol: _Optional[int] = ..., keeper_pid: _Optional[int] = ..., gpus: _Optional[_Iterable[_Union[GpuReport, _Mapping]]] = ..., holders: _Optional[int] = ..., smallest_slab_bytes: _Optional[int] = ..., largest_slab_bytes: _Optional[int] = ..., keeper_version: _Optional[str] = ..., features: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class HolderProof(_message.Message):
     __slots__ = ("session_id",)
@@ -164,6 +174,52 @@ class OwnerRegistered(_message.Message):
     gpu: str
     nbytes: int
     def __init__(self, gpu: _Optional[str] = ..., nbytes: _Optional[int] = ...) -> None: ...
+
+class OfferProbe(_message.Message):
+    __slots__ = ("gpu", "nbytes")
+    GPU_FIELD_NUMBER: _ClassVar[int]
+    NBYTES_FIELD_NUMBER: _ClassVar[int]
+    gpu: str
+    nbytes: int
+    def __init__(self, gpu: _Optional[str] = ..., nbytes: _Optional[int] = ...) -> None: ...
+
+class ProbeOffered(_message.Message):
+    __slots__ = ("cuda_ipc_handle", "descriptor_kind")
+    CUDA_IPC_HANDLE_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTOR_KIND_FIELD_NUMBER: _ClassVar[int]
+    cuda_ipc_handle: bytes
+    descriptor_kind: DescriptorKind
+    def __init__(self, cuda_ipc_handle: _Optional[bytes] = ..., descriptor_kind: _Optional[_Union[DescriptorKind, str]] = ...) -> None: ...
+
+class MeasureLink(_message.Message):
+    __slots__ = ("source", "target", "sizes", "seconds", "cuda_ipc_handle", "descriptor_kind")
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    SIZES_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    CUDA_IPC_HANDLE_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTOR_KIND_FIELD_NUMBER: _ClassVar[int]
+    source: str
+    target: str
+    sizes: _containers.RepeatedScalarFieldContainer[int]
+    seconds: float
+    cuda_ipc_handle: bytes
+    descriptor_kind: DescriptorKind
+    def __init__(self, source: _Optional[str] = ..., target: _Optional[str] = ..., sizes: _Optional[_Iterable[int]] = ..., seconds: _Optional[float] = ..., cuda_ipc_handle: _Optional[bytes] = ..., descriptor_kind: _Optional[_Union[DescriptorKind, str]] = ...) -> None: ...
+
+class LinkMeasured(_message.Message):
+    __slots__ = ("samples",)
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    samples: _containers.RepeatedCompositeFieldContainer[LinkSample]
+    def __init__(self, samples: _Optional[_Iterable[_Union[LinkSample, _Mapping]]] = ...) -> None: ...
+
+class LinkSample(_message.Message):
+    __slots__ = ("nbytes", "seconds")
+    NBYTES_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    nbytes: int
+    seconds: float
+    def __init__(self, nbytes: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
 
 class GpuReport(_message.Message):
     __slots__ = ("gpu", "total_bytes", "slabs", "owners", "freed_while_mapped", "other_bytes", "not_lending", "warnings", "model", "links", "numa_node")

@@ -9,6 +9,7 @@ from aqua_daemon.core.errors import InsufficientMemory
 from aqua_daemon.core.events import Event
 from aqua_daemon.core.instructions import Instruction
 from aqua_daemon.core.limits import Quota, QuotaOutcome
+from aqua_daemon.core.link_figures import GpuPair, LinkOutcome, LinkSample
 from aqua_daemon.core.model import (
     GpuReport,
     GpuSnapshot,
@@ -68,6 +69,8 @@ TAG = SlabTag(
 REPORT = GpuReport(
     gpu=GPU, total_bytes=64 * MIB, slab_bytes={LEASE_ID: 4 * MIB}, owner_bytes={7: 8}
 )
+PAIR = GpuPair(source=GpuUuid("SHM-0"), target=GPU)
+OUTCOME = LinkOutcome(pair=PAIR, samples=(LinkSample(nbytes=MIB, seconds=1e-4),))
 REQUESTED = events.LeaseRequested(
     session_id=SESSION_ID,
     request_id=REQUEST_ID,
@@ -160,6 +163,8 @@ EVENTS: tuple[Event, ...] = (
         session_id=SESSION_ID, request_id=REQUEST_ID, gpus=(GPU,), deadline_seconds=None
     ),
     events.UndrainRequested(session_id=SESSION_ID, request_id=REQUEST_ID, gpus=()),
+    events.LinkProbeRequested(session_id=SESSION_ID, request_id=REQUEST_ID, pairs=(PAIR,)),
+    events.LinkProbed(request_id=REQUEST_ID, outcome=OUTCOME),
     events.LossTold(lease_ids=(LEASE_ID,)),
     events.Ticked(),
 )
@@ -167,6 +172,7 @@ EVENTS: tuple[Event, ...] = (
 INSTRUCTIONS: tuple[Instruction, ...] = (
     instructions.AllocateSlab(tag=TAG),
     instructions.FreeSlab(gpu=GPU, lease_id=LEASE_ID),
+    instructions.ProbeLink(request_id=REQUEST_ID, pair=PAIR, sizes=(MIB,), has_company=False),
     instructions.SendRevoke(
         session_id=SESSION_ID,
         gpu=GPU,
@@ -220,6 +226,7 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
         is_dry_run=False,
     ),
     instructions.AnswerUndrain(session_id=SESSION_ID, request_id=REQUEST_ID, gpus=(GPU,)),
+    instructions.AnswerLinkProbe(session_id=SESSION_ID, request_id=REQUEST_ID, outcomes=(OUTCOME,)),
     instructions.AnswerQuota(
         session_id=SESSION_ID,
         request_id=REQUEST_ID,

@@ -9,11 +9,13 @@ from aqua_daemon.core.events import (
     Event,
     GpuReported,
     KeeperAttached,
+    LinkProbed,
     SlabAllocated,
     SlabAllocationFailed,
     SlabFreed,
 )
-from aqua_daemon.core.instructions import AllocateSlab, FreeSlab
+from aqua_daemon.core.instructions import AllocateSlab, FreeSlab, ProbeLink
+from aqua_daemon.core.link_figures import LinkOutcome, LinkSample
 from aqua_daemon.core.model import GpuReport, GpuUuid, LeaseId, SlabTag
 from aqua_daemon.ports import SlabHandle
 
@@ -31,6 +33,8 @@ class FakeKeepers:
         self.is_full = False
         self.makes_cuda = False
         self.orders: list[AllocateSlab | FreeSlab] = []
+        self.probes: list[ProbeLink] = []
+        self.bytes_per_second = 10e9  # of every link
         self.dropped: list[LeaseId] = []
         self.slabs: dict[LeaseId, SlabTag] = {}
         self.owner_bytes: dict[GpuUuid, dict[int, int]] = {gpu: {} for gpu in gpus}
@@ -60,6 +64,16 @@ class FakeKeepers:
         self._unanswered.append(order)
         if not self.is_stuck:
             self.answer()
+
+    def probe(self, order: ProbeLink) -> None:
+        self.probes.append(order)
+        if not self.is_stuck:
+            samples = tuple(
+                LinkSample(nbytes=nbytes, seconds=1e-5 + nbytes / self.bytes_per_second)
+                for nbytes in order.sizes
+            )
+            outcome = LinkOutcome(pair=order.pair, samples=samples)
+            self._submit(LinkProbed(request_id=order.request_id, outcome=outcome))
 
     def answer(self) -> None:
         """Do what was ordered and say so."""

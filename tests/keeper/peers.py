@@ -179,5 +179,9 @@ class Peer:
                     if not reply.allocated.cuda_ipc_handle:
                         self.descriptors += self._reader.take_descriptors(1)
                     self._unread.append(reply)
+                case "probe_offered":
+                    if not reply.probe_offered.cuda_ipc_handle:
+                        self.descriptors += self._reader.take_descriptors(1)
+                    self._unread.append(reply)
                 case _:
                     self._unread.append(reply)

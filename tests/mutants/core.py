@@ -22,7 +22,7 @@ CORE = (
     Mutant(
         name="the settle time is ignored",
         path="aqua_daemon/core/accounts.py",
-        old="room -= self.unsettled_bytes",
+        old="room -= self.unsettled_bytes + self.probe_bytes",
         new="room -= 0",
         tests=("tests/core/test_lending.py::test_what_was_let_go_a_moment_ago_is_not_lent",),
     ),

@@ -38,6 +38,7 @@ from aqua_daemon.core.instructions import (
     AnswerGranted,
     AnswerHostRoom,
     AnswerKeepalive,
+    AnswerLinkProbe,
     AnswerOffer,
     AnswerQuiesce,
     AnswerQuota,
@@ -50,6 +51,7 @@ from aqua_daemon.core.instructions import (
     NoteBrokenInvariant,
     NoteMove,
     NoteRebalance,
+    ProbeLink,
     SendRevoke,
     TellLost,
 )
@@ -312,9 +314,10 @@ class Daemon:
                 | AnswerQuiesce()
                 | AnswerDrain()
                 | AnswerUndrain()
+                | AnswerLinkProbe()
             ):
                 self._answer(instruction)
-            case NoteMove() | NoteBrokenInvariant() | NoteRebalance():
+            case NoteMove() | NoteBrokenInvariant() | NoteRebalance() | ProbeLink():
                 pass
             case _:
                 assert_never(instruction)

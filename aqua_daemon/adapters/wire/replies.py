@@ -13,6 +13,7 @@ from aqua_daemon.core.instructions import (
     AnswerDrain,
     AnswerExchange,
     AnswerHostRoom,
+    AnswerLinkProbe,
     AnswerOffer,
     AnswerQuiesce,
     AnswerReclaim,
@@ -196,6 +197,22 @@ def drained(answer: AnswerDrain) -> bytes:
 def undrained(answer: AnswerUndrain) -> bytes:
     """UndrainReply."""
     return broker_pb2.UndrainReply(gpus=answer.gpus).SerializeToString()
+
+
+def links_probed(answer: AnswerLinkProbe) -> bytes:
+    """ProbeLinksReply."""
+    probes = [
+        broker_pb2.LinkProbe(
+            link=broker_pb2.Link(source=one.pair.source, target=one.pair.target),
+            samples=[
+                broker_pb2.LinkSample(nbytes=sample.nbytes, seconds=sample.seconds)
+                for sample in one.samples
+            ],
+            problem=one.problem,
+        )
+        for one in answer.outcomes
+    ]
+    return broker_pb2.ProbeLinksReply(probes=probes).SerializeToString()
 
 
 def quotas(

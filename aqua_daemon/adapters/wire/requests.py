@@ -21,6 +21,7 @@ from aqua_daemon.core.events import (
     HostRoomRequested,
     LeaseRequested,
     LeasesReleased,
+    LinkProbeRequested,
     OfferMade,
     QuiesceRequested,
     QuotaSet,
@@ -29,6 +30,7 @@ from aqua_daemon.core.events import (
     Unchanged,
     UndrainRequested,
 )
+from aqua_daemon.core.link_figures import GpuPair
 from aqua_daemon.core.model import (
     BrokerSettings,
     GpuUuid,
@@ -37,7 +39,12 @@ from aqua_daemon.core.model import (
     SafetyClass,
     SessionId,
 )
-from aqua_daemon.core.sizes import LONGEST_QUIESCE_SECONDS, LONGEST_REVOKE_SECONDS
+from aqua_daemon.core.sizes import (
+    LONGEST_QUIESCE_SECONDS,
+    LONGEST_REVOKE_SECONDS,
+    MOST_PROBE_PAIRS,
+    MOST_PROBE_SIZES,
+)
 
 _CLASSES = {
     broker_pb2.SAFETY_CLASS_STORE: SafetyClass.STORE,
@@ -200,6 +207,26 @@ def undrain_requested(payload: bytes, *, session_id: SessionId) -> UndrainReques
         session_id=session_id,
         request_id=checks.request_id(message.request_id),
         gpus=_gpus(message),
+    )
+
+
+def link_probe_requested(payload: bytes, *, session_id: SessionId) -> LinkProbeRequested:
+    """ProbeLinks."""
+    message = parsed(broker_pb2.ProbeLinksRequest, payload)
+    for field, most in (("links", MOST_PROBE_PAIRS), ("sizes", MOST_PROBE_SIZES)):
+        if len(getattr(message, field)) > most:
+            msg = f"{field} has {len(getattr(message, field))} entries: give at most {most}"
+            raise InvalidRequest(msg)
+    return LinkProbeRequested(
+        session_id=session_id,
+        request_id=checks.request_id(message.request_id),
+        pairs=tuple(
+            GpuPair(
+                source=checks.gpu("source", link.source), target=checks.gpu("target", link.target)
+            )
+            for link in message.links
+        ),
+        sizes=tuple(checks.nbytes("sizes", nbytes, least=1) for nbytes in message.sizes),
     )
 
 
