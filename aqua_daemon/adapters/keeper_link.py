@@ -26,15 +26,13 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
 
 from aqua_protos.keeper_pb2 import Attached
 
 from aqua_daemon.adapters import keeper_messages
+from aqua_daemon.adapters.keeper_address import KeeperAddress, Proofs
 from aqua_daemon.adapters.keeper_connection import KeeperConnection, Order
-from aqua_daemon.adapters.keeper_processes import KeeperProcess, ProcessWatch
+from aqua_daemon.adapters.keeper_processes import ProcessWatch
 from aqua_daemon.adapters.link_probes import LinkProbes
 from aqua_daemon.adapters.probe_messages import MeasureLink, OfferProbe, ProbeHandle
 from aqua_daemon.core.events import (
@@ -49,7 +47,7 @@ from aqua_daemon.core.events import (
 )
 from aqua_daemon.core.instructions import AllocateSlab, FreeSlab, ProbeLink
 from aqua_daemon.core.link_figures import LinkSample
-from aqua_daemon.core.model import GpuReport, GpuUuid, LeaseId, SessionId
+from aqua_daemon.core.model import GpuReport, LeaseId, SessionId
 from aqua_daemon.ports import SlabHandle
 
 ATTACH_SECONDS = 5.0
@@ -58,25 +56,6 @@ FREE_AGAIN_SECONDS = 1.0
 DEATH_SECONDS = 0.5  # between the end of a dying process's connections and its own
 
 _log = logging.getLogger("aqua.keepers")
-
-
-class Proofs(Protocol):
-    """What this needs of `holders.Holders`."""
-
-    def add(self, session_id: SessionId, *, pidfd: int, sentinel: int) -> None:
-        """Take ownership of both."""
-
-    def descriptors(self, session_id: SessionId) -> tuple[int, int]:
-        """Raises KeyError for a session that is over."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeeperAddress:
-    """One keeper: where it serves, what it keeps, and how it is started if it may be."""
-
-    socket_path: Path
-    gpus: tuple[GpuUuid, ...]
-    process: KeeperProcess | None = None  # None: it is started from outside
 
 
 class KeeperLinks:
@@ -276,7 +255,7 @@ class _KeeperLink:
         else:  # it stays kept: bytes that nobody freed are never forgotten
             _log.error("lease %s can't be freed yet: %s", order.lease_id, message)
             loop = asyncio.get_running_loop()
-            loop.call_later(FREE_AGAIN_SECONDS, self._free_again, order, self._connection)
+            loop.call_later(FREE_AGAIN_SECONDS, self._free_again, order, self.connection)
 
     def ended(self, reason: str, unanswered: Sequence[Order]) -> None:
         _log.warning("the link to the keeper of %s broke: %s", ", ".join(self.gpus), reason)
@@ -288,7 +267,7 @@ class _KeeperLink:
 
     def _free_again(self, order: FreeSlab, asked: KeeperConnection | None) -> None:
         # Another connection than the one that was asked has been told of all that is kept.
-        if asked is not None and asked is self._connection and order.lease_id in self._frees:
+        if asked is not None and asked is self.connection and order.lease_id in self._frees:
             asked.free(order)
 
     def _fail(self, order: AllocateSlab, message: str) -> None:

@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TypeVar
 
-from aqua_daemon.adapters.keeper_link import KeeperAddress, KeeperLinks
+from aqua_daemon.adapters.keeper_address import KeeperAddress
+from aqua_daemon.adapters.keeper_link import KeeperLinks
 from aqua_daemon.core.events import Event, SlabAllocated
 from aqua_daemon.core.instructions import AllocateSlab, FreeSlab
 from aqua_daemon.core.model import (

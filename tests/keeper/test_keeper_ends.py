@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from aqua_daemon.adapters import keeper_connection, keeper_link
-from aqua_daemon.adapters.keeper_link import KeeperAddress
+from aqua_daemon.adapters.keeper_address import KeeperAddress
 from aqua_daemon.adapters.keeper_processes import KeeperProcess, shm_keeper_command
 from aqua_daemon.core.events import (
     KeeperAttached,
