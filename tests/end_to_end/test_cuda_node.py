@@ -32,9 +32,16 @@ def machine(tmp_path: Path) -> FakeCudaNode:
 
 
 @contextmanager
-def served(machine: FakeCudaNode, handles: str = "legacy") -> Iterator[Node]:
+def served(
+    machine: FakeCudaNode, handles: str = "legacy", *, quota_bytes: int = 2**40
+) -> Iterator[Node]:
     """A daemon that lends the machine's GPUs."""
-    with running_node(gpus=0, variables=machine.environment(), handles=handles) as node:
+    with running_node(
+        gpus=0,
+        variables=machine.environment(),
+        handles=handles,
+        tenant_quota_bytes=quota_bytes,
+    ) as node:
         yield node
 
 
