@@ -12,6 +12,17 @@ from dataclasses import dataclass, field
 
 from aqua_daemon.core.instructions import Answer
 from aqua_daemon.core.model import (
+    ALLOCATING,
+    AUTO,
+    FREEING,
+    LEASED,
+    LOST,
+    NEVER,
+    OFFERED,
+    QUARANTINED,
+    RETURNED,
+    REVOKING,
+    STORE,
     GpuLink,
     GpuReport,
     GpuUuid,
@@ -20,31 +31,26 @@ from aqua_daemon.core.model import (
     LeaseState,
     LendingPolicy,
     RequestId,
-    SafetyClass,
     SessionId,
 )
 from aqua_daemon.core.sizes import GRANT_RESERVE_FACTOR, reserve_bytes
 
 # A `store` slab in one of these states has host room behind it, to be evacuated into.
-BACKED = frozenset(
-    {LeaseState.ALLOCATING, LeaseState.LEASED, LeaseState.REVOKING, LeaseState.QUARANTINED}
-)
-RECALLED = frozenset({LeaseState.REVOKING, LeaseState.QUARANTINED})
-RETURNABLE = RECALLED | {LeaseState.LEASED}  # its holder has it, and may give it back
-HELD = frozenset(LeaseState) - {LeaseState.LOST}
-COMING = frozenset({LeaseState.REVOKING, LeaseState.RETURNED, LeaseState.FREEING})
+BACKED = frozenset({ALLOCATING, LEASED, REVOKING, QUARANTINED})
+RECALLED = frozenset({REVOKING, QUARANTINED})
+RETURNABLE = RECALLED | {LEASED}  # its holder has it, and may give it back
+HELD = frozenset(LeaseState) - {LOST}
+COMING = frozenset({REVOKING, RETURNED, FREEING})
 
 
 def is_coming(lease: Lease) -> bool:
     """Whether the bytes are on their way back to the driver, or will be when they arrive."""
-    return lease.state in COMING or (
-        lease.state is LeaseState.ALLOCATING and lease.revocation is not None
-    )
+    return lease.state in COMING or (lease.state is ALLOCATING and lease.revocation is not None)
 
 
 def has_host_room(lease: Lease) -> bool:
     """Whether host room is reserved for what the slab holds."""
-    return lease.safety_class is SafetyClass.STORE and lease.state in BACKED
+    return lease.safety_class is STORE and lease.state in BACKED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +126,7 @@ class GpuAccount:
     offers: dict[SessionId, None] = field(default_factory=dict)  # whose limit is not a reclaim's
     quiets: dict[SessionId, Quiet] = field(default_factory=dict)
     is_drained: bool = False  # an admin wants nothing lent there
-    policy: LendingPolicy = LendingPolicy.AUTO
+    policy: LendingPolicy = AUTO
     past_uses: deque[tuple[float, int]] = field(default_factory=deque)  # until when, falling bytes
     unsettled_bytes: int = 0  # free, but used a moment ago
     outgrown: dict[int, int] = field(
@@ -177,9 +183,9 @@ class GpuAccount:
             return "it is quiesced"
         if self.newcomer is not None:
             return "a new process settles there"
-        if self.policy is LendingPolicy.NEVER:
+        if self.policy is NEVER:
             return "its lending policy is `never`"
-        if self.policy is LendingPolicy.OFFERED and not self.offers:
+        if self.policy is OFFERED and not self.offers:
             return "its lending policy is `offered`, and nobody has offered any of it"
         return ""
 

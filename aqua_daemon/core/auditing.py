@@ -27,7 +27,9 @@ from aqua_daemon.core.integrity import (
     violations_of_slab,
     violations_of_tenant,
 )
-from aqua_daemon.core.model import LeaseState
+from aqua_daemon.core.model import (
+    REVOKING,
+)
 from aqua_daemon.core.recount import Recount
 from aqua_daemon.core.sizes import LOOKS_PER_EVENT, LOOKS_PER_TICK
 from aqua_daemon.core.turn import Books
@@ -71,7 +73,7 @@ def _looks(books: Books, recount: Recount) -> Iterator[Sequence[Violation]]:
         lease = ledger.leases.get(counted.lease_id)
         if lease is None:
             yield ()
-        elif lease.state is LeaseState.REVOKING:
+        elif lease.state is REVOKING:
             yield violations_of_lease(books, lease) + overdue(books, lease)
         else:
             yield violations_of_lease(books, lease)

@@ -13,20 +13,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
+from operator import attrgetter
 
 from aqua_daemon.core.accounts import GpuAccount, TenantAccount
 from aqua_daemon.core.errors import InsufficientMemory
 from aqua_daemon.core.fairness import Party, fair_shares, in_whole_slabs
 from aqua_daemon.core.instructions import NoteRebalance
 from aqua_daemon.core.model import (
+    LEASED,
+    LIVE,
+    QUARANTINED,
     GpuUuid,
     Lease,
-    LeaseState,
     RebalanceBlock,
     RevokeReason,
     Session,
     SessionId,
-    SessionState,
     TenantName,
     owner_of,
 )
@@ -35,7 +37,7 @@ from aqua_daemon.core.revoking import in_order, revoke, silent_sessions
 from aqua_daemon.core.sizes import MIB, REST_SECONDS, WANT_SECONDS
 from aqua_daemon.core.turn import Turn, Want
 
-_STAYING = frozenset({LeaseState.LEASED, LeaseState.QUARANTINED})
+_STAYING = frozenset({LEASED, QUARANTINED})
 
 
 def note_want(turn: Turn, session: Session, nbytes: int) -> None:
@@ -112,11 +114,11 @@ def _follow(turn: Turn, recall: Recall, leases: list[Lease]) -> None:
     usable, silent = _within_reach(turn, recall.for_tenant), silent_sessions(turn)
     chosen: list[Lease] = []
     left_bytes, block = recall.nbytes, RebalanceBlock.NO_WHOLE_SLAB
-    smallest_bytes = min((lease.nbytes for lease in leases), default=0)
+    smallest_bytes = min(map(attrgetter("nbytes"), leases), default=0)
     for lease in in_order(turn, leases):
         if left_bytes < smallest_bytes:
             break
-        if lease.state is not LeaseState.LEASED or lease.nbytes > left_bytes:
+        if lease.state is not LEASED or lease.nbytes > left_bytes:
             continue
         if lease.lender not in usable:
             block = RebalanceBlock.OUT_OF_REACH
@@ -221,6 +223,6 @@ def _held_bytes(turn: Turn, tenant: TenantName) -> int:
 def _living_wants(turn: Turn) -> Iterator[SessionId]:
     for session_id, want in turn.books.wants.items():
         session = turn.ledger.sessions.get(session_id)
-        is_there = session is not None and session.state is SessionState.LIVE
+        is_there = session is not None and session.state is LIVE
         if is_there and turn.now - want.at < WANT_SECONDS:
             yield session_id

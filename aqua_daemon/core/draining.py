@@ -16,11 +16,14 @@ from aqua_daemon.core.errors import InvalidRequest, NotPermitted
 from aqua_daemon.core.events import DrainRequested, UndrainRequested
 from aqua_daemon.core.instructions import AnswerDrain, AnswerUndrain, DrainHit
 from aqua_daemon.core.model import (
+    ALLOCATING,
+    LEASED,
+    QUARANTINED,
+    REVOKING,
+    STORE,
     GpuUuid,
     Lease,
-    LeaseState,
     RevokeReason,
-    SafetyClass,
     Session,
     SessionId,
 )
@@ -28,10 +31,8 @@ from aqua_daemon.core.revoking import call_back, revocations
 from aqua_daemon.core.sizes import LONGEST_REVOKE_SECONDS
 from aqua_daemon.core.turn import Turn
 
-_WITH_HOLDER = frozenset(
-    {LeaseState.ALLOCATING, LeaseState.LEASED, LeaseState.REVOKING, LeaseState.QUARANTINED}
-)
-_TO_COME = frozenset({LeaseState.LEASED, LeaseState.REVOKING})
+_WITH_HOLDER = frozenset({ALLOCATING, LEASED, REVOKING, QUARANTINED})
+_TO_COME = frozenset({LEASED, REVOKING})
 
 
 def drain(turn: Turn, event: DrainRequested) -> None:
@@ -128,9 +129,7 @@ def _hits(turn: Turn, leases: Iterable[Lease]) -> tuple[DrainHit, ...]:
             leases=len(group),
             nbytes=sum(lease.nbytes for lease in group),
             copy_bytes=sum(_copy_bytes(turn, lease) for lease in group),
-            quarantined_bytes=sum(
-                lease.nbytes for lease in group if lease.state is LeaseState.QUARANTINED
-            ),
+            quarantined_bytes=sum(lease.nbytes for lease in group if lease.state is QUARANTINED),
         )
         for (gpu, session_id), group in held.items()
     ]
@@ -139,12 +138,12 @@ def _hits(turn: Turn, leases: Iterable[Lease]) -> tuple[DrainHit, ...]:
 
 def _copy_bytes(turn: Turn, lease: Lease) -> int:
     """What its holder would have to copy elsewhere; one that has said nothing, all of a `store`."""
-    if lease.state is LeaseState.ALLOCATING:
+    if lease.state is ALLOCATING:
         return 0
     use = turn.ledger.uses.get(lease.lease_id)
     if use is not None:
         return min(use.copy_bytes, lease.nbytes)
-    return lease.nbytes if lease.safety_class is SafetyClass.STORE else 0
+    return lease.nbytes if lease.safety_class is STORE else 0
 
 
 def _copy_seconds(turn: Turn, leases: Iterable[Lease]) -> float:
@@ -154,11 +153,11 @@ def _copy_seconds(turn: Turn, leases: Iterable[Lease]) -> float:
 
 def _deadline_seconds(turn: Turn, leases: Sequence[Lease], seconds: float | None) -> float:
     """Until the last that is to come back is late, with what is on its way already."""
-    leased = [lease for lease in leases if lease.state is LeaseState.LEASED]
+    leased = [lease for lease in leases if lease.state is LEASED]
     found = revocations(turn, leased, reason=RevokeReason.DRAIN, seconds=seconds)
     found += [
         lease.revocation
         for lease in leases
-        if lease.state is LeaseState.REVOKING and lease.revocation is not None
+        if lease.state is REVOKING and lease.revocation is not None
     ]
     return max((one.deadline - turn.now for one in found), default=0.0)

@@ -26,13 +26,15 @@ from aqua_daemon.core.events import ExchangeOffered
 from aqua_daemon.core.instructions import AnswerExchange
 from aqua_daemon.core.lifecycle import Move
 from aqua_daemon.core.model import (
+    LEASED,
+    REVOKING,
+    SUSPECT,
     Lease,
     LeaseId,
     LeaseState,
     Revocation,
     RevokeReason,
     SessionId,
-    SessionState,
 )
 from aqua_daemon.core.revoking import send_revokes
 from aqua_daemon.core.sizes import EXCHANGE_FRACTION, REST_SECONDS
@@ -53,11 +55,11 @@ def exchange(turn: Turn, event: ExchangeOffered) -> None:
     session = turn.ledger.living_session(event.session_id)
     if turn.repeated(session, event.request_id):
         return
-    if session.state is SessionState.SUSPECT:
+    if session.state is SUSPECT:
         raise SessionSuspect(f"session {session.session_id} was not heard in time: re-attach")
     _check_names(event)
-    spared = _held(turn, event.session_id, event.spared, LeaseState.REVOKING)
-    offered = _held(turn, event.session_id, event.offered, LeaseState.LEASED)
+    spared = _held(turn, event.session_id, event.spared, REVOKING)
+    offered = _held(turn, event.session_id, event.offered, LEASED)
     revocation = _common_revoke(spared, offered)
     _check_wanted(turn, spared, offered, revocation)
     _check_time(turn, revocation)

@@ -16,7 +16,13 @@ from aqua_daemon.core.integrity import (
     violations_of_tenant,
 )
 from aqua_daemon.core.lifecycle import Move
-from aqua_daemon.core.model import LeaseState, Revocation, RevokeReason, TenantName
+from aqua_daemon.core.model import (
+    LEASED,
+    REVOKING,
+    Revocation,
+    RevokeReason,
+    TenantName,
+)
 from aqua_daemon.core.revoking import send_revokes
 from aqua_daemon.core.turn import Turn
 
@@ -61,7 +67,7 @@ def contain(turn: Turn, violation: Violation) -> None:
         account = turn.ledger.gpus[violation.gpu]
         account.doubt = account.doubt or f"in doubt: {violation.message}"
     lease = turn.ledger.leases.get(violation.lease_id) if violation.lease_id else None
-    if lease is None or lease.state not in {LeaseState.LEASED, LeaseState.REVOKING}:
+    if lease is None or lease.state not in {LEASED, REVOKING}:
         return
     if lease.session_id not in turn.ledger.sessions:
         return  # there is nobody to ask it back from, and no account to count it in

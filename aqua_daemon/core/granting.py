@@ -21,12 +21,13 @@ from aqua_daemon.core.instructions import AllocateSlab, AnswerDenied, AnswerGran
 from aqua_daemon.core.lifecycle import Move
 from aqua_daemon.core.links import expected_bytes_per_second, why_not_faster_than_host
 from aqua_daemon.core.model import (
+    ALLOCATING,
+    DEAD,
+    STORE,
+    SUSPECT,
     GpuUuid,
     Lease,
-    LeaseState,
-    SafetyClass,
     Session,
-    SessionState,
     SlabTag,
 )
 from aqua_daemon.core.placement import Lender, place
@@ -43,7 +44,7 @@ def request_lease(turn: Turn, event: LeaseRequested) -> None:
     _check_standing(turn, session)
     _check_request(turn, event)
     _check_quota(turn, session, event.nbytes)
-    if event.safety_class is SafetyClass.STORE:
+    if event.safety_class is STORE:
         host_room.check_room(turn, session.tenant, event.nbytes)
     try:
         balancing.check_share(turn, session, event.nbytes)
@@ -65,7 +66,7 @@ def request_lease(turn: Turn, event: LeaseRequested) -> None:
         nbytes=event.nbytes,
         safety_class=event.safety_class,
         request_id=event.request_id,
-        state=LeaseState.ALLOCATING,
+        state=ALLOCATING,
         since=turn.now,
     )
     turn.enter(lease, Move.REQUESTED)
@@ -76,11 +77,11 @@ def request_lease(turn: Turn, event: LeaseRequested) -> None:
 def slab_allocated(turn: Turn, event: SlabAllocated) -> None:
     """The keeper has made a slab: grant it, unless nobody may have it any more."""
     lease = turn.ledger.leases.get(event.lease_id)
-    if lease is None or lease.state is not LeaseState.ALLOCATING:
+    if lease is None or lease.state is not ALLOCATING:
         return
     turn.ledger.gpus[lease.lender].keeper_slabs[lease.lease_id] = lease.nbytes
     session = turn.ledger.sessions[lease.session_id]
-    if session.state is SessionState.DEAD or lease.revocation is not None:
+    if session.state is DEAD or lease.revocation is not None:
         drop_unseen(turn, lease)
         return
     granted = turn.move(lease, Move.ALLOCATED)
@@ -93,7 +94,7 @@ def slab_allocated(turn: Turn, event: SlabAllocated) -> None:
 def slab_allocation_failed(turn: Turn, event: SlabAllocationFailed) -> None:
     """The keeper could not make a slab."""
     lease = turn.ledger.leases.get(event.lease_id)
-    if lease is None or lease.state is not LeaseState.ALLOCATING:
+    if lease is None or lease.state is not ALLOCATING:
         return
     turn.move(lease, Move.FAILED)
     deny(turn, lease, f"{lease.lender} could not make {lease.nbytes / MIB:g} MiB: {event.message}")
@@ -110,7 +111,7 @@ def deny(turn: Turn, lease: Lease, message: str) -> None:
     """Tell whoever waits for *lease* that it will not come."""
     session = turn.ledger.sessions[lease.session_id]
     error: InsufficientMemory | UnknownSession
-    if session.state is SessionState.DEAD:
+    if session.state is DEAD:
         error = UnknownSession(f"session {lease.session_id} ended before its lease came")
     else:
         error = InsufficientMemory(f"{message}. Ask again with a new request id")
@@ -128,7 +129,7 @@ def _is_repeated(turn: Turn, session: Session, event: LeaseRequested) -> bool:
         msg = f"request id {event.request_id} was used for another call: make a new id for each"
         raise InvalidRequest(msg)
     lease = turn.ledger.leases.get(promised)
-    if lease is not None and lease.state is LeaseState.ALLOCATING:
+    if lease is not None and lease.state is ALLOCATING:
         return True
     if lease is None or lease.state not in RETURNABLE:
         msg = f"request {event.request_id} got lease {promised}, which has ended: use a new id"
@@ -145,7 +146,7 @@ def _check_standing(turn: Turn, session: Session) -> None:
             f"leases and for its keepers, {seconds:.1f} s at most: ask again, or use host memory"
         )
         raise Restarting(msg)
-    if session.state is SessionState.SUSPECT:
+    if session.state is SUSPECT:
         msg = (
             f"session {session.session_id} was last heard {turn.now - session.heard_at:.1f} s ago "
             "or lost its presence connection: re-attach"

@@ -12,17 +12,29 @@ from dataclasses import dataclass
 
 from aqua_daemon.core.accounts import RETURNABLE, GpuAccount
 from aqua_daemon.core.ledger import Ledger
-from aqua_daemon.core.model import GpuUuid, Lease, LeaseId, LeaseState, SessionState, TenantName
+from aqua_daemon.core.model import (
+    DEAD,
+    FREEING,
+    LEASED,
+    LOST,
+    QUARANTINED,
+    RETURNED,
+    REVOKING,
+    GpuUuid,
+    Lease,
+    LeaseId,
+    TenantName,
+)
 from aqua_daemon.core.turn import Books
 
 # In these states the keeper has said that it made the slab and not that it freed it.
 _MADE = frozenset(
     {
-        LeaseState.LEASED,
-        LeaseState.REVOKING,
-        LeaseState.QUARANTINED,
-        LeaseState.RETURNED,
-        LeaseState.FREEING,
+        LEASED,
+        REVOKING,
+        QUARANTINED,
+        RETURNED,
+        FREEING,
     }
 )
 
@@ -52,16 +64,16 @@ def violations_of_lease(books: Books, lease: Lease) -> list[Violation]:
     if (state in RETURNABLE) is not (lease_id in account.returnable):
         text = f"it is {state.value}, which its session's list of what it has does not say"
         found.append(_of(lease, "recount", text))
-    if session.state is SessionState.DEAD:
-        if state is LeaseState.LEASED:
+    if session.state is DEAD:
+        if state is LEASED:
             found.append(_of(lease, "dead_holder", "it is leased to a process that has ended"))
         if session.sentinel_ended and lease_id in account.recalled:
             text = f"it is {state.value} and its holder proved gone"
             found.append(_of(lease, "proved_gone", text))
-    if state is LeaseState.REVOKING and revocation is None:
+    if state is REVOKING and revocation is None:
         text = "it is revoking, for no reason and without a deadline"
         found.append(_of(lease, "revocation", text))
-    if state is LeaseState.LEASED and revocation is not None:
+    if state is LEASED and revocation is not None:
         text = f"it is leased, and still revoked ({revocation.reason.value})"
         found.append(_of(lease, "revocation", text))
     if state in _MADE:
@@ -75,7 +87,7 @@ def violations_of_lease(books: Books, lease: Lease) -> list[Violation]:
 
 def overdue(books: Books, lease: Lease) -> list[Violation]:
     """Whether a revoke has outlived its deadline: at the last tick it had to end."""
-    if lease.state is not LeaseState.REVOKING or lease.revocation is None:
+    if lease.state is not REVOKING or lease.revocation is None:
         return []
     if books.ticked_at is None or lease.revocation.deadline > books.ticked_at:
         return []
@@ -86,7 +98,7 @@ def overdue(books: Books, lease: Lease) -> list[Violation]:
 def violations_of_owed(books: Books, lease_id: LeaseId) -> list[Violation]:
     """Whether a reclaim waits for what nobody was asked for."""
     lease = books.ledger.leases.get(lease_id)
-    if lease is None or lease.state is not LeaseState.LEASED:
+    if lease is None or lease.state is not LEASED:
         return []
     return [_of(lease, "reclaim", "a reclaim waits for it, and it is leased")]
 
@@ -96,7 +108,7 @@ def violations_of_gpu(account: GpuAccount) -> list[Violation]:
     found: list[Violation] = []
     sums = account.bytes_in.values()
     is_right = (
-        sum(sums) - account.bytes_in[LeaseState.LOST] == account.held_bytes
+        sum(sums) - account.bytes_in[LOST] == account.held_bytes
         and min(sums) >= 0
         and account.strange_bytes == sum(account.strange_slabs.values())
     )

@@ -14,12 +14,16 @@ from aqua_daemon.core.granting import deny, drop_unseen
 from aqua_daemon.core.instructions import ForgetSession, FreeSlab
 from aqua_daemon.core.lifecycle import Move
 from aqua_daemon.core.model import (
+    ALLOCATING,
+    DEAD,
+    FREEING,
+    LEASED,
+    LOST,
+    RETURNED,
     GpuUuid,
     Lease,
     LeaseId,
-    LeaseState,
     Session,
-    SessionState,
     SlabTag,
 )
 from aqua_daemon.core.ramping import ramp
@@ -99,11 +103,9 @@ def end(turn: Turn, event: KeeperEnded) -> None:
         known = turn.books.known_faults
         known.difference_update([fault for fault in known if fault[1] == gpu])
         leases = [turn.ledger.leases[lease_id] for lease_id in account.leases]
-        unmade = [lease for lease in leases if lease.state is LeaseState.ALLOCATING]
+        unmade = [lease for lease in leases if lease.state is ALLOCATING]
         _fail(turn, unmade, Move.KEEPER_ENDED, account.trouble)
-        held = [
-            lease for lease in leases if lease.state not in {LeaseState.ALLOCATING, LeaseState.LOST}
-        ]
+        held = [lease for lease in leases if lease.state not in {ALLOCATING, LOST}]
         lose(turn, held, Move.KEEPER_ENDED, f"the keeper of {gpu} has ended{said}")
         account.keeper_slabs = {}
         _check_slabs(turn, account)
@@ -116,15 +118,15 @@ def _reconcile(
     vanished: list[Lease] = []
     unmade: list[Lease] = []
     for lease in [turn.ledger.leases[lease_id] for lease_id in account.leases]:
-        if lease.state is LeaseState.LOST or lease.lease_id in adopted:
+        if lease.state is LOST or lease.lease_id in adopted:
             continue
         if lease.lease_id not in tags:
-            (unmade if lease.state is LeaseState.ALLOCATING else vanished).append(lease)
-        elif lease.state is LeaseState.ALLOCATING:
+            (unmade if lease.state is ALLOCATING else vanished).append(lease)
+        elif lease.state is ALLOCATING:
             drop_unseen(turn, lease)  # its handle went down with the link
-        elif lease.state is LeaseState.RETURNED:
+        elif lease.state is RETURNED:
             send_free(turn, lease)
-        elif lease.state is LeaseState.FREEING:
+        elif lease.state is FREEING:
             turn.emit(FreeSlab(gpu=lease.lender, lease_id=lease.lease_id))
     _fail(turn, unmade, Move.VANISHED, "the link to its keeper broke")
     lose(turn, vanished, Move.VANISHED, f"the keeper of {account.gpu} does not have it any more")
@@ -145,7 +147,7 @@ def _adopt(turn: Turn, tag: SlabTag) -> None:
     if known is not None and known.process != tag.holder and not _is_evicted(turn, known):
         return
     session = adopt_holder(turn, tag)
-    state = LeaseState.RETURNED if is_unwanted else LeaseState.LEASED
+    state = RETURNED if is_unwanted else LEASED
     lease = Lease(
         lease_id=tag.lease_id,
         session_id=tag.session_id,
@@ -165,7 +167,7 @@ def _adopt(turn: Turn, tag: SlabTag) -> None:
         return
     turn.promise(lease)
     turn.books.lease_timers.push(turn.now + turn.books.settings.term_seconds, lease.lease_id)
-    if session.state is SessionState.DEAD:
+    if session.state is DEAD:
         revoke_from_dead(turn, session)
         if session.sentinel_ended:
             return_from_proved_gone(turn, session)
@@ -189,7 +191,7 @@ def _check_slabs(turn: Turn, account: GpuAccount) -> None:
         for lease_id, nbytes in account.keeper_slabs.items()
         if lease_id not in leases
         or leases[lease_id].lender != account.gpu
-        or leases[lease_id].state is LeaseState.LOST
+        or leases[lease_id].state is LOST
     }
     account.strange_bytes = sum(account.strange_slabs.values())
     turn.touched.update(account.leases)

@@ -22,16 +22,16 @@ from aqua_daemon.core.accounts import (
 )
 from aqua_daemon.core.errors import UnknownSession
 from aqua_daemon.core.model import (
+    DEAD,
+    STORE,
     SUB_TENANT_MARK,
     GpuUuid,
     Lease,
     LeaseId,
     LeaseState,
     LeaseUse,
-    SafetyClass,
     Session,
     SessionId,
-    SessionState,
     TenantName,
     owner_of,
 )
@@ -62,7 +62,7 @@ class Ledger:
     def living_session(self, session_id: SessionId) -> Session:
         """The session, unless it has ended."""
         session = self.sessions.get(session_id)
-        if session is None or session.state is SessionState.DEAD:
+        if session is None or session.state is DEAD:
             msg = f"session {session_id} is not known here or has ended: open a new one"
             raise UnknownSession(msg)
         return session
@@ -184,14 +184,18 @@ class Ledger:
                 tenant.held_bytes += sign * nbytes
                 tenant.leases += sign
         account = self.session_accounts[lease.session_id]
-        if is_backed is not was_backed and lease.safety_class is SafetyClass.STORE:
+        if is_backed is not was_backed and lease.safety_class is STORE:
             signed_bytes = nbytes if is_backed else -nbytes
             account.backed_bytes += signed_bytes
             self._count_host(lease.tenant, signed_bytes)
-        if is_returnable is not was_returnable:
-            _list(account.returnable, lease.lease_id, is_listed=is_returnable)
-        if is_recalled is not was_recalled:
-            _list(account.recalled, lease.lease_id, is_listed=is_recalled)
+        if is_returnable and not was_returnable:
+            account.returnable[lease.lease_id] = None
+        elif was_returnable and not is_returnable:
+            del account.returnable[lease.lease_id]
+        if is_recalled and not was_recalled:
+            account.recalled[lease.lease_id] = None
+        elif was_recalled and not is_recalled:
+            del account.recalled[lease.lease_id]
 
     def _count_coming(self, lease: Lease, *, was: bool, is_now: bool) -> None:
         if was == is_now:
@@ -221,10 +225,3 @@ class Ledger:
             account = accounts[name]
             if not (account.sessions or account.held_bytes or account.host_bytes):
                 del accounts[name]
-
-
-def _list(those: dict[LeaseId, None], lease_id: LeaseId, *, is_listed: bool) -> None:
-    if is_listed:
-        those[lease_id] = None
-    else:
-        del those[lease_id]

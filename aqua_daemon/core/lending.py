@@ -14,10 +14,10 @@ from operator import itemgetter
 
 from aqua_daemon.core.accounts import GpuAccount, Newcomer
 from aqua_daemon.core.model import (
+    AUTO,
+    QUARANTINED,
     BrokerSettings,
     GpuReport,
-    LeaseState,
-    LendingPolicy,
     RevokeReason,
 )
 from aqua_daemon.core.quiescing import resume
@@ -50,7 +50,7 @@ def settle(turn: Turn, account: GpuAccount) -> None:
     """Look at what time has settled: memory that was let go, and a process that came."""
     _forget_past_uses(account, turn.now - turn.books.settings.settle_seconds)
     highest = account.past_uses[0][1] if account.past_uses else account.others_bytes
-    is_auto = account.policy is LendingPolicy.AUTO
+    is_auto = account.policy is AUTO
     account.unsettled_bytes = max(0, highest - account.others_bytes) if is_auto else 0
     if account.newcomer is not None:
         _settle_newcomer(turn, account, account.newcomer)
@@ -58,7 +58,7 @@ def settle(turn: Turn, account: GpuAccount) -> None:
 
 def outgrown(account: GpuAccount) -> tuple[str, ...]:
     """The warning that an owner grows faster than the reserve can answer; empty if none does."""
-    if not account.outgrown or account.policy is not LendingPolicy.AUTO:
+    if not account.outgrown or account.policy is not AUTO:
         return ()
     pid, nbytes = max(account.outgrown.items(), key=itemgetter(1))
     warning = (
@@ -99,7 +99,7 @@ def _forget_past_uses(account: GpuAccount, until: float) -> None:
 
 def _settle_newcomer(turn: Turn, account: GpuAccount, newcomer: Newcomer) -> None:
     if not newcomer.is_alone:
-        quarantined_bytes = account.bytes_in[LeaseState.QUARANTINED]
+        quarantined_bytes = account.bytes_in[QUARANTINED]
         if account.held_bytes > quarantined_bytes and not _has_lasted(turn, newcomer):
             return
         newcomer = replace(newcomer, is_alone=True, changed_at=turn.now)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
-from typing import NewType
+from typing import Final, NewType
 
 from aqua_daemon.core.sizes import (
     HOST_BYTES_PER_SECOND,
@@ -69,6 +69,24 @@ class LendingPolicy(Enum):
     AUTO = "auto"  # what nobody has used for a settle time
     OFFERED = "offered"  # what a producer has offered
     NEVER = "never"
+
+
+# The members by name: Python 3.11 takes as long to find one in its Enum as to do what is asked of it.
+STORE: Final = SafetyClass.STORE
+CACHE: Final = SafetyClass.CACHE
+ALLOCATING: Final = LeaseState.ALLOCATING
+LEASED: Final = LeaseState.LEASED
+REVOKING: Final = LeaseState.REVOKING
+QUARANTINED: Final = LeaseState.QUARANTINED
+RETURNED: Final = LeaseState.RETURNED
+FREEING: Final = LeaseState.FREEING
+LOST: Final = LeaseState.LOST
+LIVE: Final = SessionState.LIVE
+SUSPECT: Final = SessionState.SUSPECT
+DEAD: Final = SessionState.DEAD
+AUTO: Final = LendingPolicy.AUTO
+OFFERED: Final = LendingPolicy.OFFERED
+NEVER: Final = LendingPolicy.NEVER
 
 
 class RebalanceBlock(Enum):

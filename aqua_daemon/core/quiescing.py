@@ -12,7 +12,9 @@ from aqua_daemon.core.accounts import GpuAccount, Quiet
 from aqua_daemon.core.errors import InvalidRequest, NotPermitted
 from aqua_daemon.core.events import QuiesceRequested
 from aqua_daemon.core.instructions import AnswerQuiesce
-from aqua_daemon.core.model import LeaseState
+from aqua_daemon.core.model import (
+    RETURNED,
+)
 from aqua_daemon.core.returning import send_free
 from aqua_daemon.core.sizes import LONGEST_QUIESCE_SECONDS
 from aqua_daemon.core.turn import Turn
@@ -66,5 +68,5 @@ def resume(turn: Turn, account: GpuAccount) -> None:
     account.has_postponed = False
     for lease_id in tuple(account.leases):
         lease = turn.ledger.leases[lease_id]
-        if lease.state is LeaseState.RETURNED:
+        if lease.state is RETURNED:
             send_free(turn, lease)

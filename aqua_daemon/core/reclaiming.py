@@ -13,7 +13,17 @@ from aqua_daemon.core.accounts import GpuAccount, is_coming
 from aqua_daemon.core.errors import InvalidRequest, NotPermitted, UnknownSession
 from aqua_daemon.core.events import OfferMade, ReclaimRequested
 from aqua_daemon.core.instructions import AnswerDenied, AnswerOffer, AnswerReclaim
-from aqua_daemon.core.model import Lease, LeaseState, RevokeReason, Session, SessionState
+from aqua_daemon.core.model import (
+    ALLOCATING,
+    DEAD,
+    LEASED,
+    QUARANTINED,
+    RETURNED,
+    REVOKING,
+    Lease,
+    RevokeReason,
+    Session,
+)
 from aqua_daemon.core.returning import send_free
 from aqua_daemon.core.revoking import revoke_bytes
 from aqua_daemon.core.sizes import (
@@ -81,7 +91,7 @@ def start_reclaim(turn: Turn, event: ReclaimRequested) -> None:
     turn.books.reclaims.append(reclaim)
     turn.books.reclaim_timers.push(reclaim.ends_at, event.request_id)
     for lease in coming:
-        if lease.state is LeaseState.RETURNED:  # it waited for the GPU to be quiet no more
+        if lease.state is RETURNED:  # it waited for the GPU to be quiet no more
             send_free(turn, lease)
 
 
@@ -105,7 +115,7 @@ def settle(turn: Turn) -> None:
 
 def _answered(turn: Turn, reclaim: Reclaim) -> bool:
     session = turn.ledger.sessions.get(reclaim.session_id)
-    if session is None or session.state is SessionState.DEAD:
+    if session is None or session.state is DEAD:
         error = UnknownSession(f"session {reclaim.session_id} ended during its reclaim")
         turn.answer(
             AnswerDenied(session_id=reclaim.session_id, request_id=reclaim.request_id, error=error)
@@ -121,9 +131,7 @@ def _answered(turn: Turn, reclaim: Reclaim) -> bool:
             asked_bytes=reclaim.asked_bytes,
             revoked_bytes=reclaim.revoked_bytes,
             freed_bytes=reclaim.freed_bytes,
-            quarantined_bytes=sum(
-                lease.nbytes for lease in late if lease.state is LeaseState.QUARANTINED
-            ),
+            quarantined_bytes=sum(lease.nbytes for lease in late if lease.state is QUARANTINED),
             seconds=turn.now - reclaim.started_at,
         )
     )
@@ -164,8 +172,4 @@ def _already_coming(turn: Turn, account: GpuAccount, nbytes: int) -> list[Lease]
 
 
 def _lent_bytes(account: GpuAccount) -> int:
-    return (
-        account.bytes_in[LeaseState.ALLOCATING]
-        + account.bytes_in[LeaseState.LEASED]
-        + account.bytes_in[LeaseState.REVOKING]
-    )
+    return account.bytes_in[ALLOCATING] + account.bytes_in[LEASED] + account.bytes_in[REVOKING]

@@ -20,6 +20,7 @@ from aqua_daemon.core.accounts import (
 from aqua_daemon.core.integrity import Violation
 from aqua_daemon.core.ledger import Ledger
 from aqua_daemon.core.model import (
+    LOST,
     GpuUuid,
     Lease,
     LeaseState,
@@ -106,7 +107,7 @@ class Recount:
         if is_coming(lease):
             gpu.coming_bytes += nbytes
             tenant.coming_bytes += nbytes
-        if lease.state is not LeaseState.LOST:
+        if lease.state is not LOST:
             tenant.leases += 1
             tenant.held_bytes += nbytes
         session = self._of_sessions[lease.session_id]

@@ -12,12 +12,13 @@ from aqua_daemon.core.events import LeasesReleased, LossTold, RevokeAcknowledged
 from aqua_daemon.core.instructions import AnswerReturned, ForgetSession, FreeSlab, TellLost
 from aqua_daemon.core.lifecycle import Move
 from aqua_daemon.core.model import (
+    DEAD,
+    FREEING,
+    LOST,
     Lease,
     LeaseId,
-    LeaseState,
     RevokeReason,
     SessionId,
-    SessionState,
 )
 from aqua_daemon.core.turn import Turn
 
@@ -80,7 +81,7 @@ def slab_freed(turn: Turn, event: SlabFreed) -> None:
     from here on: the reports that follow say so too, and when it has come back.
     """
     lease = turn.ledger.leases.get(event.lease_id)
-    if lease is None or lease.state is not LeaseState.FREEING:
+    if lease is None or lease.state is not FREEING:
         return
     account = turn.ledger.gpus[lease.lender]
     account.keeper_slabs.pop(lease.lease_id, None)
@@ -94,7 +95,7 @@ def lose(turn: Turn, leases: list[Lease], move: Move, reason: str) -> None:
     told: dict[SessionId, list[LeaseId]] = {}
     for lease in leases:
         turn.ledger.gpus[lease.lender].keeper_slabs.pop(lease.lease_id, None)
-        if turn.move(lease, move).state is LeaseState.LOST:
+        if turn.move(lease, move).state is LOST:
             told.setdefault(lease.session_id, []).append(lease.lease_id)
     for session_id, lease_ids in told.items():
         turn.emit(TellLost(session_id=session_id, lease_ids=tuple(lease_ids), reason=reason))
@@ -106,7 +107,7 @@ def loss_told(turn: Turn, event: LossTold) -> None:
     """A holder knows what it has lost."""
     for lease_id in event.lease_ids:
         lease = turn.ledger.leases.get(lease_id)
-        if lease is not None and lease.state is LeaseState.LOST:
+        if lease is not None and lease.state is LOST:
             turn.move(lease, Move.TOLD)
             forget_if_over(turn, lease.session_id)
 
@@ -114,7 +115,7 @@ def loss_told(turn: Turn, event: LossTold) -> None:
 def forget_if_over(turn: Turn, session_id: SessionId) -> None:
     """Strike a session that has ended and holds nothing."""
     session = turn.ledger.sessions.get(session_id)
-    if session is None or session.state is not SessionState.DEAD:
+    if session is None or session.state is not DEAD:
         return
     if turn.ledger.session_accounts[session_id].leases:
         return

@@ -15,15 +15,20 @@ from aqua_daemon.core.accounts import GpuAccount
 from aqua_daemon.core.instructions import SendRevoke
 from aqua_daemon.core.lifecycle import Move
 from aqua_daemon.core.model import (
+    ALLOCATING,
+    CACHE,
+    DEAD,
+    LEASED,
+    QUARANTINED,
+    REVOKING,
+    STORE,
     GpuUuid,
     Lease,
-    LeaseState,
     Revocation,
     RevokeReason,
     SafetyClass,
     Session,
     SessionId,
-    SessionState,
     TenantName,
     owner_of,
 )
@@ -37,6 +42,7 @@ from aqua_daemon.core.sizes import (
 from aqua_daemon.core.turn import Turn
 
 _Candidate = tuple[float, Lease]  # when it was used last, as far as is known
+_RANKS = 4
 
 
 def keep_reserve(turn: Turn, account: GpuAccount) -> None:
@@ -83,9 +89,9 @@ def call_back(
     """Revoke those of *leases* that are leased; those that are not made yet are never granted."""
     leases = tuple(leases)
     for lease in leases:
-        if lease.state is LeaseState.ALLOCATING and lease.revocation is None:
+        if lease.state is ALLOCATING and lease.revocation is None:
             turn.revise(lease, _revocation(turn, lease.safety_class, reason, seconds))
-    made = [lease for lease in leases if lease.state is LeaseState.LEASED]
+    made = [lease for lease in leases if lease.state is LEASED]
     revoke(turn, made, reason=reason, seconds=seconds, least_seconds=least_seconds)
 
 
@@ -97,51 +103,53 @@ def in_order(turn: Turn, leases: Iterable[Lease]) -> Iterator[Lease]:
     sessions hold comes after all that others do: it may not come at all.
     """
     # Only as much is sorted as is taken: most callers stop after a few.
-    ranked = _ranked(turn, leases)
     above = _above_their_part(turn)
-    alike: dict[tuple[bool, int, bool, int], list[_Candidate]] = {}
-    for (is_silent, rank, tenant), some in ranked.items():
-        key = (is_silent, rank, tenant not in above, turn.books.priority_of(tenant))
-        alike.setdefault(key, []).extend(some)
+    alike: dict[tuple[int, bool, int], list[_Candidate]] = {}
+    for tenant, ranks in _ranked(turn, leases).items():
+        priority = turn.books.priority_of(tenant)
+        for rank, some in enumerate(ranks):
+            if some:
+                alike.setdefault((rank, tenant not in above, priority), []).extend(some)
     by_use = itemgetter(0)
     for key in sorted(alike):
         for _used_at, equals in groupby(sorted(alike[key], key=by_use), by_use):
             yield from sorted((lease for _, lease in equals), key=attrgetter("lease_id"))
 
 
-def _ranked(
-    turn: Turn, leases: Iterable[Lease]
-) -> dict[tuple[bool, int, TenantName], list[_Candidate]]:
-    """Candidates by whether they are with a silent session, by what they hold, and by tenant."""
+def _ranked(turn: Turn, leases: Iterable[Lease]) -> dict[TenantName, list[list[_Candidate]]]:
+    """Each tenant's candidates by rank, those of silent sessions behind all ranks of others."""
     uses, named_at, silent = turn.ledger.uses, turn.ledger.named_at, silent_sessions(turn)
-    ranked: defaultdict[tuple[bool, int, TenantName], list[_Candidate]] = defaultdict(list)
+    ranked: dict[TenantName, list[list[_Candidate]]] = {}
     for lease in leases:
         lease_id = lease.lease_id
         use = uses.get(lease_id)
-        if lease.state is LeaseState.LEASED:
+        if lease.state is LEASED:
             if use is not None and use.used_bytes == 0:
                 rank = 1
             else:
-                rank = 2 if lease.safety_class is SafetyClass.CACHE else 3
-            is_silent = lease.session_id in silent
-        elif lease.state is LeaseState.ALLOCATING and lease.revocation is None:
-            rank, is_silent = 0, False  # for what is not made nobody is asked
+                rank = 2 if lease.safety_class is CACHE else 3
+            if silent and lease.session_id in silent:
+                rank += _RANKS
+        elif lease.state is ALLOCATING and lease.revocation is None:
+            rank = 0  # silent or not: for what is not made nobody is asked
         else:
             continue
         used_at = named_at[lease_id] if use is None else named_at[lease_id] - use.idle_seconds
-        ranked[is_silent, rank, lease.tenant].append((used_at, lease))
+        if lease.tenant not in ranked:
+            ranked[lease.tenant] = [[] for _ in range(2 * _RANKS)]
+        ranked[lease.tenant][rank].append((used_at, lease))
     return ranked
 
 
 def silent_sessions(turn: Turn) -> set[SessionId]:
     """Those that let a deadline pass: what more they were asked for would be quarantined too."""
-    if not any(gpu.bytes_in[LeaseState.QUARANTINED] for gpu in turn.ledger.gpus.values()):
+    if not any(gpu.bytes_in[QUARANTINED] for gpu in turn.ledger.gpus.values()):
         return set()
     leases = turn.ledger.leases
     return {
         session_id
         for session_id, account in turn.ledger.session_accounts.items()
-        if any(leases[one].state is LeaseState.QUARANTINED for one in account.recalled)
+        if any(leases[one].state is QUARANTINED for one in account.recalled)
     }
 
 
@@ -179,9 +187,9 @@ def revocations(
     carried_seconds = _carried_seconds(turn, leases)
     of_cache, of_store = (
         _revocation(turn, of_class, reason, seconds, carried_seconds, least_seconds)
-        for of_class in (SafetyClass.CACHE, SafetyClass.STORE)
+        for of_class in (CACHE, STORE)
     )
-    return [of_cache if one.safety_class is SafetyClass.CACHE else of_store for one in leases]
+    return [of_cache if one.safety_class is CACHE else of_store for one in leases]
 
 
 def send_revokes(turn: Turn, leases: Iterable[Lease]) -> None:
@@ -219,7 +227,7 @@ def revoke_from_dead(turn: Turn, session: Session) -> None:
     for lease_id in tuple(turn.ledger.session_accounts[session.session_id].leases):
         lease = turn.ledger.leases[lease_id]
         started_at = turn.now
-        if lease.state is LeaseState.REVOKING and lease.revocation is not None:
+        if lease.state is REVOKING and lease.revocation is not None:
             deadline_of_lease = min(deadline, lease.revocation.deadline)
             started_at = lease.revocation.started_at
         else:
@@ -227,9 +235,9 @@ def revoke_from_dead(turn: Turn, session: Session) -> None:
         revocation = Revocation(
             reason=RevokeReason.DEAD, started_at=started_at, deadline=deadline_of_lease
         )
-        if lease.state is LeaseState.LEASED:
+        if lease.state is LEASED:
             turn.move(lease, Move.REVOKED, revocation=revocation)
-        elif lease.state is LeaseState.REVOKING:
+        elif lease.state is REVOKING:
             turn.revise(lease, revocation)
         else:
             continue
@@ -244,11 +252,11 @@ def return_from_proved_gone(turn: Turn, session: Session) -> None:
 
 def quarantine_if_overdue(turn: Turn, lease: Lease) -> None:
     """A revoke ends at its deadline, one way or the other."""
-    if lease.state is not LeaseState.REVOKING or lease.revocation is None:
+    if lease.state is not REVOKING or lease.revocation is None:
         return
     if lease.revocation.deadline <= turn.now:
         session = turn.ledger.sessions[lease.session_id]
-        is_dead = session.state is SessionState.DEAD
+        is_dead = session.state is DEAD
         turn.move(lease, Move.INHERITED if is_dead else Move.OVERDUE)
 
 
@@ -260,7 +268,7 @@ def _revocation(
     carried_seconds: float = 0.0,
     least_seconds: float = 0.0,
 ) -> Revocation:
-    if seconds is None and safety_class is SafetyClass.CACHE:
+    if seconds is None and safety_class is CACHE:
         seconds = CACHE_REVOKE_SECONDS
     elif seconds is None:
         seconds = min(max(STANDARD_REVOKE_SECONDS, carried_seconds), LONGEST_REVOKE_SECONDS)
@@ -270,8 +278,8 @@ def _revocation(
 
 def _carried_seconds(turn: Turn, leases: Iterable[Lease]) -> float:
     """How long all that is to be evacuated on the node takes, with *leases*, if it goes to the host."""
-    under_way = sum(account.bytes_in[LeaseState.REVOKING] for account in turn.ledger.gpus.values())
-    more = sum(lease.nbytes for lease in leases if lease.safety_class is SafetyClass.STORE)
+    under_way = sum(account.bytes_in[REVOKING] for account in turn.ledger.gpus.values())
+    more = sum(lease.nbytes for lease in leases if lease.safety_class is STORE)
     return (under_way + more) / turn.books.settings.host_bytes_per_second
 
 

@@ -30,14 +30,16 @@ from aqua_daemon.core.events import (
 from aqua_daemon.core.instructions import AnswerHostRoom, AnswerKeepalive, TellLost
 from aqua_daemon.core.lifecycle import Move
 from aqua_daemon.core.model import (
+    DEAD,
+    LIVE,
+    LOST,
+    SUSPECT,
     HostRoom,
     LeaseId,
-    LeaseState,
     LeaseUse,
     RequestId,
     Session,
     SessionId,
-    SessionState,
     SlabTag,
 )
 from aqua_daemon.core.returning import forget_if_over, take_back
@@ -114,14 +116,14 @@ def end_presence(turn: Turn, event: PresenceEnded) -> None:
     session = turn.ledger.sessions.get(event.session_id)
     for gpu in turn.ledger.gpus.values():
         gpu.quiets.pop(event.session_id, None)  # nobody is there who could end it
-    if session is not None and session.state is SessionState.LIVE:
-        turn.ledger.replace_session(replace(session, state=SessionState.SUSPECT))
+    if session is not None and session.state is LIVE:
+        turn.ledger.replace_session(replace(session, state=SUSPECT))
 
 
 def end_process(turn: Turn, event: ProcessEnded) -> None:
     """The process is dead. Whether anybody inherited its mappings, the sentinel will say."""
     session = turn.ledger.sessions.get(event.session_id)
-    if session is None or session.state is SessionState.DEAD:
+    if session is None or session.state is DEAD:
         return
     session = _end(turn, session)
     revoke_from_dead(turn, session)
@@ -137,7 +139,7 @@ def end_sentinel(turn: Turn, event: SentinelEnded) -> None:
         return
     session = replace(session, sentinel_ended=True)
     turn.ledger.replace_session(session)
-    if session.state is SessionState.DEAD:
+    if session.state is DEAD:
         return_from_proved_gone(turn, session)
         forget_if_over(turn, session.session_id)
 
@@ -145,7 +147,7 @@ def end_sentinel(turn: Turn, event: SentinelEnded) -> None:
 def close_session(turn: Turn, event: SessionClosed) -> None:
     """The client left, having unmapped everything: an acknowledgement of all that it held."""
     session = turn.ledger.sessions.get(event.session_id)
-    if session is None or session.state is SessionState.DEAD:
+    if session is None or session.state is DEAD:
         return
     session = _end(turn, replace(session, sentinel_ended=True))
     for lease_id in tuple(turn.ledger.session_accounts[session.session_id].leases):
@@ -167,7 +169,7 @@ def adopt_holder(turn: Turn, tag: SlabTag) -> Session:
         process=tag.holder,
         home_gpu=tag.borrower,
         is_admin=False,
-        state=SessionState.DEAD if is_over else SessionState.SUSPECT,
+        state=DEAD if is_over else SUSPECT,
         heard_at=turn.now,
         host_room=HostRoom(revision=0, nbytes=0),
         sentinel_ended=is_over,
@@ -182,7 +184,7 @@ def adopt_holder(turn: Turn, tag: SlabTag) -> Session:
 def schedule(turn: Turn, session: Session) -> None:
     """Ask to look at the session when it will next have been silent for too long."""
     term_seconds = turn.books.settings.term_seconds
-    is_live = session.state is SessionState.LIVE
+    is_live = session.state is LIVE
     seconds = term_seconds * SUSPECT_TERM_FRACTION if is_live else term_seconds
     at = session.heard_at + seconds
     turn.ledger.session_accounts[session.session_id].timer_at = at
@@ -212,7 +214,7 @@ def _enter(turn: Turn, event: SessionOpened | SessionReattached) -> Session:
         process=event.process,
         home_gpu=event.home_gpu,
         is_admin=event.is_admin,
-        state=SessionState.LIVE,
+        state=LIVE,
         heard_at=turn.now,
         host_room=HostRoom(revision=0, nbytes=0),
     )
@@ -242,7 +244,7 @@ def _check_same_process(session: Session, event: SessionReattached) -> None:
 def _end(turn: Turn, session: Session) -> Session:
     # Its host memory went with the process, and so did its say about the GPU that it used.
     room = HostRoom(revision=session.host_room.revision, nbytes=0)
-    ended = replace(session, state=SessionState.DEAD, host_room=room)
+    ended = replace(session, state=DEAD, host_room=room)
     turn.ledger.replace_session(ended)
     turn.books.awaited.discard(session.session_id)
     for gpu in turn.ledger.gpus.values():
@@ -257,7 +259,7 @@ def _hear(
     uses: tuple[LeaseUse, ...],
 ) -> Session:
     session_id = session.session_id
-    session = replace(session, state=SessionState.LIVE, heard_at=turn.now)
+    session = replace(session, state=LIVE, heard_at=turn.now)
     turn.ledger.replace_session(session)
     account = turn.ledger.session_accounts[session_id]
     if account.timer_at is None:
@@ -271,13 +273,13 @@ def _hear(
             named.pop(lease_id, None)
             (lost if _is_lost(turn, session_id, lease_id) else unknown).append(lease_id)
     turn.ledger.name(named, at=turn.now)
-    has_heard_all = turn.books.has_heard_all
+    is_known = not unknown or turn.books.has_heard_all
     turn.emit(
         AnswerKeepalive(
             session_id=session_id,
             request_id=request_id,
-            ended=tuple(unknown) if has_heard_all else (),
-            unheard=() if has_heard_all else tuple(unknown),
+            ended=tuple(unknown) if is_known else (),
+            unheard=() if is_known else tuple(unknown),
         )
     )
     if lost:
@@ -290,7 +292,7 @@ def _is_lost(turn: Turn, session_id: SessionId, lease_id: LeaseId) -> bool:
     lease = turn.ledger.leases.get(lease_id)
     if lease is None or lease.session_id != session_id:
         return False
-    return lease.state is LeaseState.LOST
+    return lease.state is LOST
 
 
 def _tell_again(turn: Turn, session_id: SessionId, lease_ids: tuple[LeaseId, ...]) -> None:

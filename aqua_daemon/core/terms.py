@@ -9,7 +9,15 @@ from dataclasses import replace
 
 from aqua_daemon.core.balancing import rebalance
 from aqua_daemon.core.lending import settle
-from aqua_daemon.core.model import Lease, LeaseState, RevokeReason, SessionId, SessionState
+from aqua_daemon.core.model import (
+    DEAD,
+    LEASED,
+    LIVE,
+    SUSPECT,
+    Lease,
+    RevokeReason,
+    SessionId,
+)
 from aqua_daemon.core.probing import give_up_overdue
 from aqua_daemon.core.quiescing import end_overdue
 from aqua_daemon.core.ramping import ramp
@@ -37,24 +45,24 @@ def tick(turn: Turn) -> None:
 
 def _look_at_session(turn: Turn, session_id: SessionId, at: float) -> None:
     session = turn.ledger.sessions.get(session_id)
-    if session is None or session.state is SessionState.DEAD:
+    if session is None or session.state is DEAD:
         return
     account = turn.ledger.session_accounts[session_id]
     if account.timer_at != at:
         return
     term_seconds = turn.books.settings.term_seconds
     if (
-        session.state is SessionState.LIVE
+        session.state is LIVE
         and session.heard_at + term_seconds * SUSPECT_TERM_FRACTION <= turn.now
     ):
-        session = replace(session, state=SessionState.SUSPECT)
+        session = replace(session, state=SUSPECT)
         turn.ledger.replace_session(session)
     if session.heard_at + term_seconds > turn.now:
         schedule(turn, session)
         return
     account.timer_at = None
     leases = [turn.ledger.leases[lease_id] for lease_id in account.leases]
-    lapsed = [lease for lease in leases if lease.state is LeaseState.LEASED]
+    lapsed = [lease for lease in leases if lease.state is LEASED]
     revoke(turn, lapsed, reason=RevokeReason.LAPSED)
 
 
@@ -65,7 +73,7 @@ def _look_at_leases(turn: Turn) -> None:
         lease = turn.ledger.leases.get(lease_id)
         if lease is None:
             continue
-        if lease.state is LeaseState.LEASED:
+        if lease.state is LEASED:
             claim_ends_at = turn.ledger.named_at[lease_id] + turn.books.settings.term_seconds
             if claim_ends_at <= turn.now:
                 unclaimed.append(lease)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
+from typing import Final
 
 from aqua_daemon.core.deadlines import Deadlines
 from aqua_daemon.core.errors import InvalidRequest, StaleRequest
@@ -19,6 +20,9 @@ from aqua_daemon.core.lifecycle import Move, next_state
 from aqua_daemon.core.limits import Limits, Quota
 from aqua_daemon.core.link_figures import GpuPair, LinkOutcome
 from aqua_daemon.core.model import (
+    ALLOCATING,
+    LEASED,
+    LOST,
     BrokerSettings,
     GpuUuid,
     Lease,
@@ -36,6 +40,7 @@ from aqua_daemon.core.model import (
 from aqua_daemon.core.scores import LinkScores
 from aqua_daemon.core.sizes import REMEMBERED_ENDED, REMEMBERED_REQUESTS
 
+_SPARED: Final = Move.SPARED
 _NO_LIMITS = Limits(nbytes=2**62, leases=2**62, sessions=2**62)
 
 
@@ -202,11 +207,11 @@ class Turn:
     ) -> Lease:
         """Move a slab; return its record, or as it was when it is gone."""
         after = next_state(lease.state, move)
-        seconds = self.now - lease.since
+        seconds, is_spared = self.now - lease.since, move is _SPARED
         if after is None:
             self.ledger.strike(lease.lease_id)
             self.books.remember_ended(lease.lease_id)
-            if lease.state is LeaseState.ALLOCATING:
+            if lease.state is ALLOCATING:
                 self.books.remember_unseen(lease.lease_id)
             self.struck.append(lease)
             moved = lease
@@ -215,15 +220,15 @@ class Turn:
                 lease,
                 state=after,
                 since=self.now,
-                revocation=None if move is Move.SPARED else revocation or lease.revocation,
+                revocation=None if is_spared else revocation or lease.revocation,
             )
             self.ledger.replace(moved)
             self.touched[lease.lease_id] = None
-            if after is LeaseState.LEASED:
+            if after is LEASED:
                 self.ledger.named_at[lease.lease_id] = self.now
-            if after is LeaseState.LOST:
+            if after is LOST:
                 self.struck.append(moved)
-        spared = lease.revocation if move is Move.SPARED else None
+        spared = lease.revocation if is_spared else None
         self._note(lease.state, after, moved, seconds=seconds, move=move, spared=spared)
         return moved
 

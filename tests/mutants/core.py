@@ -77,7 +77,7 @@ CORE = (
     Mutant(
         name="who is silent is asked for ever more",
         path="aqua_daemon/core/balancing.py",
-        old="{LeaseState.LEASED, LeaseState.QUARANTINED}",
+        old="{LEASED, QUARANTINED}",
         new="set[LeaseState]()",
         tests=(
             "tests/core/test_balancing.py::test_who_does_not_answer_is_asked_for_no_more_until_it_does",
@@ -163,7 +163,7 @@ CORE = (
     Mutant(
         name="host room is not reserved",
         path="aqua_daemon/core/granting.py",
-        old="if event.safety_class is SafetyClass.STORE:",
+        old="if event.safety_class is STORE:",
         new="if False:",
         tests=(
             "tests/core/test_host_room.py::test_a_store_slab_that_the_pool_can_not_back_is_refused",
@@ -193,7 +193,7 @@ CORE = (
     Mutant(
         name="a suspect session is granted to",
         path="aqua_daemon/core/granting.py",
-        old="if session.state is SessionState.SUSPECT:",
+        old="if session.state is SUSPECT:",
         new="if False:",
         tests=(
             "tests/core/test_granting.py::test_a_suspect_session_gets_nothing_until_it_is_back",
@@ -209,8 +209,8 @@ CORE = (
     Mutant(
         name="bytes that are promised are free",
         path="aqua_daemon/core/accounts.py",
-        old="HELD = frozenset(LeaseState) - {LeaseState.LOST}",
-        new="HELD = frozenset(LeaseState) - {LeaseState.LOST, LeaseState.ALLOCATING}",
+        old="HELD = frozenset(LeaseState) - {LOST}",
+        new="HELD = frozenset(LeaseState) - {LOST, ALLOCATING}",
         tests=("tests/core/test_granting.py::test_a_lease_is_promised_made_and_granted",),
     ),
     Mutant(

@@ -60,7 +60,7 @@ EXCHANGES = (
     Mutant(
         name="a spared lease keeps its deadline",
         path="aqua_daemon/core/turn.py",
-        old="None if move is Move.SPARED else revocation or lease.revocation",
+        old="None if is_spared else revocation or lease.revocation",
         new="revocation or lease.revocation",
         tests=(
             "tests/core/test_exchanging.py::test_other_leases_of_the_same_size_come_instead_with_the_same_deadline",
