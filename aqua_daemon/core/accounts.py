@@ -154,7 +154,7 @@ class GpuAccount:
     @property
     def lendable_bytes(self) -> int:
         """What may be granted here now."""
-        if self.trouble or self.refusal or self.doubt or self.waits_for:
+        if self.no_grants_because or self.waits_for:
             return 0
         room = self.free_bytes - math.ceil(GRANT_RESERVE_FACTOR * self.reserve_bytes)
         room -= self.unsettled_bytes + self.probe_bytes
