@@ -18,12 +18,15 @@ from aqua_client.scheduling import FairSettings
 if TYPE_CHECKING:
     from transformers.generation.continuous_batching.continuous_api import ContinuousBatchingManager
 
+AHEAD_BYTES = 256 * 2**20  # 2,000 tokens of an 8B model: one that waits, and seldom two
+
 
 def attach(
     manager: ContinuousBatchingManager,
     *,
     client: Pools | None = None,
     write_through: bool = True,
+    ahead_bytes: int = AHEAD_BYTES,
     fair: FairSettings | None = None,
 ) -> Paging:
     """Have *manager* page its requests' KV caches to leases; before it is started.
@@ -36,8 +39,11 @@ def attach(
         paging.close()
 
     *client*: whose leases; the process's own if None. *write_through*: copy full blocks while the
-    model computes, so that giving way costs less and memory more. *fair*: how requests share the
-    engine where its `scheduler_type` is "aqua_fair"; its block size is the engine's.
+    model computes, so that giving way costs less and memory more. *ahead_bytes*: how much of those
+    whose turn comes next is brought to the device before there is room for it in the cache, beside
+    which it is meanwhile; 0 brings nothing, as the engine's own schedulers do, which do not say who
+    is next. *fair*: how requests share the engine where its `scheduler_type` is "aqua_fair"; its
+    block size is the engine's.
 
     Raises:
         InvalidRequest: the manager has been started, its transformers or its settings are not
@@ -48,7 +54,9 @@ def attach(
         raise InvalidRequest("the manager is running: attach to it before manager.start()")
     _check_settings(manager)
     processor = engine.processor_of(manager)
-    paging = Paging(processor, client or aqua_client, write_through=write_through)
+    paging = Paging(
+        processor, client or aqua_client, write_through=write_through, ahead_bytes=ahead_bytes
+    )
     processor.offloading_manager = paging
     _tell_of_ends(paging)
     if isinstance(paging.scheduler, FairBatches):

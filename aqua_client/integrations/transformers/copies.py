@@ -18,9 +18,11 @@ from typing import Protocol
 
 import torch
 
+from aqua_client.copying import Memory
 from aqua_client.errors import AquaError
 from aqua_client.integrations.transformers.engine import KvGroup
 from aqua_client.pools import BlockPool, Slots
+from aqua_client.rows import Rows
 
 
 class Pools(Protocol):
@@ -53,6 +55,27 @@ class Blocks:
             part.release()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Staged:
+    """Blocks of one group that are near, in order: one tensor for each of its caches."""
+
+    tensors: tuple[torch.Tensor, ...]
+
+    def used_on(self, stream: torch.cuda.Stream) -> None:
+        """Their memory is nobody else's before *stream* is through with them."""
+        for tensor in self.tensors:
+            tensor.record_stream(stream)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Near:
+    """A whole tensor, as a range of memory."""
+
+    memory: Memory
+    nbytes: int
+    offset: int = 0
+
+
 class GroupStore:
     """Copies blocks of one group into leases and back."""
 
@@ -79,15 +102,55 @@ class GroupStore:
             raise
         return Blocks(parts=tuple(parts), count=len(block_ids))
 
-    def load(self, blocks: Blocks, block_ids: Sequence[int]) -> None:
-        """Copy blocks into these of the cache, as often as you like.
+    def load(
+        self,
+        blocks: Blocks,
+        block_ids: Sequence[int],
+        caches: Sequence[torch.Tensor] | None = None,
+    ) -> None:
+        """Copy blocks into these of the cache (or of *caches*), as often as you like.
 
         Raises:
             LeaseLost: the bytes are gone.
         """
         ids = torch.as_tensor(block_ids)
-        for cache, part in zip(self.group.caches, blocks.parts, strict=True):
+        for cache, part in zip(caches or self.group.caches, blocks.parts, strict=True):
             self._pool.load(part, cache, ids)
+
+    def place(self, staged: Staged, block_ids: Sequence[int]) -> None:
+        """Copy what is near into these blocks of the cache."""
+        ids = torch.as_tensor(block_ids)
+        for cache, tensor in zip(self.group.caches, staged.tensors, strict=True):
+            near = _Near(memory=Memory(tensor.view(-1).view(torch.uint8)), nbytes=tensor.nbytes)
+            Rows(cache, tuple(cache.shape[1:]), cache.dtype).read([near], ids)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parked:
+    """All of one request's blocks of one group, as it was parked: any thread may read them."""
+
+    store: GroupStore
+    pieces: tuple[Blocks, ...]  # in order
+
+    @property
+    def nbytes(self) -> int:
+        """Their size."""
+        return sum(one.nbytes for one in self.pieces)
+
+    def stage(self) -> Staged:
+        """Copy them to where the cache is, but not into it.
+
+        Raises:
+            LeaseLost, HandleReleased: some of it is gone.
+        """
+        count = sum(one.count for one in self.pieces)
+        caches = self.store.group.caches
+        near = tuple(one.new_empty((count, *one.shape[1:])) for one in caches)
+        begin = 0
+        for blocks in self.pieces:
+            self.store.load(blocks, range(begin, begin + blocks.count), near)
+            begin += blocks.count
+        return Staged(tensors=near)
 
 
 class Copies:
@@ -119,17 +182,24 @@ class Copies:
         self._tail = self._store.store(dirty) if dirty else None
         return 0 if self._tail is None else self._tail.nbytes
 
-    def restore(self, table: Sequence[int]) -> int:
-        """Copy everything to where *table* says; the bytes.
+    def parked(self) -> Parked:
+        """What `park` left of it."""
+        return Parked(store=self._store, pieces=tuple(self._all()))
+
+    def restore(self, table: Sequence[int], staged: Staged | None = None) -> int:
+        """Copy everything, or what was *staged* of it, to where *table* says; the bytes.
 
         Raises:
             LeaseLost: some of it is gone.
         """
         begin = nbytes = 0
         for blocks in self._all():
-            self._store.load(blocks, table[begin : begin + blocks.count])
+            if staged is None:
+                self._store.load(blocks, table[begin : begin + blocks.count])
             begin += blocks.count
             nbytes += blocks.nbytes
+        if staged is not None:
+            self._store.place(staged, table[:begin])
         if self._tail is not None:  # it will be written to again
             self._tail.release()
             self._tail = None

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from transformers.generation.continuous_batching.requests import RequestState
+from transformers.generation.continuous_batching.requests import RequestState, RequestStatus
 from transformers.generation.continuous_batching.scheduler import SCHEDULER_MAPPING, Scheduler
 
 from aqua_client.errors import InsufficientMemory, InvalidRequest
@@ -48,6 +48,7 @@ class FairBatches(Scheduler):
         self._paging: Paging | None = None
         self._fail: Fail | None = None
         self._lock = threading.Lock()  # of the policy: a server asks it too
+        self._shares: dict[str, int] = {}  # tokens that each may compute in the batch being made
         super().__init__(cache, safety_margin or 0.0, max_requests_per_batch)
 
     def reset(self) -> None:
@@ -104,7 +105,29 @@ class FairBatches(Scheduler):
                 self._end(self._state(request_id))
         left = self._policy.requests  # of which those just ended are none
         self._park([self._state(one) for one in plan.preempt if one in left])
+        self._paging.soon = plan.soon
+        self._shares = {one.request_id: one.tokens for one in plan.run}
         return [self._state(one.request_id) for one in plan.run if one.request_id in left]
+
+    # The engine gives each of a batch all that is left of the tokens; these keep it to its share.
+
+    def _infer_request_tokens(
+        self, state: RequestState, request_ids_to_remove_from_waiting: set[str]
+    ) -> list[int]:
+        tokens = super()._infer_request_tokens(state, request_ids_to_remove_from_waiting)
+        return tokens[: self._shares[state.request_id]]
+
+    def _schedule_request(
+        self,
+        state: RequestState,
+        request_tokens: list[int],
+        token_budget: int,
+        request_ids_to_remove_from_waiting: set[str],
+    ) -> None:
+        is_decoding = state.status == RequestStatus.DECODING
+        whole = state.tokens_to_process if is_decoding else state.remaining_prefill_tokens
+        budget = min(token_budget, len(request_tokens))
+        super()._schedule_request(state, whole, budget, request_ids_to_remove_from_waiting)
 
     def _tell(self, now: float) -> None:
         """Have the policy know what the engine has."""

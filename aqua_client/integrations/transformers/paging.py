@@ -22,6 +22,7 @@ from transformers.generation.continuous_batching.offloading_manager import Offlo
 
 from aqua_client.errors import AquaError
 from aqua_client.integrations.transformers import engine
+from aqua_client.integrations.transformers.ahead import Ahead
 from aqua_client.integrations.transformers.copies import Blocks, Copies, GroupStore, Pools
 from aqua_client.scheduling import Swap
 from aqua_client.torch_streams import new_stream
@@ -44,6 +45,7 @@ class Counts:
 
     parked: int = 0  # times that a request gave way and was kept
     restored: int = 0
+    brought_ahead: int = 0  # of them, those whose bytes were near when their turn came
     recomputed: int = 0  # times that it was not, or its bytes were lost
     written_ahead_bytes: int = 0
     tail_bytes: int = 0  # copied while requests gave way
@@ -56,7 +58,12 @@ class Paging(OffloadingManager):
     """Made by `attach`."""
 
     def __init__(
-        self, processor: ContinuousBatchProcessor, pools: Pools, *, write_through: bool
+        self,
+        processor: ContinuousBatchProcessor,
+        pools: Pools,
+        *,
+        write_through: bool,
+        ahead_bytes: int,
     ) -> None:
         stock = processor.offloading_manager
         self.cache = stock.cache
@@ -69,11 +76,15 @@ class Paging(OffloadingManager):
         self._kept: dict[str, tuple[Copies, ...]] = {}
         self._parked: set[str] = set()
         self._just_back: set[str] = set()
+        self.soon: Sequence[str] = ()  # who will come back next, as far as the scheduler knows
         self._counts = Counts()
         self._writer = (
             ThreadPoolExecutor(1, thread_name_prefix="aqua-write-through")
             if write_through
             else None
+        )
+        self._ahead = (
+            Ahead(most_bytes=ahead_bytes, stream=self._compute_stream) if ahead_bytes else None
         )
 
     def stats(self) -> dict[str, float]:
@@ -138,24 +149,31 @@ class Paging(OffloadingManager):
         for scheduled in lost:
             batch.remove(scheduled)
             self._give_up(scheduled.state)
+        self._bring_ahead()
         return lost
 
     def forget(self, request_id: str) -> None:
         """The request is over, or computed again; not so where it is parked."""
         if request_id not in self._parked:
+            if self._ahead is not None:
+                self._ahead.forget(request_id)
             for copies in self._kept.pop(request_id, ()):
                 copies.release()
 
     def finish_writing(self) -> None:
-        """Wait until nothing is being written ahead."""
+        """Wait until nothing is being written or brought ahead."""
         if self._writer is not None:
             self._writer.submit(lambda: None).result()
+        if self._ahead is not None:
+            self._ahead.finish()
 
     def close(self) -> None:
-        """End the thread, and give everything back."""
+        """End the threads, and give everything back."""
         if self._writer is not None:
             self._writer.shutdown(cancel_futures=True)
         self.reset()
+        if self._ahead is not None:
+            self._ahead.close()
 
     # What the engine calls; the names are its own.
 
@@ -222,13 +240,25 @@ class Paging(OffloadingManager):
         request_id = scheduled.state.request_id
         began = time.perf_counter()
         with torch.cuda.stream(self._compute_stream):
-            for store, copies in self._copies_of(request_id):
-                self._counts.restored_bytes += copies.restore(store.group.table_of(request_id))
+            near = None if self._ahead is None else self._ahead.take(request_id)
+            self._counts.brought_ahead += near is not None
+            for index, (store, copies) in enumerate(self._copies_of(request_id)):
+                self._counts.restored_bytes += copies.restore(
+                    store.group.table_of(request_id), near[index] if near else None
+                )
         self._parked.discard(request_id)
         self._just_back.add(request_id)
         self._counts.restored += 1
         self._counts.restoring_seconds += time.perf_counter() - began
         engine.note_restored(self.cache, scheduled)
+
+    def _bring_ahead(self) -> None:
+        """Of those who come next, once those of this batch have what was brought of them."""
+        if self._ahead is not None and self.soon:
+            self._ahead.want(
+                [one for one in self.soon if one in self._parked],
+                lambda one: [copies.parked() for copies in self._kept[one]],
+            )
 
     def _write_ahead(self, state: RequestState, writer: ThreadPoolExecutor) -> None:
         for store, copies in self._copies_of(state.request_id):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import closing
 
 import pytest
@@ -11,6 +12,7 @@ from aqua_client.integrations.transformers import attach
 from aqua_client.integrations.transformers.engine import processor_of
 from aqua_client.scheduling import FairSettings
 from tests.integrations.transformers.engines import (
+    BLOCK_BYTES,
     answers,
     ask,
     batching,
@@ -25,8 +27,8 @@ from tests.integrations.transformers.engines import (
     started,
     step,
 )
-from tests.integrations.transformers.watched_pools import LaggingPools
-from tests.nodes import wait_until
+from tests.integrations.transformers.watched_pools import ComparingPools, LaggingPools
+from tests.nodes import MIB, wait_until
 
 ASKED = prompts(6)
 SHORT = FairSettings(slice_iterations=4, longest_slice_iterations=4)
@@ -57,6 +59,49 @@ def test_nobody_waits_for_others_to_end(
         assert all(have_spoken) == is_fair
         first = results(manager)
         assert said(first | run_to_end(manager)) == [expected(one) for one in ASKED]
+
+
+def test_a_long_prompt_is_read_however_many_short_ones_come(client: aqua_client.Client) -> None:
+    """A batch's tokens are given out as planned: half of them to the oldest, the rest to the short."""
+    long, *short = prompts(1, 300) + prompts(40, 30)
+    manager = manager_of(batching(blocks=64, scheduler_type="aqua_fair"))
+    with closing(attach(manager, client=client)):
+        (first,) = ask(manager, [long], most=4)
+        for pair in range(20):  # as many tokens as a batch may have
+            ask(manager, short[2 * pair : 2 * pair + 2], most=1)
+            step(manager)
+        found = results(manager)
+        assert found[first].generated_tokens == expected(long, 4)
+        assert len(found) > 10
+        found |= run_to_end(manager)
+        assert said(found)[1:] == [expected(one, 1) for one in short]
+
+
+def test_who_comes_next_is_brought_near_before_its_turn(client: aqua_client.Client) -> None:
+    """Another thread reads it while the model computes; what is said stays the same."""
+    pools = ComparingPools(client)
+    read_by_engine: dict[int, int] = {}
+    for ahead_bytes in (0, 64 * MIB):
+        pools.read_bytes.clear()
+        manager = manager_of(batching(scheduler_type="aqua_fair"))
+        with closing(attach(manager, client=pools, fair=SHORT, ahead_bytes=ahead_bytes)) as paging:
+            ask(manager, ASKED)
+            found = run_to_end(manager, each_step=paging.finish_writing)
+            assert said(found) == [expected(one) for one in ASKED]
+            done = paging.stats()
+        read_by_engine[ahead_bytes] = pools.read_bytes[threading.current_thread().name]
+        assert (done["brought_ahead"] > 0) == (ahead_bytes > 0)
+    assert read_by_engine[64 * MIB] < read_by_engine[0] / 2
+
+
+def test_nothing_is_brought_near_for_which_there_is_no_room(client: aqua_client.Client) -> None:
+    """What is beside the cache is bounded: of too large a request nothing is read ahead."""
+    manager = manager_of(batching(scheduler_type="aqua_fair"))
+    with closing(attach(manager, client=client, fair=SHORT, ahead_bytes=BLOCK_BYTES - 1)) as paging:
+        ask(manager, ASKED)
+        assert said(run_to_end(manager)) == [expected(one) for one in ASKED]
+        assert paging.stats()["restored"] >= 3
+        assert paging.stats()["brought_ahead"] == 0
 
 
 @pytest.mark.parametrize("lags", [False, True])

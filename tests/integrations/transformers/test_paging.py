@@ -180,7 +180,7 @@ def test_bytes_that_are_lost_while_they_are_fetched_are_computed_again(
     """Nobody knew before: the request leaves the batch that it was in, and says what it should."""
     pools = LosingPools(client, losses=2)
     manager = manager_of(batching(scheduler_type=scheduler))
-    with closing(attach(manager, client=pools)) as paging:
+    with closing(attach(manager, client=pools, ahead_bytes=0)) as paging:
         ask(manager, ASKED)
         assert said(run_to_end(manager)) == [expected(one) for one in ASKED]
         assert pools.losses_left == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -20,6 +21,7 @@ class ComparingPools:
     def __init__(self, client: aqua_client.Client) -> None:
         self._client = client
         self.compared_bytes = 0
+        self.read_bytes: Counter[str] = Counter()  # by the name of the thread that read
 
     def pool(self, block_shape: Sequence[int], dtype: torch.dtype) -> BlockPool:
         return _Comparing(self, self._client.pool(block_shape, dtype))
@@ -42,6 +44,7 @@ class _Comparing(BlockPool):
         super().load(slots, cache, block_ids)
         assert torch.equal(cache[torch.as_tensor(block_ids)], self._stored[slots])
         self._pools.compared_bytes += slots.nbytes
+        self._pools.read_bytes[threading.current_thread().name] += slots.nbytes
 
 
 class SpoilingPools:
