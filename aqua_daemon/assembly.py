@@ -33,7 +33,8 @@ from aqua_daemon.adapters.framed_calls import FramedCalls
 from aqua_daemon.adapters.grpc_health import Health, make_server
 from aqua_daemon.adapters.grpc_servicer import calls_handler
 from aqua_daemon.adapters.holders import Holders
-from aqua_daemon.adapters.journal import FanOut, JsonLines, LogJournal
+from aqua_daemon.adapters.journal import FanOut, LogJournal
+from aqua_daemon.adapters.json_lines import JsonLines
 from aqua_daemon.adapters.keeper_address import KeeperAddress
 from aqua_daemon.adapters.keeper_link import KeeperLinks
 from aqua_daemon.adapters.keeper_processes import (

@@ -1,8 +1,8 @@
 """The story of the node: one JSON line per event, instruction and refusal, and the last few in words.
 
-Covers the log's lines and the words that `aquactl events` shows. Does not cover counting
-(metrics.py), keeping the words (happenings.py) nor what a slab's step says (audit). A line has the
-record's name under `event`, `instruction` or `refused`, and its fields by their own names, so that all
+Covers which lines the log has and the words that `aquactl events` shows. Does not cover counting
+(metrics.py), keeping the words (happenings.py) nor a line's form (json_lines). A line has the record's
+name under `event`, `instruction` or `refused`, and its fields by their own names, so that all
 lines of one lease are found by its id.
 
 What comes many times a second in a quiet node (ticks, keepalives, reports) is logged at debug, and
@@ -12,23 +12,17 @@ happened last would see nothing but himself.
 
 from __future__ import annotations
 
-import json
 import logging
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
-from enum import Enum
-from functools import cache
-from typing import NamedTuple, cast
+from collections.abc import Sequence
 
-from aqua_daemon.adapters.audit import audited
 from aqua_daemon.adapters.happenings import Happenings, TenantsOfSessions
+from aqua_daemon.adapters.json_lines import Line, LoggedLine
 from aqua_daemon.core import events, instructions
 from aqua_daemon.core.errors import BrokerError
 from aqua_daemon.core.events import Event
 from aqua_daemon.core.instructions import Instruction
 from aqua_daemon.core.limits import Quota
-from aqua_daemon.core.model import Lease, LeaseId, LeaseState, SessionId
+from aqua_daemon.core.model import LeaseId, LeaseState, SessionId
 from aqua_daemon.core.sizes import MIB
 from aqua_daemon.ports import Clock, Journal
 
@@ -47,11 +41,6 @@ _COMING_AND_GOING = (
     events.SessionClosed,
     instructions.ForgetSession,
 )
-_AS_IT_IS = frozenset({str, int, float, bool, type(None)})  # in JSON, too: most of all fields
-_LOGGED_FIELDS = "fields"
-_LEASE_FIELDS = ("lease_id", "session_id", "tenant", "lender", "nbytes", "safety_class", "state")
-
-Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
 
 
 class LogJournal:
@@ -102,50 +91,10 @@ class LogJournal:
             level = logging.DEBUG
         if not self._logger.isEnabledFor(level):
             return
-        self._logger.handle(_Logged(self._logger.name, level, _Line(kind, record, error)))
+        self._logger.handle(LoggedLine(self._logger.name, level, Line(kind, record, error)))
 
     def _is_observers(self, record: Event | Instruction) -> bool:
         return isinstance(record, _COMING_AND_GOING) and record.session_id in self._observers
-
-
-class _Logged(logging.LogRecord):
-    """A line on its way to the handlers.
-
-    Made by hand: where in this file it comes from is nobody's question, and finding out costs more
-    than the line.
-    """
-
-    def __init__(self, name: str, level: int, line: _Line) -> None:
-        created = time.time()  # noqa: TID251 - for people: when it was
-        self.__dict__.update(
-            _BLANK,
-            name=name,
-            levelno=level,
-            levelname=logging.getLevelName(level),
-            msg=type(line.record).__name__,
-            created=created,
-            msecs=created % 1.0 * 1000,
-        )
-        self.fields = line  # see `_LOGGED_FIELDS`
-
-
-_BLANK = vars(logging.makeLogRecord({}))  # all that some handler may look for
-
-
-class _Line(NamedTuple):
-    """What a line is of; put into words when it is written."""
-
-    kind: str
-    record: Event | Instruction
-    error: Exception | None
-
-    def fields(self) -> dict[str, Json]:
-        fields: dict[str, Json] = {self.kind: type(self.record).__name__, **_fields(self.record)}
-        if isinstance(self.record, instructions.NoteMove):
-            fields |= audited(self.record)
-        if self.error is not None:
-            fields["error"] = _plain(self.error)
-        return fields
 
 
 class FanOut:
@@ -168,38 +117,6 @@ class FanOut:
         """The broker refused an event."""
         for journal in self._journals:
             journal.refused(event, error)
-
-
-class JsonLines(logging.Formatter):
-    """Every log record as one JSON object on one line."""
-
-    def __init__(self, *, has_priority: bool = False) -> None:
-        """*has_priority*: as the systemd journal wants it, which takes the prefix off again."""
-        super().__init__()
-        self._has_priority = has_priority
-        self._second = (0, "")  # the last one, in words
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The record's fields, if a journal gave it some, else its message."""
-        line: dict[str, Json] = {
-            "time": self._time(record.created),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-        }
-        given = getattr(record, _LOGGED_FIELDS, None)
-        line |= given.fields() if isinstance(given, _Line) else {"message": record.getMessage()}
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        prefix = f"<{_priority(record.levelno)}>" if self._has_priority else ""
-        return prefix + json.dumps(line)
-
-    def _time(self, created: float) -> str:
-        # Thousands of lines a second begin alike.
-        second = int(created)
-        if second != self._second[0]:
-            words = time.strftime(self.default_time_format, self.converter(created))
-            self._second = (second, words)
-        return f"{self._second[1]},{int((created - second) * 1000):03d}"
 
 
 def in_words(record: Event | Instruction, error: Exception | None = None) -> str:
@@ -261,12 +178,6 @@ def _these(lease_ids: Sequence[LeaseId]) -> str:
     return f"{'lease' if len(lease_ids) == 1 else 'leases'} {', '.join(x[:8] for x in lease_ids)}"
 
 
-def _priority(level: int) -> int:
-    """The priority of syslog, which is the journal's: the lower, the graver."""
-    at_least = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
-    return next((priority for least, priority in at_least if level >= least), 7)
-
-
 def _quota_in_words(quota: Quota) -> str:
     size = "the default" if quota.nbytes is None else f"{quota.nbytes} bytes"
     leases = "" if quota.leases is None else f", {quota.leases} leases"
@@ -274,36 +185,3 @@ def _quota_in_words(quota: Quota) -> str:
     weight = "" if quota.weight is None else f", weight {quota.weight:g}"
     priority = "" if quota.priority is None else f", priority {quota.priority}"
     return size + leases + sessions + weight + priority
-
-
-def _fields(record: object) -> dict[str, Json]:
-    names = _field_names(type(record))  # type: ignore[arg-type]  # mypy: of a type it takes its instances' hash
-    found: dict[str, Json] = {}
-    for name in names:
-        value = getattr(record, name)
-        found[name] = value if type(value) in _AS_IT_IS else _plain(value)
-    return found
-
-
-@cache
-def _field_names(kind: type[object]) -> tuple[str, ...]:
-    return tuple(field.name for field in fields(kind)) if is_dataclass(kind) else ()
-
-
-def _plain(value: object) -> Json:
-    """*value* in what JSON has: records by their fields, enums by value, errors by their reason."""
-    if value is None or isinstance(value, str | int | float):
-        return value
-    if isinstance(value, Enum):
-        return str(value.value)
-    if isinstance(value, BaseException):
-        reason = value.reason if isinstance(value, BrokerError) else "fault"
-        return {"type": type(value).__name__, "reason": reason, "message": str(value)}
-    if isinstance(value, Lease):  # the rest of it is in the lines before
-        return {name: _plain(getattr(value, name)) for name in _LEASE_FIELDS}
-    if isinstance(value, tuple | list | frozenset):
-        return [_plain(item) for item in value]
-    if isinstance(value, Mapping):
-        mapping = cast("Mapping[object, object]", value)
-        return {str(key): _plain(item) for key, item in mapping.items()}
-    return _fields(value) or str(value)

@@ -18,7 +18,7 @@ CUDA = {"cuda", "cupy"}  # late, in whoever needs a GPU
 ALLOWED: dict[str, set[str]] = {
     "aqua_daemon/ctl": BASE | SCREENS | {"pynvml"},
     "aqua_daemon/keeper": BASE | CUDA | {"pynvml"},
-    "aqua_daemon": BASE | {"prometheus_client", "pynvml"},
+    "aqua_daemon": BASE | {"orjson", "prometheus_client", "pynvml"},
     "aqua_client/demo": BASE | SCREENS | {"torch", "transformers"},
     "aqua_client/integrations/adapters": BASE | {"peft", "torch"},
     "aqua_client/integrations/transformers/serving": BASE

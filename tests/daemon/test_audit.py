@@ -11,7 +11,8 @@ from dataclasses import replace
 import pytest
 
 from aqua_daemon.adapters.audit import AUDIT_KEYS
-from aqua_daemon.adapters.journal import JsonLines, LogJournal
+from aqua_daemon.adapters.journal import LogJournal
+from aqua_daemon.adapters.json_lines import JsonLines
 from aqua_daemon.core.broker import Broker
 from aqua_daemon.core.events import Event, ProcessEnded, SentinelEnded
 from aqua_daemon.core.instructions import Instruction, NoteMove

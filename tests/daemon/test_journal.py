@@ -10,7 +10,9 @@ from typing import get_args
 
 import pytest
 
-from aqua_daemon.adapters.journal import FanOut, JsonLines, LogJournal
+from aqua_daemon.adapters import json_lines
+from aqua_daemon.adapters.journal import FanOut, LogJournal
+from aqua_daemon.adapters.json_lines import JsonLines
 from aqua_daemon.core.errors import QuotaExceeded
 from aqua_daemon.core.events import (
     Event,
@@ -18,6 +20,7 @@ from aqua_daemon.core.events import (
     LossTold,
     ProcessEnded,
     SessionOpened,
+    SlabFreed,
     Ticked,
 )
 from aqua_daemon.core.instructions import Instruction, NoteBrokenInvariant
@@ -155,6 +158,32 @@ def test_other_log_records_are_lines_too(log: Log) -> None:
     assert (hello["message"], hello["level"]) == ("hello node", "info")
     assert failed["message"] == "failed"
     assert "ValueError: invalid literal" in str(failed["exception"])
+
+
+def test_lines_say_the_same_without_orjson(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bare checkout on a machine's own Python has only what that has."""
+    logs = [Log(logging.DEBUG), Log(logging.DEBUG)]
+    for log in logs:
+        journal = LogJournal(clock=lambda: 7.0, logger=log.logger)
+        for event in EVENTS:
+            journal.event(event)
+            journal.refused(event, QuotaExceeded("no"))
+        for instruction in INSTRUCTIONS:
+            journal.instruction(instruction)
+        monkeypatch.setattr(json_lines, "HAS_ORJSON", False)
+    with_orjson, without = [
+        [line | {"time": "", "logger": ""} for line in log.lines()] for log in logs
+    ]
+    assert with_orjson == without
+
+
+def test_a_line_holds_what_orjson_refuses(log: Log, journal: LogJournal) -> None:
+    """The bytes of a file's name that is no text, and a number that no machine word holds."""
+    log.logger.info("half a character: %s", "\udc80")
+    journal.event(SlabFreed(lease_id=LEASE_ID, scrubbed_bytes=2**70))
+    said, freed = log.lines()
+    assert said["message"] == "half a character: \udc80"
+    assert freed["scrubbed_bytes"] == 2**70
 
 
 def test_a_fan_out_tells_every_journal_the_same(log: Log) -> None:
