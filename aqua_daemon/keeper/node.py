@@ -6,7 +6,6 @@ while mapped) says so, and is asked again. Does not cover connections and timers
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from aqua_protos.keeper_pb2 import Allocate, Free, GpuReport, RegisterOwner
 from aqua_daemon.keeper.gpu import Gpu, ScrubFailed, Slab
 from aqua_daemon.keeper.mappings import Mapped
 from aqua_daemon.keeper.proofs import Proof, Proofs, check_proof
-from aqua_daemon.keeper.refusal import Refused, exhausted, invalid
+from aqua_daemon.keeper.refusal import Refused, invalid
 from aqua_daemon.keeper.requests import check_allocate, check_gpu, check_id, check_owner
 
 _log = logging.getLogger("aqua.keeper")
@@ -51,19 +50,17 @@ class KeptGpus:
         Raises:
             Refused: nothing has changed, and both descriptors are closed.
         """
-        with contextlib.ExitStack() as undo:
-            undo.callback(os.close, pidfd)
-            undo.callback(os.close, sentinel)
+        try:
             gpu = self._gpu_for(request)
-            lease_id = request.tag.lease_id
-            try:
+            if not self._proofs.knows(request.tag.session_id):
                 check_proof(pidfd=pidfd, sentinel=sentinel)
-            except OSError as error:
-                raise exhausted(f"the proof can't be looked at: {error.strerror}") from error
-            memory = gpu.make(lease_id, request.nbytes)
-            undo.pop_all()
+            memory = gpu.make(request.tag.lease_id, request.nbytes)
+        except BaseException:
+            os.close(pidfd)
+            os.close(sentinel)
+            raise
         self._proofs.keep(request.tag.session_id, pidfd=pidfd, sentinel=sentinel)
-        slab = gpu.slabs[lease_id] = Slab(tag=request.tag, memory=memory)
+        slab = gpu.slabs[request.tag.lease_id] = Slab(tag=request.tag, memory=memory)
         return slab
 
     def free(self, request: Free) -> FreedSlab | None:

@@ -24,7 +24,6 @@ long as it lives, and they stay counted.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import fcntl
@@ -140,19 +139,21 @@ def make_shm_memory(name: str, nbytes: int) -> ShmMemory:
         OSError: the kernel has no memory or no descriptor for it; nothing is left behind.
         ScrubFailed: it is not zero.
     """
-    with contextlib.ExitStack() as undo:
-        made = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        with contextlib.ExitStack() as soon:
-            soon.callback(os.close, made)
-            os.ftruncate(made, nbytes)
-            # What memfd_create returns is not in the kernel's count of open files; this is.
-            descriptor = _opened_again(made)
-        undo.callback(os.close, descriptor)
+    made = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(made, nbytes)
+        # What memfd_create returns is not in the kernel's count of open files; this is.
+        descriptor = _opened_again(made)
+    finally:
+        os.close(made)
+    try:
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
         _verify_zero(descriptor, nbytes)
         canary = secrets.token_bytes(CANARY_BYTES)
         os.pwrite(descriptor, canary, 0)
-        undo.pop_all()
+    except BaseException:
+        os.close(descriptor)
+        raise
     return ShmMemory(descriptor=descriptor, nbytes=nbytes, canary=canary)
 
 
