@@ -79,13 +79,18 @@ class Link:
         try:
             # Under a timeout of Python's a connect fails at once where many others wait to be taken,
             # be it a flood; the kernel's has it wait in turn, for so long.
+            # It holds for what is sent, too: Python's own would look at the socket before each use.
             self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _SEND_TIMEVAL)
             self._connection.connect(path)
-            self._connection.settimeout(SEND_SECONDS)
         except OSError as error:
             self._connection.close()
             msg = f"can't connect to {path}: {error}"
             raise LinkBroken(msg, reason=_why_not_connected(error)) from error
+        # poll and not epoll: an epoll set would be shared with forked children.
+        self._incoming, self._room = select.poll(), select.poll()
+        self._incoming.register(self._connection, select.POLLIN)
+        self._incoming.register(waker, select.POLLIN)
+        self._room.register(self._connection, select.POLLOUT)
 
     def send(self, payload: bytes) -> None:
         """Send one frame.
@@ -96,7 +101,7 @@ class Link:
         try:
             with self._sending:
                 send_frame(self._connection, payload)
-        except TimeoutError as error:
+        except BlockingIOError as error:
             msg = f"the daemon has not read for {SEND_SECONDS:g} s"
             raise LinkBroken(msg, reason="silent") from error
         except (OSError, FrameTooLarge) as error:
@@ -110,7 +115,7 @@ class Link:
             LinkBroken: the daemon is gone.
         """
         with self._sending:
-            if not _has_room(self._connection, seconds):
+            if not self._has_room(seconds):
                 raise TimeoutError
             try:
                 send_frame(self._connection, payload)
@@ -130,8 +135,6 @@ class Link:
             try:
                 self._reader.read_from(self._connection)
                 self._payloads.extend(self._reader.frames())
-            except (BlockingIOError, TimeoutError):
-                continue
             except Disconnected as error:
                 raise LinkBroken(str(error), reason="lost") from error
             except FrameTooLarge as error:
@@ -163,23 +166,15 @@ class Link:
             self._connection.shutdown(socket.SHUT_RDWR)  # whoever reads is told
 
     def _is_readable(self, deadline: float) -> bool:
-        # poll and not epoll: an epoll set would be shared with forked children.
-        with selectors.PollSelector() as selector:
-            selector.register(self._connection, selectors.EVENT_READ)
-            selector.register(self._waker, selectors.EVENT_READ)
-            ready = selector.select(max(0.0, deadline - time.monotonic()))
-        found = {key.fileobj for key, _ in ready}
-        return self._connection in found and self._waker not in found
+        ready = self._incoming.poll(max(0.0, deadline - time.monotonic()) * 1000)
+        return bool(ready) and all(one != self._waker.fileno() for one, _event in ready)
 
-
-def _has_room(connection: socket.socket, seconds: float) -> bool:
-    # The kernel says so while three quarters of the buffer are free, 150 KiB: more than a call that
-    # goes out this way has, so that no frame is cut and no sender waits for its rest.
-    if connection.fileno() < 0:
-        return True  # closed: sending says so
-    room = select.poll()
-    room.register(connection, select.POLLOUT)
-    return bool(room.poll(seconds * 1000))
+    def _has_room(self, seconds: float) -> bool:
+        # The kernel says so while three quarters of the buffer are free, 150 KiB: more than a call
+        # that goes out this way has, so that no frame is cut and no sender waits for its rest.
+        if self._connection.fileno() < 0:
+            return True  # closed: sending says so
+        return bool(self._room.poll(seconds * 1000))
 
 
 def _why_not_connected(error: OSError) -> str:

@@ -22,6 +22,8 @@ HEADER = struct.Struct("!I")
 LARGEST_FRAME_BYTES = 4 * 2**20  # a keepalive of 10,000 leases is 0.7 MiB
 MOST_DESCRIPTORS = 16  # in one read; the protocol never sends more than 2 with a frame
 _READ_BYTES = 64 * 1024
+# As plain numbers: to combine the flags of an enum takes as long as to read from the socket.
+_CLOSE_ON_EXEC, _CUT_SHORT = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_CTRUNC)
 
 
 class FrameTooLarge(ValueError):
@@ -76,9 +78,9 @@ class FrameReader:
             BlockingIOError, TimeoutError: nothing there (in time).
         """
         chunk, ancillary, flags, _address = connection.recvmsg(
-            _READ_BYTES, self._space, socket.MSG_CMSG_CLOEXEC
+            _READ_BYTES, self._space, _CLOSE_ON_EXEC
         )
-        if self._space and flags & socket.MSG_CTRUNC:
+        if self._space and flags & _CUT_SHORT:
             self._has_lost_descriptors = True
         for level, kind, content in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
