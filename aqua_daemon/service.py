@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, assert_never
 
 from aqua_daemon.core.errors import BrokerBug, BrokerError, InvalidRequest, UnknownSession
@@ -149,11 +149,10 @@ class BrokerService:
             BrokerError: the broker refused, now or after having asked a keeper.
             TimeoutError: no answer in time.
         """
-        answer = self._pending_for(event).answer
-        if answer.done():  # as most are, in the step that applied them
-            return answer.result()
-        async with asyncio.timeout(timeout_seconds):
-            return await asyncio.shield(answer)
+        pending = self._pending_for(event)
+        if pending.outcome is None:  # most are answered in the step that applied them
+            await pending.concluded(timeout_seconds=timeout_seconds)
+        return pending.answer()
 
     def answer_now(self, event: Request) -> Answer:
         """Apply *event*, one that the broker answers in the same step.
@@ -161,10 +160,7 @@ class BrokerService:
         Raises:
             BrokerError: the broker refused; BrokerBug where it left the answer for later.
         """
-        answer = self._pending_for(event).answer
-        if not answer.done():
-            raise BrokerBug(f"{type(event).__name__} was not answered in the step that applied it")
-        return answer.result()
+        return self._pending_for(event).answer()
 
     def snapshot(self) -> NodeSnapshot:
         """The books as they are now."""
@@ -180,9 +176,7 @@ class BrokerService:
         key = (event.session_id, event.request_id)
         pending = self._pending.get(key)
         if pending is None:
-            answer = asyncio.get_running_loop().create_future()
-            pending = _Pending(key=key, kind=type(event), answer=answer)
-            self._pending[key] = pending
+            pending = self._pending[key] = _Pending(key=key, kind=type(event))
             self._queue.append(_Submission(event=event, pending=pending))
             self._drain()
         elif pending.kind is not type(event):
@@ -238,7 +232,7 @@ class BrokerService:
         if submission.pending is None:
             return
         del self._pending[submission.pending.key]
-        submission.pending.fail(error)
+        submission.pending.conclude(error)
 
     def _do(self, instruction: Instruction, event: Event) -> None:
         self._journal.instruction(instruction)
@@ -274,7 +268,7 @@ class BrokerService:
             case AnswerDenied(session_id=session_id, request_id=request_id, error=error):
                 pending = self._pending.pop((session_id, request_id), None)
                 if pending is not None:
-                    pending.fail(error)
+                    pending.conclude(error)
             case (
                 AnswerGranted()
                 | AnswerReturned()
@@ -291,7 +285,7 @@ class BrokerService:
             ):
                 pending = self._pending.pop((instruction.session_id, instruction.request_id), None)
                 if pending is not None:
-                    pending.succeed(instruction)
+                    pending.conclude(instruction)
             case _:
                 assert_never(instruction)
 
@@ -300,7 +294,7 @@ class BrokerService:
             error = UnknownSession(
                 "the session ended before the request was answered; connect anew"
             )
-            self._pending.pop(key).fail(error)
+            self._pending.pop(key).conclude(error)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -309,16 +303,38 @@ class _Pending:
 
     key: tuple[SessionId, RequestId]
     kind: type[Request]
-    answer: asyncio.Future[Answer]
+    outcome: Answer | BrokerError | None = None  # None: it is to come
+    waiters: list[asyncio.Future[None]] = field(default_factory=list)  # one for each caller
 
-    def succeed(self, answer: Answer) -> None:
-        if not self.answer.done():
-            self.answer.set_result(answer)
+    def answer(self) -> Answer:
+        """The outcome, which is there; raises BrokerError for a no."""
+        if self.outcome is None or isinstance(self.outcome, BrokerError):
+            raise self.outcome or BrokerBug(f"{self.kind.__name__} was not answered yet")
+        return self.outcome
 
-    def fail(self, error: BrokerError) -> None:
-        if not self.answer.done():
-            self.answer.set_exception(error)
-            self.answer.exception()  # nobody may be waiting any more: that is no fault
+    async def concluded(self, *, timeout_seconds: float) -> None:
+        """Return when the outcome is there; raises TimeoutError when it is not in time."""
+        loop = asyncio.get_running_loop()
+        waiter = loop.create_future()
+        self.waiters.append(waiter)
+        # By hand: `asyncio.timeout` around a shield takes three times as long.
+        timer = loop.call_later(timeout_seconds, _give_up, waiter)
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+            self.waiters.remove(waiter)
+
+    def conclude(self, outcome: Answer | BrokerError) -> None:
+        self.outcome = outcome
+        for waiter in self.waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+def _give_up(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_exception(TimeoutError())
 
 
 @dataclass(slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -30,6 +31,7 @@ from aqua_daemon.core.errors import (
     UnknownSession,
 )
 from aqua_daemon.core.instructions import (
+    Answer,
     AnswerDrain,
     AnswerExchange,
     AnswerGranted,
@@ -54,6 +56,7 @@ _TICK_SLACK_SECONDS = 1.0  # an answer at a deadline comes with the tick after i
 _STATUS_LINES = 50  # of the node: two screens of `status`
 
 Call = Callable[[SessionId, bytes, float], "Awaitable[bytes | Reply]"]
+CallAtOnce = Callable[[SessionId, bytes], bytes]
 _AnswerT = TypeVar("_AnswerT")
 
 logger = logging.getLogger("aqua.api")
@@ -111,26 +114,47 @@ class BrokerCalls:
         self._started_at = clock()
         self._calls: dict[str, Call] = {
             "Acquire": self._acquire,
-            "Release": self._release,
-            "Acknowledge": self._acknowledge,
-            "Exchange": self._exchange,
-            "ReserveHost": self._reserve_host,
-            "Offer": self._offer,
             "Reclaim": self._reclaim,
-            "GetState": self._get_state,
-            "GetEvents": self._get_events,
-            "Quiesce": self._quiesce,
-            "GetQuotas": self._get_quotas,
             "SetQuota": self._set_quota,
             "Drain": self._drain,
             "Undrain": self._undrain,
             "ProbeLinks": self._probe_links,
         }
+        # What the broker answers in the step that applies it, and what only looks.
+        self._calls_at_once: dict[str, CallAtOnce] = {
+            "Release": self._release,
+            "Acknowledge": self._acknowledge,
+            "Exchange": self._exchange,
+            "ReserveHost": self._reserve_host,
+            "Offer": self._offer,
+            "GetState": self._get_state,
+            "GetEvents": self._get_events,
+            "Quiesce": self._quiesce,
+            "GetQuotas": self._get_quotas,
+        }
 
     @property
     def methods(self) -> tuple[str, ...]:
         """Their names, as the service has them."""
-        return tuple(self._calls)
+        return (*self._calls, *self._calls_at_once)
+
+    def reply_at_once(self, method: str, session_id: SessionId, payload: bytes) -> Reply | None:
+        """The reply to a session's request, if none has to wait for it; None: ask for it by `reply`.
+
+        Raises:
+            BrokerError: whatever came in between, also faults of ours.
+        """
+        call = self._calls_at_once.get(method)
+        if call is None:
+            return None
+        try:
+            with self._entered(session_id):
+                _check_size(payload)
+                return Reply(payload=call(session_id, payload))
+        except BrokerError:
+            raise
+        except Exception as error:  # one bad call must not go unanswered
+            raise _fault(error) from error
 
     async def reply(
         self, method: str, session_id: SessionId, payload: bytes, *, wait_seconds: float | None
@@ -140,11 +164,13 @@ class BrokerCalls:
         Raises:
             BrokerError: whatever came in between, also time and faults of ours.
         """
-        pid, uid = self._presence.caller_of(session_id)
+        at_once = self.reply_at_once(method, session_id, payload)
+        if at_once is not None:
+            return at_once
         if wait_seconds is None or wait_seconds > _LONGEST_WAIT_SECONDS:
             wait_seconds = _LONGEST_WAIT_SECONDS
         try:
-            with self._gate.entered(pid=pid, uid=uid):
+            with self._entered(session_id):
                 _check_size(payload)
                 reply = await self._calls[method](session_id, payload, wait_seconds)
                 return reply if isinstance(reply, Reply) else Reply(payload=reply)
@@ -156,19 +182,18 @@ class BrokerCalls:
                 "to get its answer"
             )
             raise TooLate(msg) from error
-        except Exception as error:  # one bad call must not go unanswered
-            logger.exception("a call failed")
-            raise BrokerBug(f"the daemon failed ({error!r}); see its log") from error
+        except Exception as error:  # as above
+            raise _fault(error) from error
+
+    def _entered(self, session_id: SessionId) -> AbstractContextManager[None]:
+        pid, uid = self._presence.caller_of(session_id)
+        return self._gate.entered(pid=pid, uid=uid)
 
     async def _ask(self, event: Request, kind: type[_AnswerT], wait_seconds: float) -> _AnswerT:
-        answer = await self._service.request(event, timeout_seconds=wait_seconds)
-        if not isinstance(answer, kind):
-            msg = (
-                f"the request_id was used for another call, which was answered by "
-                f"{type(answer).__name__}: use a new id for each call"
-            )
-            raise InvalidRequest(msg)
-        return answer
+        return _answer_of(await self._service.request(event, timeout_seconds=wait_seconds), kind)
+
+    def _ask_now(self, event: Request, kind: type[_AnswerT]) -> _AnswerT:
+        return _answer_of(self._service.answer_now(event), kind)
 
     async def _acquire(self, session_id: SessionId, payload: bytes, wait_seconds: float) -> Reply:
         event = requests.lease_requested(
@@ -192,29 +217,25 @@ class BrokerCalls:
             slab=_memory(lease, handle),
         )
 
-    async def _release(self, session_id: SessionId, payload: bytes, wait_seconds: float) -> bytes:
+    def _release(self, session_id: SessionId, payload: bytes) -> bytes:
         event = requests.leases_released(payload, session_id=session_id)
-        return replies.returned(await self._ask(event, AnswerReturned, wait_seconds))
+        return replies.returned(self._ask_now(event, AnswerReturned))
 
-    async def _acknowledge(
-        self, session_id: SessionId, payload: bytes, wait_seconds: float
-    ) -> bytes:
+    def _acknowledge(self, session_id: SessionId, payload: bytes) -> bytes:
         event = requests.revoke_acknowledged(payload, session_id=session_id)
-        return replies.returned(await self._ask(event, AnswerReturned, wait_seconds))
+        return replies.returned(self._ask_now(event, AnswerReturned))
 
-    async def _exchange(self, session_id: SessionId, payload: bytes, wait_seconds: float) -> bytes:
+    def _exchange(self, session_id: SessionId, payload: bytes) -> bytes:
         event = requests.exchange_offered(payload, session_id=session_id)
-        return replies.exchanged(await self._ask(event, AnswerExchange, wait_seconds))
+        return replies.exchanged(self._ask_now(event, AnswerExchange))
 
-    async def _reserve_host(
-        self, session_id: SessionId, payload: bytes, wait_seconds: float
-    ) -> bytes:
+    def _reserve_host(self, session_id: SessionId, payload: bytes) -> bytes:
         event = requests.host_room_requested(payload, session_id=session_id)
-        return replies.host_reserved(await self._ask(event, AnswerHostRoom, wait_seconds))
+        return replies.host_reserved(self._ask_now(event, AnswerHostRoom))
 
-    async def _offer(self, session_id: SessionId, payload: bytes, wait_seconds: float) -> bytes:
+    def _offer(self, session_id: SessionId, payload: bytes) -> bytes:
         event = requests.offer_made(payload, session_id=session_id)
-        return replies.offered(await self._ask(event, AnswerOffer, wait_seconds))
+        return replies.offered(self._ask_now(event, AnswerOffer))
 
     async def _reclaim(self, session_id: SessionId, payload: bytes, _wait: float) -> bytes:
         # gRPC cancels at the caller's own deadline; the broker answers at that of the reclaim.
@@ -223,7 +244,7 @@ class BrokerCalls:
         timeout_seconds = deadline_seconds + REVOKE_GRACE_SECONDS + _TICK_SLACK_SECONDS
         return replies.reclaimed(await self._ask(event, AnswerReclaim, timeout_seconds))
 
-    async def _get_state(self, session_id: SessionId, payload: bytes, _wait: float) -> bytes:
+    def _get_state(self, session_id: SessionId, payload: bytes) -> bytes:
         gpu = requests.gpu_looked_at(payload)
         snapshot = self._service.snapshot()
         if gpu is not None:
@@ -239,7 +260,7 @@ class BrokerCalls:
             happenings=happenings_for(viewer, recent),
         )
 
-    async def _get_events(self, session_id: SessionId, payload: bytes, _wait: float) -> bytes:
+    def _get_events(self, session_id: SessionId, payload: bytes) -> bytes:
         happenings = self._happenings
         after = requests.events_asked(payload, epoch=happenings.epoch)
         viewer = _viewer(session_id, self._service.snapshot())
@@ -251,11 +272,11 @@ class BrokerCalls:
             now=self._clock(),
         )
 
-    async def _quiesce(self, session_id: SessionId, payload: bytes, wait_seconds: float) -> bytes:
+    def _quiesce(self, session_id: SessionId, payload: bytes) -> bytes:
         event = requests.quiesce_requested(payload, session_id=session_id)
-        return replies.quiesced(await self._ask(event, AnswerQuiesce, wait_seconds))
+        return replies.quiesced(self._ask_now(event, AnswerQuiesce))
 
-    async def _get_quotas(self, session_id: SessionId, payload: bytes, _wait: float) -> bytes:
+    def _get_quotas(self, session_id: SessionId, payload: bytes) -> bytes:
         requests.check_get_quotas(payload)
         snapshot = self._service.snapshot()
         presence = self._presence.limits
@@ -294,6 +315,21 @@ class BrokerCalls:
     ) -> bytes:
         event = requests.link_probe_requested(payload, session_id=session_id)
         return replies.links_probed(await self._ask(event, AnswerLinkProbe, wait_seconds))
+
+
+def _answer_of(answer: Answer, kind: type[_AnswerT]) -> _AnswerT:
+    if not isinstance(answer, kind):
+        msg = (
+            f"the request_id was used for another call, which was answered by "
+            f"{type(answer).__name__}: use a new id for each call"
+        )
+        raise InvalidRequest(msg)
+    return answer
+
+
+def _fault(error: Exception) -> BrokerBug:
+    logger.error("a call failed", exc_info=error)
+    return BrokerBug(f"the daemon failed ({error!r}); see its log")
 
 
 def _memory(lease: Lease, handle: SlabHandle) -> SlabMemory | None:

@@ -28,23 +28,29 @@ class FramedCalls:
 
     def take(self, link: PresenceLink, session_id: SessionId, call: frames.Call) -> None:
         """Answer *call* on *link*, now or later; nothing happens where the link has ended."""
+        try:
+            if call.method not in FRAMED_METHODS:
+                msg = f"{call.method} is not called by frame: call it over gRPC"
+                raise InvalidRequest(msg)
+            reply = self._calls.reply_at_once(call.method, session_id, call.payload)
+        except BrokerError as error:
+            _refuse(link, call, error)
+            return
+        if reply is not None:
+            _send(link, call, reply)
+            return
         task = asyncio.create_task(self._answer(link, session_id, call))
         self._answering.add(task)
         task.add_done_callback(self._answering.discard)
 
     async def _answer(self, link: PresenceLink, session_id: SessionId, call: frames.Call) -> None:
         try:
-            if call.method not in FRAMED_METHODS:
-                msg = f"{call.method} is not called by frame: call it over gRPC"
-                raise InvalidRequest(msg)
             reply = await self._calls.reply(
                 call.method, session_id, call.payload, wait_seconds=call.seconds
             )
             _send(link, call, reply)
         except BrokerError as error:
-            message = str(error)[:LONGEST_DETAILS]
-            code = status_of(error).name
-            link.push(frames.call_refused(call.number, code, message, reason=error.reason))
+            _refuse(link, call, error)
 
 
 def _send(link: PresenceLink, call: frames.Call, reply: Reply) -> None:
@@ -55,3 +61,9 @@ def _send(link: PresenceLink, call: frames.Call, reply: Reply) -> None:
     slab = frames.slab_descriptor(reply.slab.lease_id)
     if not link.push_descriptor(slab, reply.slab.descriptor, frame):
         raise slab_not_sent()
+
+
+def _refuse(link: PresenceLink, call: frames.Call, error: BrokerError) -> None:
+    message = str(error)[:LONGEST_DETAILS]
+    code = status_of(error).name
+    link.push(frames.call_refused(call.number, code, message, reason=error.reason))
