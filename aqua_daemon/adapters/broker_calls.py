@@ -11,13 +11,13 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import TypeVar
 
 from aqua_daemon import __version__
 from aqua_daemon.adapters.call_limits import CallGate, CallLimits
 from aqua_daemon.adapters.happenings import Happenings
 from aqua_daemon.adapters.presence import PresenceServer
+from aqua_daemon.adapters.reply import Reply, memory_of
 from aqua_daemon.adapters.settings_file import SettingsFile
 from aqua_daemon.adapters.statuses import TooLarge, TooLate
 from aqua_daemon.adapters.visibility import happenings_for, visible_to
@@ -26,7 +26,6 @@ from aqua_daemon.core.errors import (
     BrokerBug,
     BrokerError,
     InvalidRequest,
-    SessionSuspect,
     StaleRequest,
     UnknownSession,
 )
@@ -45,9 +44,9 @@ from aqua_daemon.core.instructions import (
     AnswerUndrain,
 )
 from aqua_daemon.core.limits import QuotaOutcome
-from aqua_daemon.core.model import BrokerSettings, Lease, LeaseId, NodeSnapshot, Session, SessionId
+from aqua_daemon.core.model import BrokerSettings, LeaseId, NodeSnapshot, Session, SessionId
 from aqua_daemon.core.sizes import LONGEST_REVOKE_SECONDS, REVOKE_GRACE_SECONDS
-from aqua_daemon.ports import Clock, Keepers, SlabHandle
+from aqua_daemon.ports import Clock, Keepers
 from aqua_daemon.service import BrokerService, Request
 
 LARGEST_REQUEST_BYTES = 2**20  # 10,000 lease ids are 0.35 MiB
@@ -60,30 +59,6 @@ CallAtOnce = Callable[[SessionId, bytes], bytes]
 _AnswerT = TypeVar("_AnswerT")
 
 logger = logging.getLogger("aqua.api")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SlabMemory:
-    """A slab's descriptor, which is the keepers', and whose it is."""
-
-    lease_id: LeaseId
-    descriptor: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
-    """What goes to the caller: the slab by its presence link, then the payload."""
-
-    payload: bytes
-    slab: SlabMemory | None = None
-
-
-def slab_not_sent() -> SessionSuspect:
-    """The refusal where the holder's presence link can't carry a slab now."""
-    return SessionSuspect(
-        "the slab's descriptor can't be sent: read the presence socket, or re-attach if it has "
-        "closed, then ask again with the same request_id"
-    )
 
 
 class BrokerCalls:
@@ -214,7 +189,7 @@ class BrokerCalls:
         pid, _uid = self._presence.caller_of(session_id)
         return Reply(
             payload=replies.acquired(lease, handle, pid=pid, now=self._clock()),
-            slab=_memory(lease, handle),
+            slab=memory_of(lease, handle),
         )
 
     def _release(self, session_id: SessionId, payload: bytes) -> bytes:
@@ -330,12 +305,6 @@ def _answer_of(answer: Answer, kind: type[_AnswerT]) -> _AnswerT:
 def _fault(error: Exception) -> BrokerBug:
     logger.error("a call failed", exc_info=error)
     return BrokerBug(f"the daemon failed ({error!r}); see its log")
-
-
-def _memory(lease: Lease, handle: SlabHandle) -> SlabMemory | None:
-    if handle.descriptor is None:
-        return None
-    return SlabMemory(lease_id=lease.lease_id, descriptor=handle.descriptor)
 
 
 def _check_size(payload: bytes) -> None:

@@ -11,8 +11,9 @@ import asyncio
 
 from aqua_protos.agreement import FRAMED_METHODS
 
-from aqua_daemon.adapters.broker_calls import BrokerCalls, Reply, slab_not_sent
+from aqua_daemon.adapters.broker_calls import BrokerCalls
 from aqua_daemon.adapters.presence_link import PresenceLink
+from aqua_daemon.adapters.reply import Reply, slab_not_sent
 from aqua_daemon.adapters.statuses import LONGEST_DETAILS, status_of
 from aqua_daemon.adapters.wire import frames
 from aqua_daemon.core.errors import BrokerError, InvalidRequest

@@ -14,8 +14,9 @@ from typing import Final, NoReturn, cast
 import grpc
 from grpc import aio
 
-from aqua_daemon.adapters.broker_calls import LARGEST_REQUEST_BYTES, BrokerCalls, slab_not_sent
+from aqua_daemon.adapters.broker_calls import LARGEST_REQUEST_BYTES, BrokerCalls
 from aqua_daemon.adapters.presence import PresenceServer
+from aqua_daemon.adapters.reply import slab_not_sent
 from aqua_daemon.adapters.statuses import LONGEST_DETAILS, Unauthenticated, status_of
 from aqua_daemon.core.errors import BrokerError
 from aqua_daemon.core.model import SessionId
