@@ -19,10 +19,20 @@ def description() -> dict[str, object]:
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
         "load_average_before": round(os.getloadavg()[0], 2),
+        "huge_pages_of_shared_memory": _huge_pages(),
         "kernel": platform.release().split("-")[0],
         "python": platform.python_version(),
         "packages": {name: metadata.version(name).split("+")[0] for name in PACKAGES},
     }
+
+
+def _huge_pages() -> str:
+    """`advise`: slabs of shm GPUs are of them. The one that is chosen stands in brackets."""
+    try:
+        said = Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled").read_text()
+    except OSError:
+        return "none"
+    return said.partition("[")[2].partition("]")[0]
 
 
 def _processor() -> str:
