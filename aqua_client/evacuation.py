@@ -24,7 +24,7 @@ from aqua_client.held_copies import HELD_COPIES
 from aqua_client.host_tier import piece_sizes
 from aqua_client.pace import MOST_PIECES, Pace
 from aqua_client.records import SafetyClass
-from aqua_client.slabs import Place, Slab
+from aqua_client.slabs import Place, Slab, places_in_host
 from aqua_client.streams import Streams
 from aqua_client.tiers import Tiers
 
@@ -154,5 +154,5 @@ class Evacuation:
                 place = places[at]
                 self._tiers.host.claim(place.nbytes)
                 self._tiers.host.cover(slab.lease_id, place.nbytes)
-                found = self._tiers.put_in_host(list(islice(memories, len(each))), place.stored)
+                found = places_in_host(islice(memories, len(each)), place.stored)
                 targets[at].extend(found)

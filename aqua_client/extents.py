@@ -6,7 +6,8 @@ Pure: it knows numbers, no memory. Not thread-safe: whoever owns the slab holds 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
 
 # Wide enough for every vector load and every dtype, and what torch's own allocator rounds to.
 ALIGNMENT_BYTES = 512
@@ -15,6 +16,11 @@ ALIGNMENT_BYTES = 512
 # time of pairs.
 _OFFSET_BITS = 48
 _OFFSET_MASK = (1 << _OFFSET_BITS) - 1
+
+
+def aligned(nbytes: int) -> int:
+    """What so many bytes take of a slab."""
+    return -(-nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
 
 
 class ExtentMap:
@@ -47,7 +53,7 @@ class ExtentMap:
         made._by_size.clear()
         end = 0
         for offset, nbytes in sorted(taken):
-            length = -(-nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+            length = aligned(nbytes)
             if offset > end:
                 made._add_hole(end, offset)
             made._taken[offset] = length
@@ -73,7 +79,7 @@ class ExtentMap:
         Raises:
             ValueError: *nbytes* is not positive, or longer than `largest_free_bytes`.
         """
-        length = -(-nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+        length = aligned(nbytes)
         by_size = self._by_size
         index = bisect_left(by_size, length << _OFFSET_BITS)
         if nbytes <= 0 or index == len(by_size):
@@ -94,6 +100,20 @@ class ExtentMap:
         self._taken[offset] = length
         self.used_bytes += length
         return offset
+
+    def take_together(self, sizes: Sequence[int]) -> list[int]:
+        """`take` of each, one behind the other in one hole; each is given back by itself.
+
+        Raises:
+            ValueError: no hole has room for all, or one is not positive; nothing is taken.
+        """
+        if min(sizes, default=0) <= 0:
+            raise ValueError(f"sizes must be positive: {list(sizes)}")
+        lengths = [aligned(nbytes) for nbytes in sizes]
+        ends = list(accumulate(lengths, initial=self.take(sum(lengths))))
+        offsets = ends[:-1]
+        self._taken.update(zip(offsets, lengths, strict=True))
+        return offsets
 
     def give_back(self, offset: int) -> None:
         """Free the range that `take` put at *offset*.

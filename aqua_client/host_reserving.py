@@ -9,7 +9,7 @@ from aqua_client.copying import Memory
 from aqua_client.errors import BrokerUnreachable, InsufficientMemory, Refused
 from aqua_client.host_tier import piece_sizes
 from aqua_client.lender import Lender
-from aqua_client.slabs import Place, Stored
+from aqua_client.slabs import Place, Stored, places_in_host
 from aqua_client.tiers import Tiers
 
 
@@ -34,7 +34,7 @@ class HostReserving:
             with tiers.lock:
                 stored.reason = reason
                 tiers.counters.count_fallback(reason)
-                return tiers.put_in_host(memories, stored)
+                return places_in_host(memories, stored)
         except BaseException:
             with tiers.lock:
                 tiers.host.give_up(nbytes)

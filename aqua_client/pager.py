@@ -18,19 +18,15 @@ from aqua_client.borrowing import Borrowing
 from aqua_client.counters import Counters
 from aqua_client.cuda_streams import streams_of_torch
 from aqua_client.errors import AquaError, ForkedChild, HandleReleased
-from aqua_client.fallback import FallbackRule, Shortage
-from aqua_client.host_reserving import HostReserving
 from aqua_client.lender import LenderMaker
 from aqua_client.news import News
 from aqua_client.records import SafetyClass
+from aqua_client.reserving import Reserving
 from aqua_client.settings import ClientSettings
 from aqua_client.slabs import Place, Prefetched, Slab, Stored, tier_of
 from aqua_client.streams import Event, Streams
 from aqua_client.tiers import Tiers
 from aqua_client.worker import POLL_SECONDS, Worker
-
-# A session notices silence after two thirds of a term; a lease must not be written to after one.
-WRITABLE_TERMS = 1 / 3
 
 logger = logging.getLogger("aqua")
 
@@ -48,13 +44,14 @@ class Pager:
         self._counters = Counters()
         self._tiers = Tiers(host_limit_bytes=settings.host_limit_bytes, counters=self._counters)
         self._news = News(self._tiers)
-        self._rule = FallbackRule(settings)
         self._is_forked = False
         self._is_closed = False
         self._lender = make_lender(settings, self._news, self._counters)
         self._arriving = Arriving(self._tiers, self._lender, home_gpu=settings.home_gpu)
         self._borrowing = Borrowing(self._tiers, self._lender, self._arriving)
-        self._host_reserving = HostReserving(self._tiers, self._lender)
+        self._reserving = Reserving(
+            self._tiers, self._borrowing, self._news, lender=self._lender, settings=settings
+        )
         self._worker = Worker(
             self._tiers,
             self._borrowing,
@@ -90,7 +87,7 @@ class Pager:
                     if place is not None:
                         stored.reserved.append(place)
                         return stored
-            self._reserve_slowly(stored)
+            self._reserving.reserve(stored)
         except AquaError:
             with tiers.lock:
                 tiers.discard(stored.reserved)
@@ -99,6 +96,35 @@ class Pager:
             self.discard(stored)
             raise
         return stored
+
+    def reserve_together(self, sizes: Sequence[int], safety: SafetyClass) -> list[Stored]:
+        """`reserve` of each in one step, where one slab has room for all; none: it has not."""
+        if self._is_forked:
+            _refuse_forked()
+        tiers = self._tiers
+        several = [Stored(nbytes, safety) for nbytes in sizes]
+        try:
+            with tiers.lock:
+                if self._is_closed:
+                    _refuse_closed()
+                if tiers.garbage:
+                    tiers.collect_garbage()
+                if self._news.is_in_contact and tiers.put_together(several):
+                    return several
+        except BaseException:
+            for one in several:
+                self.discard(one)
+            raise
+        return []
+
+    def written_together(
+        self, several: Sequence[Stored], events: Sequence[Event | None]
+    ) -> list[Stored]:
+        """`written` of each."""
+        with self._tiers.lock:
+            for stored, event in zip(several, events, strict=True):
+                self._tiers.written(stored, event)
+        return list(several)
 
     def written(self, stored: Stored, event: Event | None = None) -> Stored:
         """The bytes are all there, or will be by *event*: they may be fetched, and then moved."""
@@ -274,36 +300,6 @@ class Pager:
     def abandon_in_child(self) -> None:
         """After a fork, in the child: raise from now on. Whoever held a lock is not here."""
         self._is_forked = True
-
-    def _reserve_slowly(self, stored: Stored) -> None:
-        """Slab by slab, asking for more of them; what finds no room there goes to the host."""
-        missing = stored.nbytes
-        reason = ""
-        # One deadline for all of its slabs: what is not there by then goes to the host.
-        end = time.monotonic() + self._settings.acquire_seconds
-        in_flight.land(self._tiers)  # perhaps there is room by now
-        while missing and not reason:
-            try:
-                self._check_writable()
-                place = self._borrowing.put(missing, stored, end=end)
-            except Shortage as shortage:
-                reason = shortage.reason
-            else:
-                stored.reserved.append(place)
-                missing -= place.nbytes
-        if missing:
-            stored.reserved += self._reserve_in_host(stored, missing, reason)
-
-    def _reserve_in_host(self, stored: Stored, nbytes: int, reason: str) -> list[Place]:
-        with self._tiers.lock:
-            free = self._tiers.free_slab_bytes
-        self._rule.enter(reason, nbytes=nbytes, peer_free_bytes=free)
-        return self._host_reserving.place(stored, nbytes, reason)
-
-    def _check_writable(self) -> None:
-        """After a term without contact a lease may have lapsed: nothing new goes there."""
-        if self._news.silent_seconds > WRITABLE_TERMS * self._lender.term_seconds:
-            raise Shortage(self._lender.reason or "detached")
 
     def _await_idle(self, seconds: float) -> None:
         """Until nobody copies any more, or the time is up."""

@@ -122,6 +122,11 @@ class Place:
         return now - self.moved_at > SETTLED_SECONDS
 
 
+def places_in_host(memories: Iterable[Memory], stored: Stored) -> list[Place]:
+    """Places in host memory that has been claimed."""
+    return [Place(memory, 0, memory.nbytes, stored, None) for memory in memories]
+
+
 def tier_of(places: Iterable[Place]) -> str:
     """`peer`, `host` or `mixed`."""
     on_peers = {place.slab is not None for place in tuple(places)}
@@ -206,6 +211,15 @@ class Slab:
         self.places.add(place)
         self.used_at = now
         return place
+
+    def put_together(self, several: Sequence[Stored], *, now: float) -> None:
+        """A place for each, which is reserved for its writer; there is room for all in one hole."""
+        offsets = self.extents.take_together([one.nbytes for one in several])
+        for stored, offset in zip(several, offsets, strict=True):
+            place = Place(self.memory, offset, stored.nbytes, stored, self)
+            self.places.add(place)
+            stored.reserved.append(place)
+        self.used_at = now
 
     def remove(self, place: Place, *, now: float) -> None:
         """The place is free again."""

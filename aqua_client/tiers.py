@@ -12,8 +12,8 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
-from aqua_client.copying import Memory
 from aqua_client.counters import Counters
+from aqua_client.extents import aligned
 from aqua_client.held_slabs import HeldSlabs
 from aqua_client.host_tier import HostTier
 from aqua_client.records import LeaseUse, SafetyClass
@@ -57,10 +57,18 @@ class Tiers:
         if slab is None:
             return None
         place = slab.put(nbytes, stored, now=time.monotonic())
-        if slab.extents.used_bytes > slab.low_bytes:
-            slab.low_bytes = slab.nbytes  # once: the worker sees to it that it is as before
-            self.wake_worker()
+        self._note_fill(slab)
         return place
+
+    def put_together(self, several: Sequence[Stored]) -> bool:
+        """A place for each, of one class, in one slab; else nothing has changed."""
+        nbytes = sum(aligned(one.nbytes) for one in several)
+        slab = self._held.with_room(nbytes, several[0].safety, "") if nbytes else None
+        if slab is None:
+            return False
+        slab.put_together([one for one in several if one.nbytes], now=time.monotonic())
+        self._note_fill(slab)
+        return True
 
     def has_room(self, nbytes: int, safety: SafetyClass) -> bool:
         """Whether `put` would find some."""
@@ -90,10 +98,6 @@ class Tiers:
     def forget_slab(self, slab: Slab) -> None:
         """A slab has been unmapped."""
         self._held.forget(slab)
-
-    def put_in_host(self, memories: Sequence[Memory], stored: Stored) -> list[Place]:
-        """Places in host memory that has been claimed."""
-        return [Place(memory, 0, memory.nbytes, stored, None) for memory in memories]
 
     def written(self, stored: Stored, event: Event | None = None) -> None:
         """The first copy is done: the bytes are stored, unless their slab was lost meanwhile.
@@ -157,9 +161,8 @@ class Tiers:
 
     def mend(self) -> None:
         """Put the books of slabs right after an interrupt in the middle of changing them."""
-        now = time.monotonic()
         for slab in tuple(self.slabs.values()):
-            slab.mend(now=now)
+            slab.mend(now=time.monotonic())
         self.wake_worker()
 
     def pin(self, stored: Stored) -> Pins:
@@ -293,8 +296,12 @@ class Tiers:
 
     def uses(self) -> list[LeaseUse]:
         """What the daemon is told of each lease."""
-        now = time.monotonic()
-        return [slab.use(now=now) for slab in self.slabs.values()]
+        return [slab.use(now=time.monotonic()) for slab in self.slabs.values()]
+
+    def _note_fill(self, slab: Slab) -> None:
+        if slab.extents.used_bytes > slab.low_bytes:
+            slab.low_bytes = slab.nbytes  # once: the worker sees to it that it is as before
+            self.wake_worker()
 
     def _watch(self, flight: Flight, of: Stored | Pins | None = None) -> None:
         if not self.flights:

@@ -21,6 +21,10 @@ from aqua_client.streams import Event
 
 # Given the places of each piece, in the order of the pieces.
 Copy = Callable[[Sequence[Sequence[Place]]], None]
+
+# In one step: enough that the lock costs little, few enough that nobody waits for it.
+TOGETHER = 64
+
 HandlesT = TypeVar("HandlesT")
 
 
@@ -42,13 +46,15 @@ def store(
     check_may_copy(pager)
     reservations: list[Stored] = []
     try:
-        for nbytes in sizes:
-            reservations.append(pager.reserve(nbytes, safety))  # noqa: PERF401 - kept if one fails
+        for begin in range(0, len(sizes), TOGETHER):
+            some = sizes[begin : begin + TOGETHER]
+            reservations += pager.reserve_together(some, safety) if len(some) > 1 else []
+            for nbytes in sizes[len(reservations) : begin + len(some)]:
+                reservations.append(pager.reserve(nbytes, safety))
         places = [one.reserved for one in reservations]
         copy(places)
         events = _ends(pager, devices, places)
-        written = zip(reservations, events, strict=True)
-        return make([pager.written(one, event) for one, event in written])
+        return make(pager.written_together(reservations, events))
     except BaseException:
         for device, one in zip(devices, reservations, strict=False):  # not all may be there
             pager.discard(one, _some_end(pager, device, one.reserved))

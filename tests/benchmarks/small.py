@@ -3,7 +3,7 @@
 The goal is for parking alone, `offload` beside SET, `ray.put` or making a piece of shared memory,
 which is what the rivals make expensive; a tensor's whole life, parked, brought back and forgotten,
 is beside it without a goal. Blocks that are parked a thousand at a time, in a pool, stand beside one
-MSET of as many. Each rival has its medians of its own rounds in this run, one after the other, on
+MSET of as many; what else is made for each stands beside a thousand in `in_numbers`. Each rival has its medians of its own rounds in this run, one after the other, on
 one thread. With each is what a 26th of it would be, and one copy of the bytes: where that is more,
 nobody who copies can be so much cheaper.
 """
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 
 import aqua_client
+from tests.benchmarks import in_numbers
 from tests.benchmarks.figure import Figure
 from tests.benchmarks.rivals import memory, programs
 from tests.benchmarks.rivals.programs import Answer, NotHere
@@ -45,6 +46,7 @@ def measure(socket: str) -> Iterator[Figure]:
         for one in contests:
             yield from one.expensive("shared memory made for each", memory.shared_memory_made)
             yield from one.expensive("a memfd made for each", memory.memfd_made)
+        yield from in_numbers.measure(client)
         try:
             redis = programs.redis(SIZES, BATCH)
         except NotHere as why:

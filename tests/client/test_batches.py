@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 import torch
 
-from aqua_client import copying
+from aqua_client import copying, transfers
 from aqua_client.batches import fetch_many, offload_many
 from aqua_client.copying import Span
 from aqua_client.errors import (
@@ -83,6 +83,24 @@ def test_each_handle_is_one_like_any_other(pager: Pager) -> None:
     assert one is not three
     assert torch.equal(one, three)
     assert torch.equal(two, torch.ones(3))
+
+
+@pytest.mark.parametrize("nbytes", [4096, 100_000])
+def test_hundreds_lie_apart_and_each_is_released_by_itself(nbytes: int) -> None:
+    """Whether a slab has room for many of them at once, or for one after the other; one is empty."""
+    tensors = [random_bytes(nbytes, seed=seed) for seed in range(3 * transfers.TOGETHER // 2)]
+    tensors.insert(5, torch.empty(0))
+    with paging(FakeNode(smallest_slab_bytes=2 * MIB, largest_slab_bytes=4 * MIB)) as pager:
+        handles = offload_many(pager, tensors, "store")
+        assert {one.tier for one in handles if one.nbytes} == {"peer"}
+        for handle in handles[::2]:
+            handle.release()
+        for tensor, handle in zip(tensors[1::2], handles[1::2], strict=True):
+            assert torch.equal(handle.fetch(), tensor)
+            handle.release()
+        assert held(pager) == [0, 0, len(tensors), len(tensors[1::2])]
+        slabs = pager._tiers.slabs.values()
+        assert all(slab.extents.largest_free_bytes == slab.nbytes for slab in slabs)
 
 
 def test_the_need_of_a_gradient_comes_back(pager: Pager) -> None:

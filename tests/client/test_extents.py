@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+from hypothesis.stateful import (
+    Bundle,
+    MultipleResults,
+    RuleBasedStateMachine,
+    consumes,
+    invariant,
+    multiple,
+    rule,
+)
 
 from aqua_client.extents import ALIGNMENT_BYTES, ExtentMap
 
@@ -45,6 +53,23 @@ class ExtentHistories(RuleBasedStateMachine):
         self.model[first : first + blocks] = [True] * blocks
         self.lengths[offset] = blocks
         return offset
+
+    @rule(target=taken, sizes=st.lists(st.integers(1, CAPACITY // 6), min_size=1, max_size=4))
+    def take_together(self, sizes: list[int]) -> MultipleResults[int]:
+        lengths = [-(-nbytes // ALIGNMENT_BYTES) for nbytes in sizes]
+        if max(self.holes(), default=0) < sum(lengths):
+            with pytest.raises(ValueError, match="longest hole"):
+                self.extents.take_together(sizes)
+            return multiple()
+        offsets = self.extents.take_together(sizes)
+        at = offsets[0] // ALIGNMENT_BYTES
+        for offset, blocks in zip(offsets, lengths, strict=True):
+            assert offset == at * ALIGNMENT_BYTES  # one behind the other
+            assert not any(self.model[at : at + blocks])
+            self.model[at : at + blocks] = [True] * blocks
+            self.lengths[offset] = blocks
+            at += blocks
+        return multiple(*offsets)
 
     @rule(offset=consumes(taken))
     def give_back(self, offset: int) -> None:
@@ -99,3 +124,12 @@ def test_sizes_that_no_hole_has_are_refused(nbytes: int) -> None:
     with pytest.raises(ValueError, match="longest hole"):
         extents.take(nbytes)
     assert extents.free_bytes == CAPACITY
+
+
+@pytest.mark.parametrize("sizes", [[], [1, 0], [CAPACITY // 2, CAPACITY // 2 + 1]])
+def test_several_that_no_hole_has_are_refused(sizes: list[int]) -> None:
+    """Nothing changes then, either."""
+    extents = ExtentMap(CAPACITY)
+    with pytest.raises(ValueError, match=r"longest hole|positive"):
+        extents.take_together(sizes)
+    assert extents.largest_free_bytes == CAPACITY

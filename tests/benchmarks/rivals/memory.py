@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
 from multiprocessing.shared_memory import SharedMemory
 
 import numpy as np
 import torch
 
-from tests.benchmarks.rivals.rounds import medians_us
+from tests.benchmarks.rivals.rounds import least_us, medians_us
 
 ROUNDS = 400
 
@@ -25,6 +26,18 @@ def touched_buffer(
     )
 
 
+def shared_buffer(tensors: Sequence[torch.Tensor], *, rounds: int = ROUNDS) -> Mapping[str, float]:
+    """One piece for all of them, as long as each other, there for good; figures are of all."""
+    nbytes = tensors[0].nbytes
+    rows = _new_shared(nbytes * len(tensors)).view(len(tensors), nbytes).zero_().unbind()
+
+    def park() -> None:
+        for row, tensor in zip(rows, tensors, strict=True):
+            row.copy_(tensor)
+
+    return least_us(park, lambda _: None, lambda _: None, rounds=rounds)
+
+
 def shared_memory_reused(source: torch.Tensor, out: torch.Tensor) -> Mapping[str, float]:
     """One piece, mapped once and written again and again."""
     shared = _new_shared(source.nbytes)
@@ -33,10 +46,20 @@ def shared_memory_reused(source: torch.Tensor, out: torch.Tensor) -> Mapping[str
     )
 
 
-def shared_memory_made(source: torch.Tensor, out: torch.Tensor) -> Mapping[str, float]:
-    """A piece for each tensor by `multiprocessing.shared_memory`, which another process may open."""
+def shared_memory_made(
+    source: torch.Tensor,
+    out: torch.Tensor,
+    *others: torch.Tensor,
+    measured: Callable[..., Mapping[str, float]] = medians_us,
+) -> Mapping[str, float]:
+    """A piece for each tensor by `multiprocessing.shared_memory`, which another process may open.
+
+    *others*: as long as the first, parked in turns with it.
+    """
+    turns = cycle((source, *others))
 
     def park() -> SharedMemory:
+        source = next(turns)
         shared = SharedMemory(create=True, size=source.nbytes)
         np.ndarray(source.nbytes, np.uint8, shared.buf)[:] = source.numpy()
         return shared
@@ -48,13 +71,19 @@ def shared_memory_made(source: torch.Tensor, out: torch.Tensor) -> Mapping[str, 
         shared.close()
         shared.unlink()
 
-    return medians_us(park, back, forget, rounds=ROUNDS)
+    return measured(park, back, forget, rounds=ROUNDS)
 
 
-def memfd_made(source: torch.Tensor, out: torch.Tensor) -> Mapping[str, float]:
+def memfd_made(
+    source: torch.Tensor,
+    out: torch.Tensor,
+    *others: torch.Tensor,
+    measured: Callable[..., Mapping[str, float]] = medians_us,
+) -> Mapping[str, float]:
     """The same with nothing around it: a file descriptor, mapped."""
-    return medians_us(
-        lambda: _new_shared(source.nbytes).copy_(source),
+    turns = cycle((source, *others))
+    return measured(
+        lambda: _new_shared(source.nbytes).copy_(next(turns)),
         out.copy_,
         lambda _: None,
         rounds=ROUNDS,
