@@ -43,6 +43,8 @@ from aqua_daemon.adapters.keeper_processes import (
     listed_gpus,
     shm_keeper_command,
 )
+from aqua_daemon.adapters.link_file import NAME as LINKS_NAME
+from aqua_daemon.adapters.link_file import LinkFile
 from aqua_daemon.adapters.log_handler import UnhurriedHandler
 from aqua_daemon.adapters.metrics import MetricsServer, NodeCollector, Reading, on_loop
 from aqua_daemon.adapters.presence import PresenceServer
@@ -158,8 +160,14 @@ def _assembled(
     settings = broker_settings(config, gpus)
     journal, tally, clients = LogJournal(clock=clock), Tally(), ClientTally()
     settings_file = SettingsFile(config.state_dir / SETTINGS_NAME)
-    kept = settings_file.read()
-    broker = Broker(settings, now=clock(), quotas=kept.quotas, drained=kept.drained)
+    kept, link_file = settings_file.read(), LinkFile(config.state_dir / LINKS_NAME)
+    broker = Broker(
+        settings,
+        now=clock(),
+        quotas=kept.quotas,
+        drained=kept.drained,
+        links=link_file.read(),
+    )
     service = BrokerService(broker, clock=clock, journal=FanOut(journal, tally))
     holders = stack.enter_context(contextlib.closing(Holders(loop, service.submit)))
     keepers = KeeperLinks(
@@ -192,6 +200,7 @@ def _assembled(
         settings=settings,
         happenings=journal.happenings,
         settings_file=settings_file,
+        link_file=link_file,
         clock=clock,
         limits=_call_limits(config.limits),
     )

@@ -16,6 +16,7 @@ from typing import TypeVar
 from aqua_daemon import __version__
 from aqua_daemon.adapters.call_limits import CallGate, CallLimits
 from aqua_daemon.adapters.happenings import Happenings
+from aqua_daemon.adapters.link_file import LinkFile
 from aqua_daemon.adapters.presence import PresenceServer
 from aqua_daemon.adapters.reply import Reply, memory_of
 from aqua_daemon.adapters.settings_file import SettingsFile
@@ -73,6 +74,7 @@ class BrokerCalls:
         settings: BrokerSettings,
         happenings: Happenings,
         settings_file: SettingsFile,
+        link_file: LinkFile,
         clock: Clock,
         limits: CallLimits | None = None,
     ) -> None:
@@ -83,6 +85,7 @@ class BrokerCalls:
         self._settings = settings
         self._happenings = happenings
         self._settings_file = settings_file
+        self._link_file = link_file
         self._limits = limits or CallLimits()
         self._gate = CallGate(self._limits, clock=clock)
         self._clock = clock
@@ -289,7 +292,10 @@ class BrokerCalls:
         self, session_id: SessionId, payload: bytes, wait_seconds: float
     ) -> bytes:
         event = requests.link_probe_requested(payload, session_id=session_id)
-        return replies.links_probed(await self._ask(event, AnswerLinkProbe, wait_seconds))
+        answer = await self._ask(event, AnswerLinkProbe, wait_seconds)
+        if any(one.samples for one in answer.outcomes):
+            await self._link_file.keep(self._service.snapshot)
+        return replies.links_probed(answer)
 
 
 def _answer_of(answer: Answer, kind: type[_AnswerT]) -> _AnswerT:

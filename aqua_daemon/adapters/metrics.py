@@ -33,7 +33,7 @@ from prometheus_client.registry import Collector
 from aqua_daemon import __version__
 from aqua_daemon.adapters.tally import Counts, Durations, cumulative
 from aqua_daemon.adapters.wire.figures import FETCH_BUCKETS_SECONDS, TIERS, ClientFigures
-from aqua_daemon.core.model import GpuSnapshot, LeaseState, NodeSnapshot
+from aqua_daemon.core.model import GpuSnapshot, LeaseState, LinkSnapshot, NodeSnapshot
 
 ANSWER_SECONDS = 1.0
 _CLIENTS = "as clients say, a third of a term late"
@@ -98,6 +98,7 @@ class NodeCollector(Collector):
             yield from _gpu_metrics(self._last.snapshot.gpus)
             yield from _failure_metrics(self._last)
             yield from _state_metrics(self._last.snapshot)
+            yield from _link_metrics(self._last.snapshot.links)
             yield from _lease_counters(self._last.counts)
             yield from _client_counters(self._last.clients)
             yield from _fault_counters(self._last)
@@ -196,6 +197,19 @@ def _state_metrics(snapshot: NodeSnapshot) -> Iterator[Metric]:
     pool = _gauge("host_pool_bytes", "Host memory that may be reserved for data of class store.")
     pool.add_metric([], snapshot.host_pool_bytes)
     yield from (leases, sessions, tenants, reserved, pool)
+
+
+def _link_metrics(links: Iterable[LinkSnapshot]) -> Iterator[Metric]:
+    ends = ("from", "to")
+    speed = _gauge("link_bandwidth_bytes_per_second", "What a link was measured to carry.", *ends)
+    latency = _gauge("link_latency_seconds", "What a copy over it takes before a byte.", *ends)
+    slow = _gauge("link_slow", "1 where it is so slow that others lend first.", *ends)
+    for link in links:
+        labels = [link.pair.source, link.pair.target]
+        speed.add_metric(labels, link.rate.bytes_per_second)
+        latency.add_metric(labels, link.rate.latency_seconds)
+        slow.add_metric(labels, bool(link.slow))
+    yield from (speed, latency, slow)
 
 
 def _lease_counters(counts: Counts) -> Iterator[Metric]:

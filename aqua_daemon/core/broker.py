@@ -64,8 +64,14 @@ from aqua_daemon.core.events import (
 from aqua_daemon.core.instructions import Instruction
 from aqua_daemon.core.ledger import Ledger
 from aqua_daemon.core.limits import Quota
-from aqua_daemon.core.link_figures import GpuPair, LinkRate
-from aqua_daemon.core.model import BrokerSettings, GpuUuid, NodeSnapshot, TenantName
+from aqua_daemon.core.model import (
+    BrokerSettings,
+    GpuPair,
+    GpuUuid,
+    LinkRate,
+    NodeSnapshot,
+    TenantName,
+)
 from aqua_daemon.core.scores import LinkScores
 from aqua_daemon.core.sizes import EVENTS_BETWEEN_FULL_CHECKS
 from aqua_daemon.core.turn import Books, Turn
@@ -93,7 +99,7 @@ class Broker:
             ledger=Ledger(settings.gpus, drained=drained),
             started_at=now,
             quotas=dict(quotas or {}),
-            scores=LinkScores(links),
+            scores=LinkScores(links, gpus=settings.gpus),
         )
         self._audit = Audit(self._books)
         self._is_strict = strict

@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from aqua_daemon.core.link_figures import GpuPair, LinkOutcome
+from aqua_daemon.core.link_figures import LinkOutcome
 from aqua_daemon.core.model import (
+    GpuPair,
     GpuReport,
     GpuUuid,
     HostRoom,

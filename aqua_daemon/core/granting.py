@@ -19,18 +19,17 @@ from aqua_daemon.core.errors import (
 from aqua_daemon.core.events import LeaseRequested, SlabAllocated, SlabAllocationFailed
 from aqua_daemon.core.instructions import AllocateSlab, AnswerDenied, AnswerGranted
 from aqua_daemon.core.lifecycle import Move
-from aqua_daemon.core.links import expected_bytes_per_second, why_not_faster_than_host
 from aqua_daemon.core.model import (
     ALLOCATING,
     DEAD,
     STORE,
     SUSPECT,
-    GpuUuid,
     Lease,
     Session,
     SlabTag,
 )
 from aqua_daemon.core.placement import Lender, place
+from aqua_daemon.core.rating import rate
 from aqua_daemon.core.returning import forget_if_over, take_back
 from aqua_daemon.core.sizes import MIB, SLAB_GRANULE_BYTES
 from aqua_daemon.core.turn import Turn
@@ -200,27 +199,8 @@ def _lenders(turn: Turn, session: Session) -> list[Lender]:
         for account in accounts.values()
     ]
     if home is not None:
-        _rate(turn, lenders, home)
+        rate(turn, lenders, home)
     return lenders
-
-
-def _rate(turn: Turn, lenders: list[Lender], home: GpuUuid) -> None:
-    """Say how fast each may be reached from the session's GPU, as far as links are known."""
-    accounts, may_use_pcie = turn.ledger.gpus, turn.books.settings.lend_over_pcie
-    to_home = accounts[home].links if home in accounts else {}
-    lending = {one.gpu for one in accounts.values() if home in one.borrowers} if to_home else set()
-    for lender in lenders:
-        account = accounts[lender.gpu]
-        to_lender = account.links.get(home)
-        if to_lender is not None:
-            lender.too_slow = why_not_faster_than_host(to_lender, may_use_pcie=may_use_pcie)
-            lender.egress_bytes_per_second = expected_bytes_per_second(
-                account.links, home, account.borrowers.keys()
-            )
-        if to_home:
-            lender.ingress_bytes_per_second = expected_bytes_per_second(
-                to_home, lender.gpu, lending
-            )
 
 
 def _tag(lease: Lease, session: Session) -> SlabTag:

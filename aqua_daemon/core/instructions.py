@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from aqua_daemon.core.errors import BrokerError
 from aqua_daemon.core.limits import Quota, QuotaOutcome
-from aqua_daemon.core.link_figures import GpuPair, LinkOutcome
+from aqua_daemon.core.link_figures import LinkOutcome
 from aqua_daemon.core.model import (
+    GpuPair,
     GpuUuid,
     HostRoom,
     Lease,

@@ -1,7 +1,7 @@
 """What was measured of links, and what two sizes of copies tell: records and one pure function.
 
 A link is an ordered pair: bytes go from its source to its target, and both ways may differ. `HOST`
-stands for host memory at either end.
+stands for host memory at either end, `EVERY` for all other GPUs at the same time.
 """
 
 from __future__ import annotations
@@ -9,20 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from aqua_daemon.core.model import GpuUuid
+from aqua_daemon.core.model import GpuPair, GpuUuid, LinkRate
 
-HOST = GpuUuid("host")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GpuPair:
-    """A link, by its two ends."""
-
-    source: GpuUuid
-    target: GpuUuid
-
-    def __str__(self) -> str:
-        return f"{self.source} to {self.target}"
+HOST, EVERY = GpuUuid("host"), GpuUuid("all")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,14 +29,6 @@ class LinkOutcome:
     pair: GpuPair
     samples: tuple[LinkSample, ...] = ()
     problem: str = ""  # why there are none
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LinkRate:
-    """A copy of n bytes takes latency_seconds + n / bytes_per_second."""
-
-    latency_seconds: float
-    bytes_per_second: float
 
 
 def rate_of(samples: Sequence[LinkSample]) -> LinkRate:

@@ -1,8 +1,8 @@
 """How fast a borrower may expect to reach a lender: pure functions of links and of who shares them.
 
-Rates are those that people measured, one way, in bytes per second (NVIDIA/nccl issues 1264 and 814,
-nvbandwidth issue 50); nothing is measured here. Over PCIe a peer was 10 to 26 GB/s where the same
-host's memory was 20 to 53: never clearly faster, and at worst half as fast.
+What was measured on this node (`scores`) goes before all that follows. Where nothing was, rates are
+those that people measured, one way, in bytes per second (NVIDIA/nccl issues 1264 and 814, nvbandwidth
+issue 50). Over PCIe a peer was 10 to 26 GB/s where the same host's memory was 20 to 53: never clearly faster, and at worst half as fast.
 """
 
 from __future__ import annotations
@@ -41,6 +41,29 @@ def expected_bytes_per_second(
     if link is None or link.kind != "NV":
         return 0.0
     rate = link.count * NVLINK_BYTES_PER_SECOND
-    if sum(one.count for one in links.values()) <= MOST_NVLINKS:
-        return rate
-    return rate / len(sharing | {peer})
+    return rate if _are_a_pairs_own(links) else rate / len(sharing | {peer})
+
+
+def measured_bytes_per_second(
+    worth: float,
+    total: float,
+    links: Mapping[GpuUuid, GpuLink],
+    peer: GpuUuid | None,
+    sharing: AbstractSet[GpuUuid | None],
+) -> float:
+    """The same where the pair was measured as *worth*, and all links at once as *total*, if they were.
+
+    All at once carry less than the sum of each alone where they share more than can be seen, as an
+    uplink over PCIe. Without *total*, links that are no pair's own are taken to share what one has;
+    of stand-in GPUs nothing is known.
+    """
+    borrowers = len(sharing | {peer})
+    if borrowers == 1:
+        return worth
+    if total:
+        return min(worth, total / borrowers)
+    return worth if not links or _are_a_pairs_own(links) else worth / borrowers
+
+
+def _are_a_pairs_own(links: Mapping[GpuUuid, GpuLink]) -> bool:
+    return 0 < sum(one.count for one in links.values()) <= MOST_NVLINKS

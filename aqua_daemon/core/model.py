@@ -168,6 +168,34 @@ class GpuLink:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GpuPair:
+    """A link, by its two ends."""
+
+    source: GpuUuid
+    target: GpuUuid
+
+    def __str__(self) -> str:
+        return f"{self.source} to {self.target}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkRate:
+    """A copy of n bytes takes latency_seconds + n / bytes_per_second."""
+
+    latency_seconds: float
+    bytes_per_second: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkSnapshot:
+    """A link's part of the books: what it was measured as last."""
+
+    pair: GpuPair
+    rate: LinkRate
+    slow: str = ""  # by how much, where others lend first because of it; else empty
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GpuReport:
     """What a keeper says of one of its GPUs; it covers every instruction answered before it."""
 
@@ -297,6 +325,7 @@ class NodeSnapshot:
     restarting: bool
     invariant_violations: int
     quotas: tuple[QuotaSnapshot, ...] = ()  # of every tenant that is there or has one set
+    links: tuple[LinkSnapshot, ...] = ()  # that were measured
     drained: tuple[GpuUuid, ...] = ()  # by admins; also GPUs that are not here now
     named_at: Mapping[LeaseId, float] = field(default_factory=dict)  # as the ledger has it
     uses: Mapping[LeaseId, LeaseUse] = field(default_factory=dict)

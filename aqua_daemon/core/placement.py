@@ -1,6 +1,6 @@
 """Which GPU a new slab comes from: a pure function from what is lendable to a choice with a reason.
 
-Greedy: the GPU that the borrower may expect to reach fastest, as both ends are shared now. So one
+Greedy, what is slow last: the GPU that the borrower may expect to reach fastest, as both ends are shared now. So one
 whose links a lender fills borrows more of that one, rather than of others that it could reach no
 faster; of equals the one that is shared less. Of equals still, and where nothing is known of links,
 the one with the most to lend, so that later requests find room everywhere. A peer that is no faster than host memory is never chosen.
@@ -28,6 +28,7 @@ class Lender:
     is_home: bool
     leases_of_session: int
     too_slow: str = ""  # why host memory would be as good; else empty
+    is_slow: bool = False  # clearly slower than the node's others: only where these have no room
     # What may be expected to leave it for this borrower, and to arrive there from it, with all that
     # shares either now; 0: nothing is known.
     egress_bytes_per_second: float = 0.0
@@ -67,7 +68,7 @@ def place(lenders: Iterable[Lender], *, nbytes: int, lend_to_own_gpu: bool) -> P
     """
     lenders = tuple(lenders)
     best: Lender | None = None
-    best_rank: tuple[float, float, int, bool] | None = None
+    best_rank: tuple[bool, float, float, int, bool] | None = None
     for lender in lenders:
         if lender.lendable_bytes < nbytes or lender.too_slow:
             continue
@@ -86,8 +87,9 @@ def place(lenders: Iterable[Lender], *, nbytes: int, lend_to_own_gpu: bool) -> P
     return Placement(lender=best)
 
 
-def _rank(lender: Lender) -> tuple[float, float, int, bool]:
+def _rank(lender: Lender) -> tuple[bool, float, float, int, bool]:
     return (
+        not lender.is_slow,
         lender.bytes_per_second,
         lender.egress_bytes_per_second,
         lender.lendable_bytes,

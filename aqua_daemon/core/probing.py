@@ -17,8 +17,8 @@ from aqua_daemon.core.accounts import GpuAccount
 from aqua_daemon.core.errors import InvalidRequest, Measuring, NotPermitted
 from aqua_daemon.core.events import LinkProbed, LinkProbeRequested
 from aqua_daemon.core.instructions import AnswerLinkProbe, ProbeLink
-from aqua_daemon.core.link_figures import HOST, GpuPair, LinkOutcome, rate_of
-from aqua_daemon.core.model import GpuUuid, LendingPolicy
+from aqua_daemon.core.link_figures import HOST, LinkOutcome, rate_of
+from aqua_daemon.core.model import GpuPair, GpuUuid, LendingPolicy
 from aqua_daemon.core.sizes import (
     GRANT_RESERVE_FACTOR,
     LARGE_PROBE_SLABS,
@@ -123,13 +123,9 @@ def _note(turn: Turn, measured: Sequence[LinkOutcome]) -> None:
     if len(measured) == 1:
         scores.note(measured[0].pair, rate_of(measured[0].samples))
         return
-    total = sum(one.samples[-1].nbytes / one.samples[-1].seconds for one in measured)
-    sources = {one.pair.source for one in measured}
-    targets = {one.pair.target for one in measured}
-    if len(sources) == 1:
-        scores.sent[sources.pop()] = total
-    elif len(targets) == 1:
-        scores.taken[targets.pop()] = total
+    if measured:
+        carried = (one.samples[-1].nbytes / one.samples[-1].seconds for one in measured)
+        scores.note_sum([one.pair for one in measured], sum(carried))
 
 
 def _sizes(turn: Turn, event: LinkProbeRequested) -> tuple[int, ...]:

@@ -6,18 +6,18 @@ a grant asks for is worked out when a figure comes, which is seldom.
 
 1. A lender is worth what its link carries in the slower direction: what is parked comes back, too.
 2. Figures within a tenth are equal: that is noise, and less than what room or sharing is worth.
-3. A GPU is slow whose links are, in the mean, so much slower than those of the median GPU; then a link
-   is slow that is so among those of the others. So one slow GPU is named, not each link to it.
+3. A GPU is slow whose best link is so much slower than that of the median GPU; then a link is slow that
+   is so among those of the others. So one slow GPU is named, and not each link to it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from aqua_daemon.core.link_figures import HOST, GpuPair, LinkRate
-from aqua_daemon.core.model import GpuUuid
+from aqua_daemon.core.link_figures import EVERY, HOST
+from aqua_daemon.core.model import GpuPair, GpuUuid, LinkRate, LinkSnapshot
 from aqua_daemon.core.sizes import SLOW_FACTOR
 
 _EQUAL = math.log(1.1)
@@ -27,16 +27,20 @@ _KeyT = TypeVar("_KeyT", GpuUuid, GpuPair)
 class LinkScores:
     """All of one node."""
 
-    def __init__(self, kept: Mapping[GpuPair, LinkRate] | None = None) -> None:
-        self.rates: dict[GpuPair, LinkRate] = dict(kept or {})
-        self.sent: dict[
-            GpuUuid, float
-        ] = {}  # bytes a second that a GPU sends to all others at once
-        self.taken: dict[GpuUuid, float] = {}  # and that it takes from all of them
+    def __init__(
+        self, kept: Mapping[GpuPair, LinkRate] | None = None, *, gpus: Iterable[GpuUuid] = ()
+    ) -> None:
+        """What was *kept* of links between these *gpus*: others are not here any more."""
+        ends = {*gpus, HOST, EVERY}
+        self.rates: dict[GpuPair, LinkRate] = {
+            pair: rate for pair, rate in (kept or {}).items() if {pair.source, pair.target} <= ends
+        }
         self.slow_gpus: dict[GpuUuid, str] = {}  # and by how much
         self.slow_links: dict[GpuPair, str] = {}
         # By lender and borrower, the slower direction: bytes a second.
-        self._worth: dict[tuple[GpuUuid, GpuUuid], float] = {}
+        self._narrower: dict[tuple[GpuUuid, GpuUuid], float] = {}
+        self._worth: dict[tuple[GpuUuid, GpuUuid], float] = {}  # the same, but for noise
+        self._sums: dict[tuple[GpuUuid, GpuUuid], float] = {}
         self._judge()
 
     def note(self, pair: GpuPair, rate: LinkRate) -> None:
@@ -44,56 +48,96 @@ class LinkScores:
         self.rates[pair] = rate
         self._judge()
 
-    def worth(self, lender: GpuUuid, borrower: GpuUuid | None) -> float:
+    def note_sum(self, pairs: Sequence[GpuPair], bytes_per_second: float) -> None:
+        """Links of one GPU were measured at the same time, and that is what they carry together."""
+        sources, targets = {one.source for one in pairs}, {one.target for one in pairs}
+        rate = LinkRate(latency_seconds=0.0, bytes_per_second=bytes_per_second)
+        if len(sources) == 1:
+            self.note(GpuPair(source=sources.pop(), target=EVERY), rate)
+        elif len(targets) == 1:
+            self.note(GpuPair(source=EVERY, target=targets.pop()), rate)
+
+    def worth(self, lender: GpuUuid, borrower: GpuUuid) -> float:
         """What goes between the two, both ways, with nobody else there; 0.0: it was not measured."""
-        return 0.0 if borrower is None else self._worth.get((lender, borrower), 0.0)
+        return self._worth.get((lender, borrower), 0.0)
 
-    def is_slow(self, lender: GpuUuid, borrower: GpuUuid | None) -> bool:
+    def is_slow(self, lender: GpuUuid, borrower: GpuUuid) -> bool:
         """Whether others should lend first."""
-        if not self.slow_gpus and not self.slow_links:
-            return False
-        if lender in self.slow_gpus or borrower is None:
-            return lender in self.slow_gpus
+        if lender in self.slow_gpus:
+            return True
         ways = (GpuPair(source=lender, target=borrower), GpuPair(source=borrower, target=lender))
-        return any(way in self.slow_links for way in ways)
+        return bool(self.slow_links) and any(way in self.slow_links for way in ways)
 
-    def why_slower_than_host(self, lender: GpuUuid, borrower: GpuUuid) -> str:
-        """Why host memory is as good, by what was measured of both; else empty."""
-        worth, host = self.worth(lender, borrower), self.worth(HOST, borrower)
-        if not worth or not host or worth > host:
+    def sent(self, gpu: GpuUuid) -> float:
+        """Bytes a second that it sends to all others at the same time; 0.0: it was not measured."""
+        return self._sums.get((gpu, EVERY), 0.0)
+
+    def taken(self, gpu: GpuUuid) -> float:
+        """The same of what it takes from all of them."""
+        return self._sums.get((EVERY, gpu), 0.0)
+
+    def why_slower_than_host(self, lender: GpuUuid, borrower: GpuUuid) -> str | None:
+        """Why host memory is as good, by what was measured of both; empty: it is not; None: unknown."""
+        peer, host = (self._narrower.get((one, borrower)) for one in (lender, HOST))
+        if peer is None or host is None:
+            return None
+        if peer > host:
             return ""
-        return f"{worth / 1e9:.1f} GB/s were measured to it, {host / 1e9:.1f} to host memory"
+        return f"{peer / 1e9:.1f} GB/s were measured to it, {host / 1e9:.1f} to host memory"
 
-    def beats_host(self, lender: GpuUuid, borrower: GpuUuid) -> bool:
-        """Whether both were measured, and the peer is faster."""
-        return 0.0 < self.worth(HOST, borrower) < self.worth(lender, borrower)
+    def slowness(self, gpu: GpuUuid) -> tuple[str, ...]:
+        """What an operator should know of a GPU's links; empty: nothing."""
+        words = [f"its links are {self.slow_gpus[gpu]}"] if gpu in self.slow_gpus else []
+        words += [
+            f"its link to {pair.target} is {how}"
+            for pair, how in self.slow_links.items()
+            if pair.source == gpu
+        ]
+        return tuple(f"{word}: others lend first (aquactl bench links)" for word in words)
+
+    def snapshot(self) -> tuple[LinkSnapshot, ...]:
+        """Every link that was measured."""
+        return tuple(
+            LinkSnapshot(pair=pair, rate=rate, slow=self._slowness(pair))
+            for pair, rate in self.rates.items()
+        )
+
+    def _slowness(self, pair: GpuPair) -> str:
+        if {HOST, EVERY} & {pair.source, pair.target}:
+            return ""
+        ends = (self.slow_gpus.get(pair.source, ""), self.slow_gpus.get(pair.target, ""))
+        return self.slow_links.get(pair) or ends[0] or ends[1]
+
+    def _best_links(self) -> dict[GpuUuid, float]:
+        """What each GPU's best link carries in its slower direction."""
+        best: dict[GpuUuid, float] = {}
+        for (gpu, peer), found in self._narrower.items():
+            if HOST not in {gpu, peer}:
+                best[gpu] = max(found, best.get(gpu, found))
+        return best
 
     def _judge(self) -> None:
-        self._worth = {}
+        self._narrower, self._sums = {}, {}
         for pair, rate in self.rates.items():
+            if EVERY in {pair.source, pair.target}:
+                self._sums[pair.source, pair.target] = _coarse(rate.bytes_per_second)
+                continue
             for ends in ((pair.source, pair.target), (pair.target, pair.source)):
-                worth = _coarse(rate.bytes_per_second)
-                self._worth[ends] = min(worth, self._worth.get(ends, worth))
+                found = rate.bytes_per_second
+                self._narrower[ends] = min(found, self._narrower.get(ends, found))
+        self._worth = {ends: _coarse(found) for ends, found in self._narrower.items()}
         peers = {
             pair: rate.bytes_per_second
             for pair, rate in self.rates.items()
-            if HOST not in {pair.source, pair.target}
+            if not {HOST, EVERY} & {pair.source, pair.target}
         }
-        self.slow_gpus = _slow(_means(peers))
+        self.slow_gpus = _slow(self._best_links())
         rest = {
             pair: one
             for pair, one in peers.items()
             if not {pair.source, pair.target} & self.slow_gpus.keys()
         }
         self.slow_links = _slow(rest)
-
-
-def _means(peers: Mapping[GpuPair, float]) -> dict[GpuUuid, float]:
-    of_gpu: dict[GpuUuid, list[float]] = {}
-    for pair, bytes_per_second in peers.items():
-        of_gpu.setdefault(pair.source, []).append(bytes_per_second)
-        of_gpu.setdefault(pair.target, []).append(bytes_per_second)
-    return {gpu: sum(found) / len(found) for gpu, found in of_gpu.items()}
 
 
 def _slow(found: Mapping[_KeyT, float]) -> dict[_KeyT, str]:

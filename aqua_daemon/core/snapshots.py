@@ -22,7 +22,7 @@ def snapshot(books: Books, now: float) -> NodeSnapshot:
     ledger = books.ledger
     return NodeSnapshot(
         now=now,
-        gpus=tuple(_gpu(account, now) for account in ledger.gpus.values()),
+        gpus=tuple(_gpu(books, account, now) for account in ledger.gpus.values()),
         leases=tuple(ledger.leases.values()),
         sessions=tuple(ledger.sessions.values()),
         tenants=tuple(_tenant(books, tenant) for tenant in ledger.tenants),
@@ -33,11 +33,12 @@ def snapshot(books: Books, now: float) -> NodeSnapshot:
         drained=tuple(sorted(ledger.drained)),
         named_at=dict(ledger.named_at),
         uses=dict(ledger.uses),
+        links=books.scores.snapshot(),
         quotas=tuple(_quota(books, tenant) for tenant in {**ledger.owners, **books.quotas}),
     )
 
 
-def _gpu(account: GpuAccount, now: float) -> GpuSnapshot:
+def _gpu(books: Books, account: GpuAccount, now: float) -> GpuSnapshot:
     held = account.bytes_in
     total_bytes = account.total_bytes or 0
     # Without its keeper the last report is history: slabs are known, the rest may be anything.
@@ -59,7 +60,7 @@ def _gpu(account: GpuAccount, now: float) -> GpuSnapshot:
         lendable_bytes=account.lendable_bytes,
         lend_limit_bytes=account.limit_bytes,
         trouble=account.no_grants_because,
-        warnings=account.warnings + outgrown(account),
+        warnings=account.warnings + outgrown(account) + books.scores.slowness(account.gpu),
         model=account.model,
         quiet_seconds=max(0.0, (account.quiet_until or now) - now),
         lending=account.policy,

@@ -18,12 +18,13 @@ from aqua_daemon.core.instructions import Answer, Instruction, NoteMove
 from aqua_daemon.core.ledger import Ledger
 from aqua_daemon.core.lifecycle import Move, next_state
 from aqua_daemon.core.limits import Limits, Quota
-from aqua_daemon.core.link_figures import GpuPair, LinkOutcome
+from aqua_daemon.core.link_figures import LinkOutcome
 from aqua_daemon.core.model import (
     ALLOCATING,
     LEASED,
     LOST,
     BrokerSettings,
+    GpuPair,
     GpuUuid,
     Lease,
     LeaseId,

@@ -13,7 +13,8 @@ from aqua_protos import broker_pb2
 from rich.text import Text
 
 from aqua_daemon.config_words import format_bytes
-from aqua_daemon.core.link_figures import HOST, LinkRate, LinkSample, rate_of
+from aqua_daemon.core.link_figures import HOST, LinkSample, rate_of
+from aqua_daemon.core.model import LinkRate
 from aqua_daemon.core.sizes import PROBE_SECONDS
 from aqua_daemon.ctl.aligning import aligned, short_gpus
 from aqua_daemon.ctl.link import Link

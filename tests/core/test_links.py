@@ -37,6 +37,13 @@ def bench_of(node: NodeDescription, **settings: object) -> tuple[Bench, list[Gpu
     """A broker that has heard every keeper of a recorded node; each GPU is of one size."""
     gpus = [GpuUuid(gpu.uuid) for gpu in node.gpus]
     bench = Bench(gpus=tuple(gpus), **settings)  # type: ignore[arg-type]  # tests say which
+    hear(bench, node, gpus)
+    return bench, gpus
+
+
+def hear(bench: Bench, node: NodeDescription, gpus: list[GpuUuid]) -> None:
+    """Each keeper attaches and reports."""
+    bench.attach(*gpus)
     for index, gpu in enumerate(gpus):
         report = GpuReport(
             gpu=gpu,
@@ -46,7 +53,6 @@ def bench_of(node: NodeDescription, **settings: object) -> tuple[Bench, list[Gpu
             links=links_of(node, index),
         )
         bench.handle(GpuReported(report=report))
-    return bench, gpus
 
 
 def lender(bench: Bench, session: SessionId) -> GpuUuid:

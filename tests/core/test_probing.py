@@ -12,15 +12,8 @@ from aqua_daemon.core.events import (
     SessionClosed,
 )
 from aqua_daemon.core.instructions import AnswerLinkProbe, ProbeLink
-from aqua_daemon.core.link_figures import (
-    HOST,
-    GpuPair,
-    LinkOutcome,
-    LinkRate,
-    LinkSample,
-    rate_of,
-)
-from aqua_daemon.core.model import GpuUuid, SessionId
+from aqua_daemon.core.link_figures import HOST, LinkOutcome, LinkSample, rate_of
+from aqua_daemon.core.model import GpuPair, GpuUuid, LinkRate, SessionId
 from aqua_daemon.core.sizes import MIB, PROBE_SECONDS
 from tests.core.bench import FAR, GPU_BYTES, HOME, NEAR, Bench
 

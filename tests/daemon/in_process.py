@@ -31,6 +31,7 @@ from aqua_daemon.adapters.grpc_health import Health, make_server
 from aqua_daemon.adapters.grpc_servicer import SERVICE, TOKEN_KEY, calls_handler
 from aqua_daemon.adapters.holders import Holders
 from aqua_daemon.adapters.journal import FanOut, LogJournal
+from aqua_daemon.adapters.link_file import LinkFile
 from aqua_daemon.adapters.presence import PresenceServer
 from aqua_daemon.adapters.presence_link import PresenceLimits
 from aqua_daemon.adapters.processes import Peer, peer_of
@@ -91,6 +92,7 @@ class Node:
             identify=self._identified,
         )
         self.settings_file = SettingsFile(directory / "state" / "quotas.json")
+        self.link_file = LinkFile(directory / "state" / "links.json")
         self.service.connect(keepers=self.keepers, sessions=self.presence)
         calls = BrokerCalls(
             service=self.service,
@@ -99,6 +101,7 @@ class Node:
             settings=SETTINGS,
             happenings=self.happenings,
             settings_file=self.settings_file,
+            link_file=self.link_file,
             limits=call_limits,
             clock=self.clock,
         )

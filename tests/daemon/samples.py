@@ -9,8 +9,9 @@ from aqua_daemon.core.errors import InsufficientMemory
 from aqua_daemon.core.events import Event
 from aqua_daemon.core.instructions import Instruction
 from aqua_daemon.core.limits import Quota, QuotaOutcome
-from aqua_daemon.core.link_figures import GpuPair, LinkOutcome, LinkSample
+from aqua_daemon.core.link_figures import LinkOutcome, LinkSample
 from aqua_daemon.core.model import (
+    GpuPair,
     GpuReport,
     GpuSnapshot,
     GpuUuid,
@@ -19,6 +20,8 @@ from aqua_daemon.core.model import (
     LeaseId,
     LeaseState,
     LeaseUse,
+    LinkRate,
+    LinkSnapshot,
     NodeSnapshot,
     ProcessIdentity,
     RebalanceBlock,
@@ -287,4 +290,11 @@ SNAPSHOT = NodeSnapshot(
     host_reserved_bytes=12 * MIB,
     restarting=False,
     invariant_violations=0,
+    links=(
+        LinkSnapshot(
+            pair=PAIR,
+            rate=LinkRate(latency_seconds=8e-6, bytes_per_second=3e11),
+            slow="1.5 times slower",
+        ),
+    ),
 )

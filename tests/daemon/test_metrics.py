@@ -29,6 +29,7 @@ from tests.daemon.samples import (
     GPU,
     LEASE,
     MIB,
+    PAIR,
     REQUESTED,
     SESSION_ID,
     SNAPSHOT,
@@ -56,6 +57,9 @@ NAMES = {
     "aqua_leases",
     "aqua_leases_lost",
     "aqua_lendable_bytes",
+    "aqua_link_bandwidth_bytes_per_second",
+    "aqua_link_latency_seconds",
+    "aqua_link_slow",
     "aqua_offload_bytes",
     "aqua_pool_bytes",
     "aqua_quarantined_bytes",
@@ -123,6 +127,10 @@ def test_the_metrics_equal_the_state() -> None:
     assert values(text, "aqua_lendable_bytes") == {(GPU,): 30 * MIB}
     assert values(text, "aqua_gpu_drained") == {(GPU,): 0}
     assert values(text, "aqua_gpu_trouble") == {(GPU,): bool(SNAPSHOT.gpus[0].trouble)}
+    link = (PAIR.source, PAIR.target)
+    assert values(text, "aqua_link_bandwidth_bytes_per_second") == {link: 3e11}
+    assert values(text, "aqua_link_latency_seconds") == {link: 8e-6}
+    assert values(text, "aqua_link_slow") == {link: 1}
     assert values(text, "aqua_sessions") == {(): 1}
     assert values(text, "aqua_tenant_leased_bytes") == {(TENANT,): 4 * MIB}
     assert values(text, "aqua_host_reserved_bytes") == {(): 12 * MIB}

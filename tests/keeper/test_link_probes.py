@@ -7,8 +7,8 @@ import signal
 
 from aqua_daemon.core.events import KeeperAttached, KeeperDetached, LinkProbed
 from aqua_daemon.core.instructions import ProbeLink
-from aqua_daemon.core.link_figures import HOST, GpuPair
-from aqua_daemon.core.model import GpuUuid, RequestId
+from aqua_daemon.core.link_figures import HOST
+from aqua_daemon.core.model import GpuPair, GpuUuid, RequestId
 from tests.keeper.keepers import running_keeper
 from tests.keeper.links import SHM_0, SHM_1, Linked, linked, outside
 from tests.keeper.peers import MIB

@@ -284,4 +284,36 @@ CORE = (
         new="pass",
         tests=("tests/core/test_terms.py::test_a_term_of_silence_lapses_every_lease",),
     ),
+    Mutant(
+        name="what was measured is ignored",
+        path="aqua_daemon/core/rating.py",
+        old="    is_measured = bool(turn.books.scores.rates)\n",
+        new="    is_measured = False\n",
+        tests=(
+            "tests/core/test_measured_links.py::test_what_was_measured_beats_what_is_printed_on_the_box",
+        ),
+    ),
+    Mutant(
+        name="a slow link is not avoided",
+        path="aqua_daemon/core/placement.py",
+        old="        not lender.is_slow,\n",
+        new="        True,\n",
+        tests=(
+            "tests/core/test_measured_links.py::test_a_slow_gpu_lends_after_those_that_are_shared",
+        ),
+    ),
+    Mutant(
+        name="a peer slower than DRAM lends",
+        path="aqua_daemon/core/scores.py",
+        old="        if peer > host:\n",
+        new="        if True:\n",
+        tests=("tests/core/test_measured_links.py::test_a_peer_slower_than_dram_is_never_chosen",),
+    ),
+    Mutant(
+        name="a measurement may use the reserve",
+        path="aqua_daemon/core/probing.py",
+        old="    if room < nbytes:\n",
+        new="    if False:\n",
+        tests=("tests/core/test_probing.py::test_a_measurement_never_breaks_a_reserve",),
+    ),
 )

@@ -27,6 +27,7 @@ from aqua_daemon.core.model import (
     Lease,
     LeaseState,
     LeaseUse,
+    LinkSnapshot,
     NodeSnapshot,
     QuotaSnapshot,
     SafetyClass,
@@ -144,6 +145,7 @@ def state(
             broker_pb2.ClientRelease(version=client, sessions=count)
             for client, count in sorted(client_versions.items())
         ],
+        links=[_link(link) for link in shown.links],
     ).SerializeToString()
 
 
@@ -322,6 +324,15 @@ def _gpu(gpu: GpuSnapshot) -> broker_pb2.GpuState:
         lending=gpu.lending.value,
         waits_for=gpu.waits_for,
         drained=gpu.is_drained,
+    )
+
+
+def _link(link: LinkSnapshot) -> broker_pb2.LinkState:
+    return broker_pb2.LinkState(
+        link=broker_pb2.Link(source=link.pair.source, target=link.pair.target),
+        bytes_per_second=link.rate.bytes_per_second,
+        latency_seconds=link.rate.latency_seconds,
+        slow=link.slow,
     )
 
 

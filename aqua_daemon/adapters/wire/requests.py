@@ -30,9 +30,9 @@ from aqua_daemon.core.events import (
     Unchanged,
     UndrainRequested,
 )
-from aqua_daemon.core.link_figures import GpuPair
 from aqua_daemon.core.model import (
     BrokerSettings,
+    GpuPair,
     GpuUuid,
     HostRoom,
     LeaseId,
