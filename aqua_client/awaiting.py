@@ -9,15 +9,19 @@ Does not cover what is copied (`tensors`, `client`).
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from queue import SimpleQueue
 from typing import TypeVar
 
 import torch
+
+from aqua_client import cuda_driver
+from aqua_client.cuda_driver import CudaError
 
 # Two saturate a link or the memory's bandwidth; the others are for calls that wait for the daemon.
 THREADS = 4
@@ -26,6 +30,8 @@ BACKGROUND_THREADS = 2
 BACKGROUND_NAME = "aqua-background"
 
 T = TypeVar("T")
+
+logger = logging.getLogger("aqua")
 
 
 async def in_thread(
@@ -92,7 +98,19 @@ def _streams_here(device: torch.device) -> AbstractContextManager[object]:
     """For another thread: the stream that is the caller's current one there."""
     if device.type != "cuda":
         return nullcontext()
-    return torch.cuda.stream(torch.cuda.current_stream(device))
+    return _on_stream(torch.cuda.current_stream(device), device.index)
+
+
+@contextmanager
+def _on_stream(stream: torch.cuda.Stream, ordinal: int) -> Iterator[None]:
+    """In the relaxed capture mode: torch waits there for copies of the host's memory."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(cuda_driver.acting_on(ordinal))
+        except CudaError as error:  # without bindings, or on a dead context: torch will say more
+            logger.debug("a thread of the library's is not relaxed: %s", error)
+        stack.enter_context(torch.cuda.stream(stream))
+        yield
 
 
 class _Threads:

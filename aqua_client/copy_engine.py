@@ -1,55 +1,62 @@
-"""Enqueues copies between addresses of one device: a call each, or all of them in one.
+"""Enqueues copies between addresses of one device, by one way or another.
 
-To be called while acting on the device. A batch needs a driver of CUDA 12.8 or newer, and a stream
-that is not the default one. Does not cover which is the quicker (`crossover`), nor gathering (`rows`).
+To be called while acting on the device. Does not cover which way is the quickest (`crossover`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
-from aqua_client import cuda_driver
-from aqua_client.cuda_driver import call
-from aqua_client.streams import Piece
+import numpy as np
+import numpy.typing as npt
+import torch
 
-# Where nobody has measured: the driver works on the first while the others are enqueued.
-LEAST_BATCH = 16
+from aqua_client import cuda_driver, cuda_kernels
+from aqua_client.crossover import Way
+from aqua_client.cuda_driver import CudaError, call
+from aqua_client.streams import Piece, Pieces
+
+# Numbers to memory of the device, in the current stream's order; the tensor must be kept meanwhile.
+Upload = Callable[[npt.NDArray[np.uint64]], torch.Tensor]
 
 
-def enqueue(pieces: Sequence[Piece], stream: int) -> None:
-    """Copy them all, in no order among themselves.
+def enqueue(way: Way, pieces: Pieces, *, ordinal: int, stream: int, upload: Upload) -> None:
+    """Copy them all, in no order among themselves; BATCH takes no default stream.
 
     Raises:
         CudaError: the driver refuses; some may be enqueued.
     """
-    if len(pieces) >= LEAST_BATCH and can_batch(stream):
-        batch(pieces, stream)
+    if way is Way.EACH:
+        _one_by_one(_listed(pieces), stream)
+    elif way is Way.BATCH:
+        _batch(_listed(pieces), stream)
+    elif way is Way.KERNEL:
+        records = np.ascontiguousarray(pieces, dtype=np.uint64)
+        kernel = cuda_kernels.load(ordinal)
+        there = upload(records)
+        kernel.launch(there.data_ptr(), len(records), int(records[:, 2].max()), stream)
     else:
-        one_by_one(pieces, stream)
+        raise CudaError("AQUA_NO_SUCH_WAY", f"{way} is torch's")
 
 
-def one_by_one(pieces: Sequence[Piece], stream: int) -> None:
-    """A call for each.
+def is_default(stream: int) -> bool:
+    """Null, legacy, or a thread's own: the driver takes no batch there."""
+    return stream in {0, 1, 2}
 
-    Raises:
-        CudaError: as `enqueue`.
-    """
+
+def _listed(pieces: Pieces) -> list[Piece]:
+    return pieces.tolist() if isinstance(pieces, np.ndarray) else list(pieces)
+
+
+def _one_by_one(pieces: list[Piece], stream: int) -> None:
     for to, source, nbytes in pieces:
         call("cuMemcpyAsync", to, source, nbytes, stream)
 
 
-def can_batch(stream: int) -> bool:
-    """Whether the driver takes many copies for this stream in one call."""
-    return stream not in _DEFAULT_STREAMS and cuda_driver.has_batches()
-
-
-def batch(pieces: Sequence[Piece], stream: int) -> None:
-    """All in one call.
-
-    Raises:
-        CudaError: as `enqueue`.
-    """
+def _batch(pieces: list[Piece], stream: int) -> None:
+    if not cuda_driver.has_batches():
+        raise CudaError("CUDA_FUNCTION_MISSING", "batches need a driver of CUDA 12.8 or newer")
     pointer = cuda_driver.driver().CUdeviceptr
     call(
         "cuMemcpyBatchAsync",
@@ -70,6 +77,3 @@ def _in_stream_order() -> Any:  # noqa: ANN401 - cuda-bindings has no types
     order = cuda.CUmemcpySrcAccessOrder
     attributes.srcAccessOrder = order.CU_MEMCPY_SRC_ACCESS_ORDER_STREAM
     return attributes
-
-
-_DEFAULT_STREAMS = frozenset({0, 1, 2})  # null, legacy, a thread's own: the driver takes none

@@ -145,6 +145,16 @@ def is_over(event: int) -> bool:
     return True
 
 
+def architecture(ordinal: int) -> int:
+    """What kernels are compiled for: 90 is compute capability 9.0."""
+    kinds = driver().CUdevice_attribute
+    device = call("cuDeviceGet", ordinal)
+    major = kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
+    minor = kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR
+    found = [int(call("cuDeviceGetAttribute", each, device)) for each in (major, minor)]
+    return 10 * found[0] + found[1]
+
+
 def has_batches() -> bool:
     """Whether the driver copies many pieces by one call."""
     has_function = hasattr(driver(), "cuMemcpyBatchAsync")

@@ -9,17 +9,20 @@ about, which is torch's too. Does not cover how pieces are copied (`copy_engine`
 from __future__ import annotations
 
 import logging
+import os
 import threading
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
+import numpy as np
 import torch
 
 from aqua_client import copy_engine, cuda_driver
+from aqua_client.crossover import Crossover, Way
 from aqua_client.cuda_driver import CudaError, CudaUnavailable, call
 from aqua_client.errors import InvalidRequest
-from aqua_client.streams import Event, Piece, Streams
+from aqua_client.streams import Event, Pieces, Streams
 from aqua_client.torch_streams import OfTorch, TorchStreams
 
 _WITHOUT_TIMES = 2  # CU_EVENT_DISABLE_TIMING: quicker to record and to ask
@@ -59,20 +62,74 @@ class CudaStreams:
         event.ordinals = tuple({ordinal, *ordinals})
         return event
 
-    def copy(self, device: torch.device, pieces: Sequence[Piece]) -> bool:
+    def copy(self, device: torch.device, pieces: Pieces, *, may_torch: bool = False) -> bool:
         """From address to address, without a tensor made for each; where that fails torch tries."""
         ordinal = self._torch.ordinal(device)
         if ordinal is None:
             return False
+        longest_bytes = max(int(one[2]) for one in pieces[:2])
+        way = _crossovers[ordinal].choose(longest_bytes, len(pieces), may_torch=may_torch)
+        if way is Way.TORCH:
+            return False
         try:
-            with _acting(ordinal):
-                copy_engine.enqueue(pieces, self._torch.current(ordinal))
-        except CudaError as error:
+            self.copy_by(way, device, pieces)
+        except RuntimeError as error:
             if str(error) not in self._said:
                 self._said.add(str(error))
                 logger.warning("copies are left to torch: %s", error)
             return False
         return True
+
+    def copy_by(self, way: Way, device: torch.device, pieces: Pieces) -> None:
+        """A batch for a default stream goes beside it: the driver takes none there."""
+        ordinal = self._torch.ordinal(device)
+        if ordinal is None:
+            raise RuntimeError(f"{device} is no CUDA device")
+        current = stream = self._torch.current(ordinal)
+        if way is Way.BATCH and copy_engine.is_default(current):
+            stream = self._stream(ordinal, "batch")
+            self._recorded(ordinal, current).wait_on(ordinal, stream)
+        try:
+            with _acting(ordinal):
+                copy_engine.enqueue(
+                    way,
+                    pieces,
+                    ordinal=ordinal,
+                    stream=stream,
+                    upload=lambda records: self.upload(
+                        device, torch.from_numpy(records.view(np.int64))
+                    ),
+                )
+        except CudaError as error:
+            raise RuntimeError(str(error)) from error
+        if stream != current:
+            self._recorded(ordinal, stream).wait_on(ordinal, current)
+
+    def upload(self, device: torch.device, numbers: torch.Tensor) -> torch.Tensor:
+        """To a device that is none of CUDA's as torch does it."""
+        ordinal = self._torch.ordinal(device)
+        return numbers.to(device) if ordinal is None else self._torch.upload(numbers, ordinal)
+
+    def crossover(self, device: torch.device) -> Crossover | None:
+        """All clients of the process share what was measured."""
+        ordinal = self._torch.ordinal(device)
+        return None if ordinal is None else _crossovers[ordinal]
+
+    def told(self) -> dict[str, object]:
+        """Of devices where something is measured."""
+        found = tuple(_crossovers.items())
+        return {f"cuda:{ordinal}": one.told() for ordinal, one in found if one.measured}
+
+    @contextmanager
+    def measuring(self, device: torch.device) -> Iterator[Callable[[], None]]:
+        """In the relaxed capture mode all the time: what is measured and compared is waited for."""
+        ordinal = self._torch.ordinal(device) or 0
+        stream = self._stream(ordinal, "measuring")
+        with cuda_driver.acting_on(ordinal), self._torch.using(ordinal, stream):
+            try:
+                yield lambda: call("cuStreamSynchronize", stream)
+            finally:
+                call("cuStreamSynchronize", stream)
 
     @contextmanager
     def aside(self, tensor: torch.Tensor, *, inward: bool) -> Iterator[None]:
@@ -210,3 +267,6 @@ def streams_of_torch() -> Streams | None:
 
 
 _HERE = nullcontext()
+_crossovers: defaultdict[int, Crossover] = defaultdict(Crossover)  # by device
+
+os.register_at_fork(after_in_child=_crossovers.clear)

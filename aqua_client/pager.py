@@ -269,6 +269,7 @@ class Pager:
                 "evacuation_buffer_bytes": self._tiers.host.buffer.nbytes,
                 "prefetched_bytes": self._tiers.prefetched_bytes,
                 "leases": leases,
+                "copy_ways": {} if self.streams is None else self.streams.told(),
                 **self._counters.snapshot(),
             }
 

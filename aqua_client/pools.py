@@ -19,7 +19,7 @@ from typing import NoReturn
 import numpy as np
 import torch
 
-from aqua_client import transfers
+from aqua_client import calibrating, transfers
 from aqua_client.errors import HandleReleased, InvalidRequest
 from aqua_client.pager import Pager
 from aqua_client.records import SafetyClass
@@ -70,14 +70,17 @@ class BlockPool:
         rows = Rows(cache, self.block_shape, self.dtype)
         ids = _checked(block_ids, rows.count)
         nbytes = ids.numel() * self.block_nbytes
-        return transfers.store(
+        slots = transfers.store(
             self._pager,
             [nbytes],
             [rows.device],
             safety=self._safety,
-            copy=lambda places: rows.write(ids, places[0]),
+            copy=lambda places: rows.write(ids, places[0], self._pager.streams),
             make=lambda stored: Slots(self, self._pager, stored[0], ids.numel()),
         )
+        if slots.tier == "peer":
+            calibrating.begin_once(self._pager, rows.device, self._safety)
+        return slots
 
     def load(self, slots: Slots, cache: torch.Tensor, block_ids: BlockIds) -> None:
         """Copy what was stored into these blocks of *cache*, in the order it was stored in.
@@ -107,7 +110,7 @@ class BlockPool:
             self._pager,
             [slots._stored],  # noqa: SLF001 - a pool made it
             [rows.device],
-            copy=lambda places: rows.read(places[0], ids),
+            copy=lambda places: rows.read(places[0], ids, self._pager.streams),
         )
 
     def release(self, slots: Slots) -> None:

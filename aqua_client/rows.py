@@ -2,12 +2,15 @@
 
 A row is a block: contiguous bytes, wherever its neighbours are. On the CPU numpy moves whole rows;
 on other devices, and to gather on the CPU too where that is quicker, torch moves the widest integers
-that everything is aligned to, several times faster than single bytes. Does not cover which ranges these are (`pager`) and what a pool is (`pools`).
+that everything is aligned to, several times faster than single bytes. On CUDA the streams do it by
+addresses, where they know a quicker way than torch's. Does not cover which ranges these are (`pager`)
+and what a pool is (`pools`).
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +22,7 @@ from torch.autograd.graph import increment_version
 from aqua_client.copying import CHUNK_BYTES, Span
 from aqua_client.errors import InvalidRequest, UnsupportedTensor
 from aqua_client.layouts import layout_of
+from aqua_client.streams import Streams
 
 _WORDS = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.uint8}
 _WIDEST_BYTES = max(_WORDS)
@@ -58,25 +62,86 @@ class Rows:
         self._word = _word(self.nbytes, step * dtype.itemsize, begin, rows.data_ptr())
         self._bytes = rows.view(torch.uint8)
 
-    def write(self, ids: torch.Tensor, spans: Sequence[Span]) -> None:
+    def write(
+        self, ids: torch.Tensor, spans: Sequence[Span], streams: Streams | None = None
+    ) -> None:
         """Copy the rows *ids*, on the CPU, into *spans*, in this order."""
-        for part in _parts(spans, self.nbytes):
+        if streams is not None and streams.concern(self.device):
+            pieces = self.pieces(ids, spans)
+            if len(pieces) and streams.copy(self.device, pieces[:, [1, 0, 2]], may_torch=True):
+                return
+        self.write_by_torch(ids, spans, streams)
+
+    def write_by_torch(
+        self, ids: torch.Tensor, spans: Sequence[Span], streams: Streams | None
+    ) -> None:
+        """The same, gathered by index."""
+        places = self._placed(ids, streams)
+        for part in _parts(spans, self.nbytes, self._most_bytes):
             there = part.span.memory.view(torch.uint8)[part.offset : part.offset + part.nbytes]
             if part.is_whole:
-                self._gather(ids[part.first : part.first + part.count], there)
+                self._gather(places[part.first : part.first + part.count], there)
             else:
                 row = self._bytes[int(ids[part.first])]
                 there.copy_(row[part.skipped : part.skipped + part.nbytes])
 
-    def read(self, spans: Sequence[Span], ids: torch.Tensor) -> None:
+    def read(
+        self, spans: Sequence[Span], ids: torch.Tensor, streams: Streams | None = None
+    ) -> None:
         """Copy *spans*, in this order, into the rows *ids*, which are on the CPU and all different."""
-        for part in _parts(spans, self.nbytes):
+        has_version = not self._bytes.is_inference()
+        may_write = has_version or torch.is_inference_mode_enabled()
+        if streams is not None and streams.concern(self.device) and may_write:
+            pieces = self.pieces(ids, spans)
+            if len(pieces) and streams.copy(self.device, pieces, may_torch=True):
+                if has_version:
+                    increment_version(self._bytes)  # as torch's own copies do
+                return
+        self.read_by_torch(spans, ids, streams)
+
+    def read_by_torch(
+        self, spans: Sequence[Span], ids: torch.Tensor, streams: Streams | None
+    ) -> None:
+        """The same, scattered by index."""
+        places = self._placed(ids, streams)
+        for part in _parts(spans, self.nbytes, self._most_bytes):
             there = part.span.memory.view(torch.uint8)[part.offset : part.offset + part.nbytes]
             if part.is_whole:
-                self._scatter(there, ids[part.first : part.first + part.count])
+                self._scatter(there, places[part.first : part.first + part.count])
             else:
                 row = self._bytes[int(ids[part.first])]
                 row[part.skipped : part.skipped + part.nbytes].copy_(there)
+
+    def pieces(self, ids: torch.Tensor, spans: Sequence[Span]) -> npt.NDArray[np.uint64]:
+        """Each row's address, or a part's, its place's in *spans*, and its bytes.
+
+        None: the slabs are not all open on the rows' device.
+        """
+        opened = {span.memory.opened_on for span in spans}
+        is_elsewhere = self.device.type == "cuda" and opened != {self.device.index}
+        if None in opened or is_elsewhere:
+            return np.empty((0, 3), dtype=np.uint64)
+        begin, step = self._bytes.data_ptr(), self._bytes.stride(0)
+        rows = ids.numpy().astype(np.uint64) * np.uint64(step) + np.uint64(begin)
+        found = []
+        for part in _parts(spans, self.nbytes, sys.maxsize):
+            count = max(1, part.count)
+            piece = np.empty((count, 3), dtype=np.uint64)
+            piece[:, 2] = part.nbytes // count
+            piece[:, 0] = rows[part.first : part.first + count] + np.uint64(part.skipped)
+            piece[:, 1] = np.arange(count, dtype=np.uint64) * piece[0, 2]
+            piece[:, 1] += np.uint64(part.span.memory.pointer + part.offset)
+            found.append(piece)
+        return np.concatenate(found) if found else np.empty((0, 3), dtype=np.uint64)
+
+    def _placed(self, ids: torch.Tensor, streams: Streams | None) -> torch.Tensor:
+        """The ids where the rows are: sent there once, and nobody waits for that."""
+        return ids if streams is None else streams.upload(self.device, ids)
+
+    @property
+    def _most_bytes(self) -> int:
+        """Of one step. A device's own steps hold up nobody, and each costs a call."""
+        return CHUNK_BYTES if self.device.type == "cpu" else sys.maxsize
 
     def _gather(self, ids: torch.Tensor, there: torch.Tensor) -> None:
         is_on_cpu = self.device.type == there.device.type == "cpu"
@@ -131,9 +196,9 @@ class _Part:
     is_whole: bool
 
 
-def _parts(spans: Sequence[Span], row_bytes: int) -> Iterator[_Part]:
-    """The rows in order, as few steps as there can be; none is much longer than a chunk."""
-    most = max(1, CHUNK_BYTES // row_bytes)
+def _parts(spans: Sequence[Span], row_bytes: int, most_bytes: int) -> Iterator[_Part]:
+    """The rows in order, as few steps as there can be; none is much longer than *most_bytes*."""
+    most = max(1, most_bytes // row_bytes)
     position = 0  # in the bytes of all rows asked for
     for span in spans:
         offset, end = span.offset, span.offset + span.nbytes

@@ -16,14 +16,19 @@ Does not cover who keeps the pins (`in_flight`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
-# To, from, bytes: one copy between addresses that the device reaches.
+from aqua_client.crossover import Crossover, Way
+
+# To, from, bytes: one copy between addresses that the device reaches. Many are rows of an array.
 Piece = tuple[int, int, int]
+Pieces = Sequence[Piece] | npt.NDArray[np.uint64]
 
 
 class Event(Protocol):
@@ -52,11 +57,27 @@ class Streams(Protocol):
         nothing to wait for. RuntimeError: it can't be known.
         """
 
-    def copy(self, device: torch.device, pieces: Sequence[Piece]) -> bool:
-        """Enqueue copies on the current stream of a tensor's device, in as few calls as can be.
+    def copy(self, device: torch.device, pieces: Pieces, *, may_torch: bool = False) -> bool:
+        """Enqueue copies on the current stream of a tensor's device, by the quickest way known.
 
-        False: it can't be done so; nothing is known of what they would have written.
+        False: torch is to do it. It is quicker (*may_torch*), or the only one that can; nothing is
+        known of what these would have written.
         """
+
+    def copy_by(self, way: Way, device: torch.device, pieces: Pieces) -> None:
+        """The same by a way that is none of torch's. RuntimeError: it can't be."""
+
+    def upload(self, device: torch.device, numbers: torch.Tensor) -> torch.Tensor:
+        """The same numbers on a device, without waiting for what its stream has to do."""
+
+    def crossover(self, device: torch.device) -> Crossover | None:
+        """What was measured there, to be filled; None: nothing can be measured."""
+
+    def told(self) -> dict[str, object]:
+        """What was measured, by device, for people."""
+
+    def measuring(self, device: torch.device) -> AbstractContextManager[Callable[[], None]]:
+        """On a stream of the library's own, for a thread of its own; what it gives waits for that."""
 
     def aside(self, tensor: torch.Tensor, *, inward: bool) -> AbstractContextManager[None]:
         """Enqueue copies of *tensor* beside the current stream, after what that has been given.

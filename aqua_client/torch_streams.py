@@ -32,6 +32,9 @@ class TorchStreams(Protocol):
     def keep(self, tensor: torch.Tensor, ordinal: int, stream: int) -> None:
         """Give the tensor's memory to nobody else before the stream has done what it has now."""
 
+    def upload(self, numbers: torch.Tensor, ordinal: int) -> torch.Tensor:
+        """The same on a device, in its current stream's order: nobody waits for it."""
+
 
 def new_stream(device: torch.device) -> torch.cuda.Stream:
     """A side stream for a tensor's device, which torch gives to nobody else.
@@ -78,6 +81,12 @@ class OfTorch:
             tensor.record_stream(torch.cuda.current_stream(ordinal))
         else:
             tensor.record_stream(self._stream(ordinal, stream))
+
+    def upload(self, numbers: torch.Tensor, ordinal: int) -> torch.Tensor:
+        """From pinned memory, which torch uses again when the copy is over."""
+        with cuda_driver.relaxed_capture():  # the first of a size is pinned by the driver
+            pinned = numbers.pin_memory()
+        return pinned.to(torch.device("cuda", ordinal), non_blocking=True)
 
     def _stream(self, ordinal: int, stream: int) -> torch.cuda.Stream:
         found = self._streams.get((ordinal, stream))

@@ -8,25 +8,21 @@ from __future__ import annotations
 
 import threading
 import time
-import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import pytest
 import torch
 
 import aqua_client
-from aqua_client import own_device, pager
 from aqua_client.cuda_driver import acting_on, call, driver
-from aqua_client.cuda_streams import CudaStreams
 from tests.contract.tensors import noise
-from tests.fakes.cuda_node import FakeCudaNode, fake_cuda_node
+from tests.cuda.engines import Engine, await_idle, running_engine
 from tests.fakes.fake_cuda import process
 from tests.fakes.fake_cuda.streams import SYNCHRONIZE_DEFAULT
-from tests.fakes.torch_streams import DEVICE, HostTorch
-from tests.nodes import MIB, running_node, wait_until
+from tests.fakes.torch_streams import DEVICE
+from tests.nodes import MIB, wait_until
 
 DELAY_SECONDS = 0.05  # of each copy: long enough to be caught before it is done
 SYNCHRONISING = {"cuCtxSynchronize", SYNCHRONIZE_DEFAULT, "cuMemFree", "cuMemcpyDtoH", "cuMemcpy"}
@@ -34,64 +30,11 @@ SYNCHRONISING = {"cuCtxSynchronize", SYNCHRONIZE_DEFAULT, "cuMemFree", "cuMemcpy
 pytestmark = pytest.mark.limit(120)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Engine:
-    """A client whose copies are late, and what it has of torch."""
-
-    client: aqua_client.Client
-    torch: HostTorch
-    machine: FakeCudaNode
-
-    @contextmanager
-    def stream(self) -> Iterator[int]:
-        """A server's own, current meanwhile, and done at the end."""
-        stream = self.torch.new_stream()
-        with self.torch.using(DEVICE, stream):
-            yield stream
-        synchronize(stream)
-
-
-def synchronize(stream: int) -> None:
-    with acting_on(DEVICE):
-        call("cuStreamSynchronize", stream)
-
-
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    """One GPU that lends to another, with a slab at hand."""
-    of_torch = HostTorch()
-    machine = fake_cuda_node(
-        tmp_path_factory.mktemp("node"), gpus=2, stream_delay_seconds=DELAY_SECONDS
-    )
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        running_node(gpus=0, variables=machine.environment(), handles="vmm") as node,
-        machine.in_process(),
-    ):
-        patch.setattr(own_device, "_torch_has_context", lambda: False)
-        patch.setattr(pager, "streams_of_torch", lambda: CudaStreams(of_torch))
-        with aqua_client.connect(socket=node.socket, home_gpu=machine.uuids[DEVICE]) as client:
-            wait_until(lambda: client.stats()["attached"], seconds=20, what="attached")
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", aqua_client.AquaWarning)
-                wait_until(lambda: lends(client), seconds=30, what="a lease is granted")
-            yield Engine(client=client, torch=of_torch, machine=machine)
-    assert machine.touched_after_unmap == 0
-
-
-def lends(client: aqua_client.Client) -> bool:
-    return client.offload(noise(64, seed=0, device="cpu")).tier == "peer"
-
-
-def await_idle(engine: Engine) -> None:
-    """What a late copy writes to may go then: nobody else keeps it here."""
-    tiers = engine.client._pager._tiers
-
-    def is_idle() -> bool:
-        with tiers.landing:  # those who look take all of them away for a moment
-            return not tiers.flights
-
-    wait_until(is_idle, what="every copy is over")
+def engine() -> Iterator[Engine]:
+    """Copies are late there."""
+    with running_engine(stream_delay_seconds=DELAY_SECONDS) as made:
+        yield made
 
 
 @contextmanager

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
+from aqua_client.crossover import Way
 from aqua_client.errors import InvalidRequest
-from aqua_client.streams import Piece
+from aqua_client.streams import Pieces
 
 
 class FakeEvent:
@@ -65,8 +66,23 @@ class FakeStreams:
             self.recorded_aside += self.is_aside
         return event
 
-    def copy(self, device: torch.device, pieces: Sequence[Piece]) -> bool:
-        raise AssertionError(f"no slab here is open on a device: {device}, {len(pieces)} pieces")
+    def copy(self, device: torch.device, pieces: Pieces, *, may_torch: bool = False) -> bool:
+        raise AssertionError(f"no slab here is on a device: {device}, {len(pieces)}, {may_torch}")
+
+    def copy_by(self, way: Way, device: torch.device, pieces: Pieces) -> None:
+        raise AssertionError(f"no slab here is on a device: {way}, {device}, {len(pieces)}")
+
+    def upload(self, device: torch.device, numbers: torch.Tensor) -> torch.Tensor:
+        return numbers.to(device)
+
+    def crossover(self, device: torch.device) -> None:  # noqa: ARG002 - the port's
+        return None
+
+    def told(self) -> dict[str, object]:
+        return {}
+
+    def measuring(self, device: torch.device) -> AbstractContextManager[Callable[[], None]]:
+        raise AssertionError(f"nothing is measured here: {device}")
 
     @contextmanager
     def aside(self, tensor: torch.Tensor, *, inward: bool) -> Iterator[None]:

@@ -49,6 +49,11 @@ class HostTorch:
         assert ordinal == DEVICE
         self.kept.append((tensor, stream))
 
+    def upload(self, numbers: torch.Tensor, ordinal: int) -> torch.Tensor:
+        there = numbers.clone()
+        self.keep(there, ordinal, self.current(ordinal))
+        return there
+
     def new_stream(self) -> int:
         """One of a server's own."""
         with cuda_driver.acting_on(DEVICE):

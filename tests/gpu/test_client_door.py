@@ -268,3 +268,25 @@ def test_an_owner_that_grows_gets_its_memory_while_copies_are_under_way(
     wait_until(lambda: client.stats()["leases"] == {}, seconds=20, what="given back")
     del grown
     torch.cuda.empty_cache()
+
+
+def test_every_way_of_copying_blocks_gives_the_right_bytes(
+    client: aqua_client.Client, busy: torch.cuda.Stream
+) -> None:
+    """And is measured, in the background of a pool's first store; then the quickest is used."""
+    cache = noise(64 * MIB, seed=9, device="cuda").view(-1, 32 * 1024)
+    pool = client.pool((32 * 1024,), torch.uint8)
+    ids = list(range(0, len(cache), 2))
+    for _ in range(2):  # before it is measured, and after
+        slots = pool.store(cache, ids)
+        target = torch.zeros_like(cache)
+        pool.load(slots, target, ids)
+        busy.synchronize()
+        assert torch.equal(target[ids], cache[ids])
+        assert not bool(target[1::2].any())
+        wait_until(lambda: client.stats()["copy_ways"] != {}, seconds=60, what="it is measured")
+    tables = client.stats()["copy_ways"]
+    assert isinstance(tables, dict)
+    ways = [sorted(point) for table in tables.values() for point in table.values()]
+    assert ways
+    assert all(one == ["batch", "each", "kernel", "torch"] for one in ways)

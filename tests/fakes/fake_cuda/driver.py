@@ -7,6 +7,7 @@ from tests.fakes.fake_cuda.copies import *  # noqa: F403
 from tests.fakes.fake_cuda.devices import *  # noqa: F403
 from tests.fakes.fake_cuda.enums import *  # noqa: F403
 from tests.fakes.fake_cuda.ipc import *  # noqa: F403
+from tests.fakes.fake_cuda.kernels import *  # noqa: F403
 from tests.fakes.fake_cuda.memory import *  # noqa: F403
 from tests.fakes.fake_cuda.process import call_for_one
 from tests.fakes.fake_cuda.results import CUresult, Failed

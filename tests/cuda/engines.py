@@ -1,0 +1,83 @@
+"""A client on a made-up driver whose copies go by the library's own streams, over real processes.
+
+Its tensors are the CPU's and count as those of GPU 0. What they promise is the tests'.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pytest
+
+import aqua_client
+from aqua_client import own_device, pager
+from aqua_client.cuda_driver import acting_on, call
+from aqua_client.cuda_streams import CudaStreams
+from tests.contract.tensors import noise
+from tests.fakes.cuda_node import FakeCudaNode, fake_cuda_node
+from tests.fakes.torch_streams import DEVICE, HostTorch
+from tests.nodes import running_node, short_directory, wait_until
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """A client whose copies are late, and what it has of torch."""
+
+    client: aqua_client.Client
+    torch: HostTorch
+    machine: FakeCudaNode
+
+    @contextmanager
+    def stream(self) -> Iterator[int]:
+        """A server's own, current meanwhile, and done at the end."""
+        stream = self.torch.new_stream()
+        with self.torch.using(DEVICE, stream):
+            yield stream
+        synchronize(stream)
+
+
+def synchronize(stream: int) -> None:
+    with acting_on(DEVICE):
+        call("cuStreamSynchronize", stream)
+
+
+@contextmanager
+def running_engine(*, stream_delay_seconds: float) -> Iterator[Engine]:
+    """One GPU that lends to another, with a slab at hand."""
+    of_torch = HostTorch()
+    with short_directory() as directory:
+        machine = fake_cuda_node(
+            directory / "machine", gpus=2, stream_delay_seconds=stream_delay_seconds
+        )
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            running_node(gpus=0, variables=machine.environment(), handles="vmm") as node,
+            machine.in_process(),
+        ):
+            patch.setattr(own_device, "_torch_has_context", lambda: False)
+            patch.setattr(pager, "streams_of_torch", lambda: CudaStreams(of_torch))
+            with aqua_client.connect(socket=node.socket, home_gpu=machine.uuids[DEVICE]) as client:
+                wait_until(lambda: client.stats()["attached"], seconds=20, what="attached")
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", aqua_client.AquaWarning)
+                    wait_until(lambda: lends(client), seconds=30, what="a lease is granted")
+                yield Engine(client=client, torch=of_torch, machine=machine)
+        assert machine.touched_after_unmap == 0
+
+
+def lends(client: aqua_client.Client) -> bool:
+    return client.offload(noise(64, seed=0, device="cpu")).tier == "peer"
+
+
+def await_idle(engine: Engine) -> None:
+    """What a late copy writes to may go then: nobody else keeps it here."""
+    tiers = engine.client._pager._tiers
+
+    def is_idle() -> bool:
+        with tiers.landing:  # those who look take all of them away for a moment
+            return not tiers.flights
+
+    wait_until(is_idle, what="every copy is over")

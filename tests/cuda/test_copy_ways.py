@@ -1,0 +1,132 @@
+"""Ways of copying many blocks on a made-up driver: each gives the same bytes, and is measured first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from aqua_client import calibrating, cuda_streams
+from aqua_client.crossover import Crossover, Measured, Way
+from tests.contract.tensors import noise
+from tests.cuda.engines import Engine, await_idle, running_engine
+from tests.fakes.fake_cuda import process
+from tests.fakes.fake_cuda.results import CUresult
+from tests.fakes.torch_streams import DEVICE
+from tests.nodes import MIB, wait_until
+
+BLOCKS, BLOCK_BYTES = 40, 24 * 1024 + 16
+CPU = torch.device("cpu")
+CALLS = {Way.EACH: "cuMemcpyAsync", Way.BATCH: "cuMemcpyBatchAsync", Way.KERNEL: "cuLaunchKernel"}
+
+pytestmark = pytest.mark.limit(120)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    with running_engine(stream_delay_seconds=0.002) as made:
+        yield made
+
+
+@pytest.fixture
+def table(monkeypatch: pytest.MonkeyPatch) -> Crossover:
+    """Nothing measured, and nobody who begins to."""
+    made = Crossover()
+    monkeypatch.setitem(cuda_streams._crossovers, DEVICE, made)
+    monkeypatch.setattr(calibrating, "_begun", {CPU})
+    return made
+
+
+def only(way: Way) -> tuple[Measured, ...]:
+    return (Measured(block_bytes=BLOCK_BYTES, count=BLOCKS, seconds={way: 1e-6}),)
+
+
+@pytest.mark.parametrize("is_default", [True, False], ids=["default stream", "own stream"])
+@pytest.mark.parametrize("way", Way)
+def test_blocks_come_back_by_each_way(
+    engine: Engine, table: Crossover, way: Way, *, is_default: bool
+) -> None:
+    """Out of one order and into another, after what the stream had to do; by the call that is meant."""
+    table.measured = only(way)
+    cache = noise(BLOCKS * 2 * BLOCK_BYTES, seed=1, device="cpu").view(-1, BLOCK_BYTES)
+    expected, target = cache.clone(), torch.zeros_like(cache)
+    out, back = torch.randperm(2 * BLOCKS)[:BLOCKS], torch.randperm(2 * BLOCKS)[:BLOCKS]
+    before = process.calls[CALLS.get(way, "")]
+    pool = engine.client.pool((BLOCK_BYTES,), torch.uint8)
+    stream = 0 if is_default else engine.torch.new_stream()
+    with engine.torch.using(DEVICE, stream):
+        slots = pool.store(cache, out)
+        assert slots.tier == "peer"
+        pool.load(slots, target, back)
+    await_idle(engine)
+    assert torch.equal(target[back], expected[out])
+    assert int(target.any(1).sum()) == BLOCKS
+    if way is not Way.TORCH:
+        calls = process.calls[CALLS[way]] - before
+        assert calls == (2 * BLOCKS if way is Way.EACH else 2)
+
+
+def test_blocks_that_lie_across_slabs_come_back_too(engine: Engine, table: Crossover) -> None:
+    """A row may end in one slab and go on in the next."""
+    table.measured = only(Way.KERNEL)
+    size, count = 20 * MIB + 48, 13  # more than the largest slab has
+    cache = noise(count * size, seed=2, device="cpu").view(-1, size)
+    target = torch.zeros_like(cache)
+    pool = engine.client.pool((size,), torch.uint8)
+    slots = pool.store(cache, range(count))
+    assert (slots.tier, len(slots._stored.places) > 1) == ("peer", True)
+    pool.load(slots, target, range(count))
+    await_idle(engine)
+    assert torch.equal(target, cache)
+
+
+def test_a_way_that_fails_is_done_by_torch(engine: Engine, table: Crossover) -> None:
+    """The bytes are right anyway."""
+    table.measured = only(Way.KERNEL)
+    cache = noise(BLOCKS * BLOCK_BYTES, seed=3, device="cpu").view(-1, BLOCK_BYTES)
+    pool, target = engine.client.pool((BLOCK_BYTES,), torch.uint8), torch.zeros_like(cache)
+    engine.machine.fail("cuLaunchKernel", int(CUresult.CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES))
+    slots = pool.store(cache, range(BLOCKS))
+    engine.machine.fail("cuLaunchKernel", None)
+    pool.load(slots, target, range(BLOCKS))
+    await_idle(engine)
+    assert torch.equal(target, cache)
+
+
+def measure(engine: Engine, monkeypatch: pytest.MonkeyPatch, table: Crossover) -> None:
+    """Have it measured as a pool's first store does."""
+    monkeypatch.setattr(calibrating, "_begun", set())
+    monkeypatch.setattr(calibrating, "POINTS", ((4096, 8), (65536, 16)))
+    monkeypatch.setattr(calibrating, "ROUNDS", 2)
+    cache = noise(BLOCKS * BLOCK_BYTES, seed=4, device="cpu").view(-1, BLOCK_BYTES)
+    for _ in range(3):
+        engine.client.pool((BLOCK_BYTES,), torch.uint8).store(cache, range(BLOCKS))
+    wait_until(lambda: len(table.measured) == 2, seconds=30, what="it is measured")
+    await_idle(engine)
+
+
+def test_a_first_store_has_the_ways_measured(
+    engine: Engine, table: Crossover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, in the background, with every way that there is; `stats` tells it."""
+    used = engine.client.stats()["peer_bytes"]
+    measure(engine, monkeypatch, table)
+    assert [(one.block_bytes, one.count) for one in table.measured] == [(4096, 8), (65536, 16)]
+    assert all(one.seconds.keys() == set(Way) for one in table.measured)
+    assert all(seconds > 0 for one in table.measured for seconds in one.seconds.values())
+    wait_until(lambda: engine.client.stats()["peer_bytes"] == used, what="its place is free")
+    assert engine.client.stats()["copy_ways"] == {"cuda:0": table.told()}
+
+
+def test_a_way_that_is_refused_or_wrong_is_in_no_table(
+    engine: Engine, table: Crossover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A driver without batches; a kernel that does nothing."""
+    engine.machine.fail("cuMemcpyBatchAsync", int(CUresult.CUDA_ERROR_NOT_SUPPORTED))
+    from cuda.bindings import driver
+
+    monkeypatch.setattr(driver, "cuLaunchKernel", lambda *_: (CUresult.CUDA_SUCCESS,))
+    measure(engine, monkeypatch, table)
+    engine.machine.fail("cuMemcpyBatchAsync", None)
+    assert all(one.seconds.keys() == {Way.EACH, Way.TORCH} for one in table.measured)
