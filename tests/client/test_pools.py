@@ -249,9 +249,9 @@ def test_a_revoke_waits_for_a_load(monkeypatch: pytest.MonkeyPatch) -> None:
         asked: list[tuple[str, ...]] = []
         read: Callable[..., None] = Rows.read
 
-        def revoke_meanwhile(rows: Rows, spans: object, ids: object) -> None:
+        def revoke_meanwhile(rows: Rows, *what: object) -> None:
             asked.append(node.revoke("SHM-1"))
-            read(rows, spans, ids)
+            read(rows, *what)
             assert node.acknowledged == []
 
         monkeypatch.setattr(Rows, "read", revoke_meanwhile)

@@ -18,6 +18,7 @@ import torch
 
 from aqua_client.errors import AquaError
 from aqua_client.integrations.transformers.copies import Parked, Staged
+from aqua_client.torch_streams import new_stream
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +35,7 @@ class Ahead:
     def __init__(self, *, most_bytes: int, stream: torch.cuda.Stream | None) -> None:
         self._most_bytes = most_bytes
         self._compute_stream = stream
-        self._side = None if stream is None else torch.cuda.Stream()
+        self._side = None if stream is None else new_stream(stream.device)
         self._coming: dict[str, tuple[Future[_Near | None], int]] = {}  # each with its bytes
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="aqua-ahead")
 
