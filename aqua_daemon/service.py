@@ -219,6 +219,7 @@ class BrokerService:
             bug = BrokerBug(f"{type(event).__name__} failed inside the broker: {error!r}")
             self._refuse(submission, bug)
         else:
+            self._journal.instructed(*instructions)
             for instruction in instructions:
                 self._do(instruction, event)
 
@@ -235,7 +236,6 @@ class BrokerService:
         submission.pending.conclude(error)
 
     def _do(self, instruction: Instruction, event: Event) -> None:
-        self._journal.instruction(instruction)
         try:
             self._carry_out(instruction)
         except Exception as error:  # noqa: BLE001 - ports promise not to raise; the rest goes on

@@ -16,7 +16,7 @@ import logging
 from collections.abc import Sequence
 
 from aqua_daemon.adapters.happenings import Happenings, TenantsOfSessions
-from aqua_daemon.adapters.json_lines import Line, LoggedLine
+from aqua_daemon.adapters.json_lines import Line, LoggedLines
 from aqua_daemon.core import events, instructions
 from aqua_daemon.core.errors import BrokerError
 from aqua_daemon.core.events import Event
@@ -27,11 +27,13 @@ from aqua_daemon.core.sizes import MIB
 from aqua_daemon.ports import Clock, Journal
 
 LOGGER_NAME = "aqua"
-_ROUTINE = (
-    events.Ticked,
-    events.KeepaliveReceived,
-    events.GpuReported,
-    instructions.AnswerKeepalive,
+_ROUTINE = frozenset(  # in no words either
+    {
+        events.Ticked,
+        events.KeepaliveReceived,
+        events.GpuReported,
+        instructions.AnswerKeepalive,
+    }
 )
 _COMING_AND_GOING = (
     events.SessionOpened,
@@ -59,39 +61,44 @@ class LogJournal:
         self._tenants.happened(event)
         if isinstance(event, events.SessionOpened) and event.is_observer:
             self._observers.add(event.session_id)
-        self._note("event", event)
+        self._log(self._noted("event", event))
 
-    def instruction(self, instruction: Instruction) -> None:
-        """The broker wants something done."""
-        self._note("instruction", instruction)
-        self._tenants.instructed(instruction)
-        if isinstance(instruction, instructions.ForgetSession):
-            self._observers.discard(instruction.session_id)
+    def instructed(self, *wanted: Instruction) -> None:
+        """The broker wants all this done about the last event."""
+        lines = []
+        for instruction in wanted:
+            lines += self._noted("instruction", instruction)
+            self._tenants.instructed(instruction)
+            if isinstance(instruction, instructions.ForgetSession):
+                self._observers.discard(instruction.session_id)
+        self._log(lines)
 
     def refused(self, event: Event, error: Exception) -> None:
         """The broker refused an event."""
-        self._note("refused", event, error)
+        self._log(self._noted("refused", event, error))
         self._tenants.refused(event)
         if isinstance(event, events.SessionOpened):
             self._observers.discard(event.session_id)
 
-    def _note(self, kind: str, record: Event | Instruction, error: Exception | None = None) -> None:
-        is_routine = error is None and type(record) in _ROUTINE
-        if is_routine and not self._logger.isEnabledFor(logging.DEBUG):
-            return  # it is in no words either
-        is_no_news = error is None and self._is_observers(record)
-        words = in_words(record, error)
-        if words and not is_no_news:
-            tenant = self._tenants.of(record)
-            self.happenings.remember(words, at=self._clock(), tenant=tenant)
+    def _noted(
+        self, kind: str, record: Event | Instruction, error: Exception | None = None
+    ) -> list[Line]:
+        """Remember in words what is news to people; the line of it, if the log is to have it."""
         level = logging.INFO
-        if isinstance(record, instructions.NoteBrokenInvariant):
-            level = logging.ERROR
-        elif is_no_news or is_routine:
+        if error is None and (type(record) in _ROUTINE or self._is_observers(record)):
             level = logging.DEBUG
-        if not self._logger.isEnabledFor(level):
-            return
-        self._logger.handle(LoggedLine(self._logger.name, level, Line(kind, record, error)))
+        else:
+            if isinstance(record, instructions.NoteBrokenInvariant):
+                level = logging.ERROR
+            words = in_words(record, error)
+            if words:
+                tenant = self._tenants.of(record)
+                self.happenings.remember(words, at=self._clock(), tenant=tenant)
+        return [Line(level, kind, record, error)] if self._logger.isEnabledFor(level) else []
+
+    def _log(self, lines: Sequence[Line]) -> None:
+        if lines:
+            self._logger.handle(LoggedLines(self._logger.name, lines))
 
     def _is_observers(self, record: Event | Instruction) -> bool:
         return isinstance(record, _COMING_AND_GOING) and record.session_id in self._observers
@@ -108,10 +115,10 @@ class FanOut:
         for journal in self._journals:
             journal.event(event)
 
-    def instruction(self, instruction: Instruction) -> None:
-        """The broker wants something done."""
+    def instructed(self, *wanted: Instruction) -> None:
+        """The broker wants all this done about the last event."""
         for journal in self._journals:
-            journal.instruction(instruction)
+            journal.instructed(*wanted)
 
     def refused(self, event: Event, error: Exception) -> None:
         """The broker refused an event."""

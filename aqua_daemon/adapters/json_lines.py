@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import cache
@@ -33,7 +33,7 @@ else:
     HAS_ORJSON = True
 
 _LEASE_FIELDS = ("lease_id", "session_id", "tenant", "lender", "nbytes", "safety_class", "state")
-_LOGGED_LINE = "line"
+_LOGGED_LINES = "lines"
 
 Fields = dict[str, object]
 
@@ -41,40 +41,29 @@ Fields = dict[str, object]
 class Line(NamedTuple):
     """What a line is of; put into words when it is written."""
 
+    level: int
     kind: str
     record: Event | Instruction
     error: Exception | None
 
-    def fields(self) -> Fields:
-        """By name: the record's own, what is audited of a move, and why it was refused."""
-        record = self.record
-        found: Fields = {self.kind: type(record).__name__, **_fields(record)}
-        if isinstance(record, NoteMove):
-            found.update(audited(record))
-        if self.error is not None:
-            found["error"] = self.error
-        return found
 
+class LoggedLines(logging.LogRecord):
+    """Lines on their way to the handlers, all of them of one moment.
 
-class LoggedLine(logging.LogRecord):
-    """A line on its way to the handlers.
-
-    Made by hand: where in the code it comes from is nobody's question, and finding out costs more
-    than the line.
+    Made by hand: where in the code they come from is nobody's question, and finding out costs more
+    than the lines.
     """
 
-    def __init__(self, name: str, level: int, line: Line) -> None:
+    def __init__(self, name: str, lines: Sequence[Line]) -> None:
         created = time.time()  # noqa: TID251 - for people: when it was
-        self.__dict__.update(
-            _BLANK,
-            name=name,
-            levelno=level,
-            levelname=logging.getLevelName(level),
-            msg=type(line.record).__name__,
-            created=created,
-            msecs=created % 1.0 * 1000,
-        )
-        self.line = line  # see `_LOGGED_LINE`
+        level = max([line.level for line in lines])
+        held = _BLANK.copy()
+        held["name"] = name
+        held["levelno"], held["levelname"] = level, logging.getLevelName(level)
+        held["created"], held["msecs"] = created, created % 1.0 * 1000
+        held["msg"] = type(lines[0].record).__name__
+        held[_LOGGED_LINES] = lines
+        self.__dict__ = held
 
 
 _BLANK = vars(logging.makeLogRecord({}))  # all that some handler may look for
@@ -90,22 +79,28 @@ class JsonLines(logging.Formatter):
         self._second = (0, "")  # the last one, in words
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record's fields, if a journal gave it some, else its message."""
+        """The lines that a journal gave it, if one did, else its message."""
+        time_in_words = self._time(record.created)
+        lines = record.__dict__.get(_LOGGED_LINES)
+        if lines is not None:
+            written = [
+                self._written(line.level, _fields_of(line, time_in_words, record.name))
+                for line in cast("Sequence[Line]", lines)
+            ]
+            return "\n".join(written)
         found: Fields = {
-            "time": self._time(record.created),
-            "level": _level_name(record.levelname),
+            "time": time_in_words,
+            "level": _level_name(record.levelno),
             "logger": record.name,
+            "message": record.getMessage(),
         }
-        line = record.__dict__.get(_LOGGED_LINE)
-        if type(line) is Line:
-            found.update(line.fields())
-        else:
-            found["message"] = record.getMessage()
         if record.exc_info:
             found["exception"] = self.formatException(record.exc_info)
-        if self._has_priority:
-            return f"<{_priority(record.levelno)}>{_encoded(found)}"
-        return _encoded(found)
+        return self._written(record.levelno, found)
+
+    def _written(self, level: int, fields: Fields) -> str:
+        line = _encoded(fields)
+        return f"<{_priority(level)}>{line}" if self._has_priority else line
 
     def _time(self, created: float) -> str:
         # Thousands of lines a second begin alike.
@@ -127,8 +122,8 @@ def _encoded(line: Fields) -> str:
 
 
 @cache
-def _level_name(name: str) -> str:
-    return name.lower()
+def _level_name(level: int) -> str:
+    return logging.getLevelName(level).lower()
 
 
 @cache
@@ -138,9 +133,26 @@ def _priority(level: int) -> int:
     return next((priority for least, priority in at_least if level >= least), 7)
 
 
-def _fields(record: object) -> Fields:
+def _fields_of(line: Line, time_in_words: str, logger: str) -> Fields:
+    """By name: the record's own, what is audited of a move, and why it was refused."""
+    level, kind, record, error = line
+    found: Fields = {
+        "time": time_in_words,
+        "level": _level_name(level),
+        "logger": logger,
+        kind: type(record).__name__,
+    }
+    found.update(_named(record))
+    if isinstance(record, NoteMove):
+        found.update(audited(record))
+    if error is not None:
+        found["error"] = error
+    return found
+
+
+def _named(record: object) -> Iterable[tuple[str, object]]:
     names, values = _reader(type(record))  # type: ignore[arg-type]  # mypy: of a type it takes its instances' hash
-    return dict(zip(names, values(record), strict=True))
+    return zip(names, values(record), strict=True)
 
 
 @cache
@@ -157,7 +169,7 @@ def _reader(kind: type[object]) -> tuple[tuple[str, ...], Callable[[object], tup
 def _plain(value: object) -> object:
     """*value*, which JSON does not have, in what it has, or in what can be asked about again."""
     if is_dataclass(value):
-        return _fields(value)
+        return dict(_named(value))
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, BaseException):

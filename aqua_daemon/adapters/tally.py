@@ -141,8 +141,12 @@ class Tally:
             case _:
                 pass
 
-    def instruction(self, instruction: Instruction) -> None:
-        """The broker wants something done."""
+    def instructed(self, *wanted: Instruction) -> None:
+        """The broker wants all this done about the last event."""
+        for instruction in wanted:
+            self._count(instruction)
+
+    def _count(self, instruction: Instruction) -> None:
         match instruction:
             case NoteMove():
                 self._moved(instruction)

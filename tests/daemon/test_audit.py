@@ -56,7 +56,7 @@ class Written:
     def lines(self, instructions: tuple[Instruction, ...]) -> list[Line]:
         """What is written of these."""
         for instruction in instructions:
-            self._journal.instruction(instruction)
+            self._journal.instructed(instruction)
         text = self._stream.getvalue()
         self._stream.seek(0)
         self._stream.truncate()

@@ -110,9 +110,9 @@ def exchanged() -> tuple[AnswerExchange, list[NoteMove], Tally]:
     node.swap()
     [answer], moves = node.the(AnswerExchange), node.the(NoteMove)
     for instruction in node.last:
-        tally.instruction(instruction)
+        tally.instructed(instruction)
     for instruction in node.acknowledge(node.borrower, *node.others[:1]):
-        tally.instruction(instruction)
+        tally.instructed(instruction)
     return answer, moves, tally
 
 

@@ -79,7 +79,7 @@ def test_what_a_session_does_is_about_its_tenant(journal: LogJournal) -> None:
     """Its opening, its refusals, its leases, its reclaims, its end."""
     journal.event(OPENED)
     journal.refused(REQUESTED, QuotaExceeded("all used"))
-    journal.instruction(move(None, LeaseState.ALLOCATING))
+    journal.instructed(move(None, LeaseState.ALLOCATING))
     journal.event(RECLAIM)
     journal.event(events.ProcessEnded(session_id=SESSION_ID))
     assert tenants(journal) == [TENANT] * 5
@@ -104,7 +104,7 @@ def test_a_session_that_was_not_let_in_leaves_no_trace(journal: LogJournal) -> N
     """After a refused re-attach the id is anybody's: what a keeper says of it counts."""
     journal.event(STOLEN)
     journal.refused(STOLEN, NotPermitted("it is not yours"))
-    journal.instruction(move(None, LeaseState.LEASED))  # adopted from a keeper, for its true tenant
+    journal.instructed(move(None, LeaseState.LEASED))  # adopted from a keeper, for its true tenant
     journal.event(events.ProcessEnded(session_id=SESSION_ID))
     assert tenants(journal) == [THIEF, TENANT, TENANT]
 
@@ -112,7 +112,7 @@ def test_a_session_that_was_not_let_in_leaves_no_trace(journal: LogJournal) -> N
 def test_a_session_that_is_over_is_forgotten(journal: LogJournal) -> None:
     """So that what is kept does not grow with every process that ever came."""
     journal.event(OPENED)
-    journal.instruction(ForgetSession(session_id=SESSION_ID))
+    journal.instructed(ForgetSession(session_id=SESSION_ID))
     journal.event(events.ProcessEnded(session_id=SESSION_ID))
     assert tenants(journal) == [TENANT, None]
 
@@ -124,13 +124,13 @@ def test_that_an_observer_came_and_went_is_no_news(journal: LogJournal) -> None:
         journal.event(watching)
         journal.event(events.PresenceEnded(session_id=SESSION_ID))
         journal.event(events.ProcessEnded(session_id=SESSION_ID))
-        journal.instruction(ForgetSession(session_id=SESSION_ID))
+        journal.instructed(ForgetSession(session_id=SESSION_ID))
     assert tenants(journal) == []
     journal.event(watching)
     journal.refused(REQUESTED, QuotaExceeded("all used"))
-    journal.instruction(move(None, LeaseState.LEASED))
+    journal.instructed(move(None, LeaseState.LEASED))
     assert tenants(journal) == [TENANT, TENANT]
-    journal.instruction(ForgetSession(session_id=SESSION_ID))
+    journal.instructed(ForgetSession(session_id=SESSION_ID))
     journal.event(OPENED)
     assert len(tenants(journal)) == 3
 

@@ -12,7 +12,7 @@ import pytest
 
 from aqua_daemon.adapters import json_lines
 from aqua_daemon.adapters.journal import FanOut, LogJournal
-from aqua_daemon.adapters.json_lines import JsonLines, Line, LoggedLine
+from aqua_daemon.adapters.json_lines import JsonLines, Line, LoggedLines
 from aqua_daemon.core.errors import QuotaExceeded
 from aqua_daemon.core.events import (
     Event,
@@ -88,7 +88,7 @@ def test_every_instruction_is_one_line(
     instruction: Instruction, log: Log, journal: LogJournal
 ) -> None:
     """So is every instruction."""
-    journal.instruction(instruction)
+    journal.instructed(instruction)
     (line,) = log.lines()
     assert line["instruction"] == type(instruction).__name__
 
@@ -96,7 +96,7 @@ def test_every_instruction_is_one_line(
 def test_ids_are_fields_of_the_line(log: Log, journal: LogJournal) -> None:
     """The story of one lease is found by its id, with states and sizes as plain values."""
     journal.event(REQUESTED)
-    journal.instruction(move(LeaseState.ALLOCATING, LeaseState.LEASED))
+    journal.instructed(move(LeaseState.ALLOCATING, LeaseState.LEASED))
     asked, moved = log.lines()
     assert (asked["lease_id"], asked["session_id"]) == (LEASE_ID, SESSION_ID)
     assert asked["safety_class"] == "store"
@@ -134,9 +134,9 @@ def test_recent_is_in_words_with_the_clocks_time(journal: LogJournal) -> None:
     """A person reads what moved and why, oldest first."""
     journal.event(Ticked())
     journal.event(LossTold(lease_ids=(LEASE_ID,)))
-    journal.instruction(move(LeaseState.ALLOCATING, LeaseState.LEASED))
-    journal.instruction(move(LeaseState.RETURNED, LeaseState.FREEING))
-    journal.instruction(move(LeaseState.FREEING, None))
+    journal.instructed(move(LeaseState.ALLOCATING, LeaseState.LEASED))
+    journal.instructed(move(LeaseState.RETURNED, LeaseState.FREEING))
+    journal.instructed(move(LeaseState.FREEING, None))
     journal.refused(REQUESTED, QuotaExceeded("all used"))
     journal.refused(REQUESTED, ZeroDivisionError("oops"))
     assert [(line.at, line.text) for line in journal.happenings.after(0)] == [
@@ -169,7 +169,7 @@ def test_lines_say_the_same_without_orjson(monkeypatch: pytest.MonkeyPatch) -> N
             journal.event(event)
             journal.refused(event, QuotaExceeded("no"))
         for instruction in INSTRUCTIONS:
-            journal.instruction(instruction)
+            journal.instructed(instruction)
         monkeypatch.setattr(json_lines, "HAS_ORJSON", False)
     with_orjson, without = [
         [line | {"time": "", "logger": ""} for line in log.lines()] for log in logs
@@ -182,7 +182,7 @@ def test_a_line_holds_what_orjson_refuses() -> None:
     freed = SlabFreed(lease_id=LEASE_ID, scrubbed_bytes=2**70)
     message = "half a character: \udc80"
     said = logging.makeLogRecord({"msg": message})  # not logged: pytest's own handlers choke on it
-    told = LoggedLine("aqua", logging.INFO, Line("event", freed, None))
+    told = LoggedLines("aqua", [Line(logging.INFO, "event", freed, None)])
     said_line, told_line = (json.loads(JsonLines().format(one)) for one in (said, told))
     assert said_line["message"] == message
     assert told_line["scrubbed_bytes"] == 2**70
@@ -193,7 +193,7 @@ def test_a_fan_out_tells_every_journal_the_same(log: Log) -> None:
     logs = [log, Log(logging.DEBUG)]
     fan_out = FanOut(*(LogJournal(clock=lambda: 1.0, logger=one.logger) for one in logs))
     fan_out.event(REQUESTED)
-    fan_out.instruction(INSTRUCTIONS[0])
+    fan_out.instructed(INSTRUCTIONS[0])
     fan_out.refused(REQUESTED, QuotaExceeded("no"))
     kinds = [[list(line)[3] for line in one.lines()] for one in logs]
     assert kinds == [["event", "instruction", "refused"]] * 2
@@ -204,7 +204,7 @@ def test_a_broken_invariant_is_an_error_under_the_word_that_status_tells_to_look
 ) -> None:
     """`aquactl status` says `journalctl -g invariant`: that finds the rule, the GPU and the lease."""
     note = NoteBrokenInvariant(rule="sums", message="off by one", gpu=GPU, lease_id=LEASE_ID)
-    journal.instruction(note)
+    journal.instructed(note)
     [line] = log.lines()
     assert line["level"] == "error"
     assert "invariant" in str(line["instruction"]).lower()

@@ -173,7 +173,7 @@ def test_counters_follow_the_tally() -> None:
     with served(lambda: reading(tally)) as url:
         tally.event(REQUESTED)
         tally.refused(REQUESTED, QuotaExceeded("all used"))
-        tally.instruction(
+        tally.instructed(
             move(LeaseState.REVOKING, LeaseState.RETURNED, reason=RevokeReason.DEAD, seconds=0.5)
         )
         text = scrape(url)
@@ -191,7 +191,7 @@ def test_what_was_lost_with_a_keeper_is_counted_by_gpu() -> None:
     with served(lambda: reading(tally)) as url:
         before = scrape(url)
         tally.event(KeeperEnded(gpus=(GPU,)))
-        tally.instruction(move(LeaseState.LEASED, LeaseState.LOST))
+        tally.instructed(move(LeaseState.LEASED, LeaseState.LOST))
         after = scrape(url)
     for text, count in ((before, 0), (after, 1)):
         assert values(text, "aqua_keeper_ends") == {(GPU,): count}

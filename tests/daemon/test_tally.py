@@ -44,7 +44,7 @@ def test_every_record_can_be_counted(tally: Tally) -> None:
         tally.event(event)
         tally.refused(event, ZeroDivisionError("a fault"))
     for instruction in INSTRUCTIONS:
-        tally.instruction(instruction)
+        tally.instructed(instruction)
 
 
 def test_all_labels_are_there_from_the_start(tally: Tally) -> None:
@@ -59,11 +59,11 @@ def test_all_labels_are_there_from_the_start(tally: Tally) -> None:
 
 def test_a_grant_counts_when_the_slab_is_there(tally: Tally) -> None:
     """Adopting a slab after a restart is no grant, nor is a slab that nobody wanted any more."""
-    tally.instruction(move(None, LeaseState.ALLOCATING))
-    tally.instruction(move(None, LeaseState.LEASED))
-    tally.instruction(move(LeaseState.ALLOCATING, RETURNED))
+    tally.instructed(move(None, LeaseState.ALLOCATING))
+    tally.instructed(move(None, LeaseState.LEASED))
+    tally.instructed(move(LeaseState.ALLOCATING, RETURNED))
     assert tally.counts().granted == 0
-    tally.instruction(move(LeaseState.ALLOCATING, LeaseState.LEASED))
+    tally.instructed(move(LeaseState.ALLOCATING, LeaseState.LEASED))
     assert tally.counts().granted == 1
 
 
@@ -72,7 +72,7 @@ def test_a_denial_counts_by_its_reason_at_once_or_later(tally: Tally) -> None:
     tally.event(REQUESTED)
     tally.refused(REQUESTED, QuotaExceeded("all used"))
     tally.event(REQUESTED)
-    tally.instruction(DENIED)
+    tally.instructed(DENIED)
     counts = tally.counts()
     assert (counts.denials["quota"], counts.denials["no_room"], counts.denied) == (1, 1, 2)
 
@@ -88,10 +88,10 @@ def test_other_refusals_are_no_denials_of_leases(tally: Tally) -> None:
     """A failed reclaim, and a request whose session is forgotten, deny nobody a lease."""
     tally.event(RECLAIM)
     tally.refused(RECLAIM, InsufficientMemory("no"))
-    tally.instruction(DENIED)
+    tally.instructed(DENIED)
     tally.event(REQUESTED)
-    tally.instruction(ForgetSession(session_id=SESSION_ID))
-    tally.instruction(DENIED)
+    tally.instructed(ForgetSession(session_id=SESSION_ID))
+    tally.instructed(DENIED)
     assert tally.counts().denied == 0
 
 
@@ -107,10 +107,10 @@ def test_a_revoke_counts_once_with_its_reason_outcome_and_time(
     tally: Tally, after: LeaseState, outcome: RevokeOutcome
 ) -> None:
     """Leaving REVOKING ends the revoke; what comes later does not count again."""
-    tally.instruction(move(LeaseState.LEASED, REVOKING, reason=RevokeReason.RECLAIM))
-    tally.instruction(move(REVOKING, after, reason=RevokeReason.RECLAIM, seconds=0.3))
+    tally.instructed(move(LeaseState.LEASED, REVOKING, reason=RevokeReason.RECLAIM))
+    tally.instructed(move(REVOKING, after, reason=RevokeReason.RECLAIM, seconds=0.3))
     if after is not RETURNED:
-        tally.instruction(move(after, RETURNED, reason=RevokeReason.RECLAIM, seconds=9.0))
+        tally.instructed(move(after, RETURNED, reason=RevokeReason.RECLAIM, seconds=9.0))
     counts = tally.counts()
     assert counts.revokes[RevokeReason.RECLAIM, outcome] == 1
     assert sum(counts.revokes.values()) == sum(counts.revoke_durations.counts) == 1
@@ -119,14 +119,14 @@ def test_a_revoke_counts_once_with_its_reason_outcome_and_time(
 
 def test_a_release_is_no_revoke(tally: Tally) -> None:
     """A client that gives back by itself was not asked."""
-    tally.instruction(move(LeaseState.LEASED, RETURNED))
+    tally.instructed(move(LeaseState.LEASED, RETURNED))
     assert tally.counts() == Counts()
 
 
 def test_reclaims_and_scrubbed_bytes_add_up(tally: Tally) -> None:
     """Each reclaim's time, and each freed slab's scrubbed bytes; a repeated free scrubs nothing."""
-    tally.instruction(RECLAIMED)
-    tally.instruction(RECLAIMED)
+    tally.instructed(RECLAIMED)
+    tally.instructed(RECLAIMED)
     tally.event(SlabFreed(lease_id=LEASE_ID, scrubbed_bytes=4 * MIB))
     tally.event(SlabFreed(lease_id=LEASE_ID))
     counts = tally.counts()
@@ -140,7 +140,7 @@ def test_counts_that_were_read_do_not_change(tally: Tally) -> None:
     before = tally.counts()
     tally.event(REQUESTED)
     tally.refused(REQUESTED, QuotaExceeded("all used"))
-    tally.instruction(move(REVOKING, RETURNED, reason=RevokeReason.DEAD))
+    tally.instructed(move(REVOKING, RETURNED, reason=RevokeReason.DEAD))
     assert before == Counts()
     assert tally.counts() != before
 

@@ -19,9 +19,9 @@ class FakeJournal:
         self.events.append(event)
         self.story.append(type(event).__name__)
 
-    def instruction(self, instruction: Instruction) -> None:
-        self.instructions.append(instruction)
-        self.story.append(type(instruction).__name__)
+    def instructed(self, *wanted: Instruction) -> None:
+        self.instructions += wanted
+        self.story += [type(instruction).__name__ for instruction in wanted]
 
     def refused(self, event: Event, error: Exception) -> None:
         self.refusals.append((event, error))
