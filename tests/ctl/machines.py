@@ -7,13 +7,13 @@ from aqua_daemon.ctl.doctor.machine import (
     Caller,
     Cgroups,
     Daemon,
-    Gpu,
     Holder,
     Machine,
-    Nvidia,
     Socket,
     Unit,
 )
+from aqua_daemon.ctl.doctor.nvidia_facts import DeviceNode, Gpu, Nvidia, ServiceUser
+from aqua_daemon.ctl.doctor.surroundings import Namespaces, NumaNode
 from tests.ctl.states import node
 
 GIB = 2**30
@@ -24,9 +24,14 @@ DOWN = Daemon(state=None, silence="no daemon at /run/aqua/aqua.sock.presence")
 DAEMON_UNIT = Unit(name="aqua-daemon.service", load="loaded", active="active", enabled="enabled")
 KEEPER_UNIT = Unit(name="aqua-keeper@shm.service", load="loaded", active="active", enabled="static")
 GPU = Gpu(uuid="GPU-8f6e0000-aaaa", model="NVIDIA H200", mig=False, ecc=True)
+NODES = tuple(DeviceNode(path=f"/dev/{name}") for name in ("nvidia-uvm", "nvidia0", "nvidiactl"))
 NVIDIA = Nvidia(
     driver="570.1",
-    nodes=("/dev/nvidia-uvm", "/dev/nvidia0", "/dev/nvidiactl"),
+    library="570.1",
+    cuda_version=12080,
+    bindings="12.8.0",
+    nodes=NODES,
+    service_user=ServiceUser(name="aqua", uid=990, groups=frozenset({990})),
     gpus=(GPU,),
 )
 HEALTHY = Machine(
@@ -46,4 +51,6 @@ HEALTHY = Machine(
     metrics="127.0.0.1:22782",
     metrics_holder=Holder.DAEMON,
     nvidia=NVIDIA,
+    namespaces=Namespaces(),
+    numa=(NumaNode(number=0, total_bytes=512 * GIB, free_bytes=400 * GIB),),
 )

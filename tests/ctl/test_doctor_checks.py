@@ -3,56 +3,29 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from aqua_daemon import __version__
 from aqua_daemon.ctl.doctor.findings import Finding, Level, worst
-from aqua_daemon.ctl.doctor.machine import Cgroups, Holder, Machine
+from aqua_daemon.ctl.doctor.machine import Cgroups, Holder
 from aqua_daemon.ctl.doctor.report import CHECKS, diagnosed, report, report_document
+from tests.ctl.cases import Case, fail, ok, warn
+from tests.ctl.gpu_cases import GPU_CASES
 from tests.ctl.machines import (
     CALLER,
     DAEMON,
     DAEMON_UNIT,
     DOWN,
-    GPU,
     HEALTHY,
     KEEPER_UNIT,
-    NVIDIA,
     SOCKET,
 )
 from tests.ctl.states import gpu, node
 
 MIB = 2**20
-
-
-@dataclass(frozen=True)
-class Case:
-    """A machine that differs from a healthy one in *changes*."""
-
-    check: str
-    level: Level
-    says: str
-    advises: str
-    changes: dict[str, object]
-
-    @property
-    def machine(self) -> Machine:
-        return replace(HEALTHY, **self.changes)  # type: ignore[arg-type]  # names of its fields
-
-
-def ok(check: str, says: str, **changes: object) -> Case:
-    return Case(check, Level.OK, says, "", changes)
-
-
-def warn(check: str, says: str, advises: str, **changes: object) -> Case:
-    return Case(check, Level.WARN, says, advises, changes)
-
-
-def fail(check: str, says: str, advises: str, **changes: object) -> Case:
-    return Case(check, Level.FAIL, says, advises, changes)
 
 
 HOST = [
@@ -75,62 +48,6 @@ HOST = [
     ok("cgroups", "v2"),
     warn("cgroups", "name=systemd", "unified", cgroups=Cgroups.LEGACY),
     fail("cgroups", "can't be told apart", "mount -t cgroup2", cgroups=Cgroups.NONE),
-    ok("NVIDIA driver", "570.1, 3 device nodes"),
-    warn("NVIDIA driver", "not loaded", "modprobe nvidia", nvidia=replace(NVIDIA, driver="")),
-    fail(
-        "NVIDIA driver",
-        "without /dev/nvidia-uvm",
-        "nvidia-modprobe",
-        nvidia=replace(NVIDIA, nodes=("/dev/nvidia0", "/dev/nvidiactl")),
-    ),
-    fail(
-        "NVIDIA driver",
-        "without /dev/nvidia0",
-        "nvidia-modprobe",
-        nvidia=replace(NVIDIA, nodes=("/dev/nvidia-uvm", "/dev/nvidiactl")),
-    ),
-    fail(
-        "NVIDIA driver",
-        "/dev/nvidia0 may not be opened",
-        "ls -l /dev/nvidia",
-        nvidia=replace(NVIDIA, closed_nodes=("/dev/nvidia0",)),
-    ),
-    ok("GPU GPU-8f6e0000", "NVIDIA H200, MIG off, ECC on, compute mode default"),
-    ok(
-        "GPU GPU-8f6e0000",
-        "MIG not there, ECC not there",
-        nvidia=replace(NVIDIA, gpus=(replace(GPU, mig=None, ecc=None),)),
-    ),
-    warn(
-        "GPU GPU-8f6e0000",
-        "MIG on, ECC on, compute mode default: it is not lent",
-        "-mig 0",
-        nvidia=replace(NVIDIA, gpus=(replace(GPU, mig=True),)),
-    ),
-    warn(
-        "GPU GPU-8f6e0000",
-        "compute mode exclusive: it is not lent",
-        "-c 0",
-        nvidia=replace(NVIDIA, gpus=(replace(GPU, compute_mode="exclusive"),)),
-    ),
-    warn(
-        "GPU GPU-8f6e0000",
-        "ECC off",
-        "-e 1",
-        nvidia=replace(NVIDIA, gpus=(replace(GPU, ecc=False),)),
-    ),
-    fail(
-        "GPU GPU-8f6e0000",
-        "GPU is lost",
-        "nvidia-smi -q",
-        nvidia=replace(NVIDIA, gpus=(replace(GPU, trouble="NVML: GPU is lost"),)),
-    ),
-    fail(
-        "NVML",
-        "has not answered",
-        "dmesg",
-        nvidia=replace(NVIDIA, gpus=(), nvml_trouble="NVML has not answered within 3 s"),
-    ),
 ]
 SERVICE = [
     ok("systemd", "aqua-daemon.service and 1 keeper units are active"),
@@ -254,7 +171,10 @@ SERVICE = [
 ]
 
 
-@pytest.mark.parametrize("case", [*HOST, *SERVICE], ids=lambda case: f"{case.check}: {case.says}")
+CASES = (*HOST, *GPU_CASES, *SERVICE)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.check}: {case.says}")
 def test_what_is_found_is_judged_and_remedied(case: Case) -> None:
     """The line of the check has the level, the words and the remedy of its row."""
     (finding,) = (found for found in diagnosed(case.machine) if found.check == case.check)
@@ -268,7 +188,7 @@ def test_what_is_found_is_judged_and_remedied(case: Case) -> None:
 def test_every_check_has_been_seen_well_doubtful_and_bad(check: object) -> None:
     """No level of any check goes untested; what NVML says of itself can only be bad."""
     assert callable(check)
-    cases = [case for case in (*HOST, *SERVICE) if any(check(case.machine))]
+    cases = [case for case in CASES if any(check(case.machine))]
     levels = {found.level for case in cases for found in check(case.machine)}
     assert levels == set(Level)
 

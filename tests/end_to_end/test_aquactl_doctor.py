@@ -69,3 +69,15 @@ def test_a_dead_daemon_is_named_and_the_rest_is_looked_at(node: Node) -> None:
     assert "Connection refused" in found["daemon"][1]
     assert found["open files"][0] == "warn"
     assert found["memory files"][0] == "ok"
+
+
+def test_the_report_is_plain_where_nobody_sees_colours(node: Node) -> None:
+    """Piped it has no escape codes, a line for each check, and the sum at its end."""
+    command = [sys.executable, "-m", "aqua_daemon.ctl", "doctor", "--socket", node.socket]
+    run = subprocess.run(
+        command, env=environment(), capture_output=True, text=True, timeout=30, check=False
+    )
+    assert "\x1b" not in run.stdout
+    for check in ("kernel", "namespaces", "NVIDIA driver", "daemon"):
+        assert f"  {check}  " in run.stdout
+    assert run.stdout.splitlines()[-1].startswith(("OK", "WARN", "FAIL"))

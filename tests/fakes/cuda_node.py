@@ -144,7 +144,7 @@ class FakeCudaNode:
     def resume_nvml(self, uuid: str) -> None:
         (self.directory / "stalled" / uuid).unlink(missing_ok=True)
 
-    def change_gpu(self, uuid: str, **fields: int | str | bool | None) -> None:
+    def change_gpu(self, uuid: str, **fields: int | str | bool | list[int] | None) -> None:
         """NVML tells these fields of the GPU's description from now on, changed all at once."""
         path = self.directory / "state" / uuid
         fresh = path.with_suffix(".new")

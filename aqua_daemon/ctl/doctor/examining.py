@@ -27,6 +27,7 @@ from aqua_daemon.ctl.doctor.machine import (
     Unit,
 )
 from aqua_daemon.ctl.doctor.nvidia import examine_nvidia
+from aqua_daemon.ctl.doctor.surroundings import namespaces, numa_nodes
 from aqua_daemon.ctl.link import Refused, Unreachable, fetch_state
 
 PROC = Path("/proc")
@@ -61,6 +62,8 @@ def examine(path: Path, *, seconds: float, metrics: str | None = None) -> Machin
         metrics=address,
         metrics_holder=holder_of(address, seconds=seconds),
         nvidia=examine_nvidia(seconds=seconds),
+        namespaces=namespaces(daemon_pid=daemon.pid),
+        numa=numa_nodes(),
     )
 
 

@@ -6,14 +6,13 @@ import re
 from collections.abc import Iterator
 
 from aqua_daemon.ctl.doctor.findings import Finding, fail, ok, warn
-from aqua_daemon.ctl.doctor.machine import Cgroups, Gpu, Machine
+from aqua_daemon.ctl.doctor.machine import Cgroups, Machine
 
 OLDEST_KERNEL = (5, 10)  # memory files with seals, pidfds that can be waited for
 PIDFD_KERNEL = (6, 5)  # SO_PEERPIDFD
 GIB = 2**30
 LITTLE_SHM_BYTES = GIB
 NO_SHM_BYTES = 64 * 2**20  # four of the smallest GPUs that a stand-in may be
-NEEDED_NODES = ("nvidiactl", "nvidia-uvm")
 _UPGRADE = "run a newer kernel of your distribution (uname -r shows which runs)"
 
 
@@ -109,71 +108,3 @@ def check_cgroups(machine: Machine) -> Iterator[Finding]:
                 "none are mounted: services of one uid are one tenant and can't be told apart",
                 "mount -t cgroup2 none /sys/fs/cgroup",
             )
-
-
-def check_driver(machine: Machine) -> Iterator[Finding]:
-    """Without the driver there are stand-in GPUs only."""
-    nvidia = machine.nvidia
-    missing = [name for name in NEEDED_NODES if f"/dev/{name}" not in nvidia.nodes]
-    if not any(re.fullmatch(r"/dev/nvidia\d+", node) for node in nvidia.nodes):
-        missing.append("nvidia0")
-    if not nvidia.driver:
-        yield warn(
-            "NVIDIA driver",
-            "not loaded: stand-in GPUs of shared memory can be served, real ones can't",
-            "on a machine with GPUs: install the driver, then modprobe nvidia",
-        )
-    elif missing:
-        yield fail(
-            "NVIDIA driver",
-            f"{nvidia.driver}, without {', '.join(f'/dev/{name}' for name in missing)}",
-            "nvidia-modprobe -u -c 0 (in a container: pass the device nodes in)",
-        )
-    elif nvidia.closed_nodes:
-        yield fail(
-            "NVIDIA driver",
-            f"{nvidia.driver}; {', '.join(nvidia.closed_nodes)} may not be opened by you",
-            "give your user the group of these nodes (ls -l /dev/nvidia*)",
-        )
-    else:
-        yield ok("NVIDIA driver", f"{nvidia.driver}, {len(nvidia.nodes)} device nodes")
-
-
-def check_gpus(machine: Machine) -> Iterator[Finding]:
-    """What each GPU is set to, and whether it can be lent."""
-    nvidia = machine.nvidia
-    if not nvidia.driver:
-        return
-    if nvidia.nvml_trouble:
-        remedy = "see dmesg -T | grep -i nvrm; a GPU that is stuck needs a reset or a reboot"
-        yield fail("NVML", nvidia.nvml_trouble, remedy)
-        return
-    for gpu in nvidia.gpus:
-        yield _gpu(gpu)
-
-
-def _gpu(gpu: Gpu) -> Finding:
-    check = f"GPU {gpu.uuid[:12]}"
-    if gpu.trouble:
-        return fail(check, gpu.trouble, "see nvidia-smi -q; it may need a reset or a reboot")
-    settings = ", ".join(
-        [
-            gpu.model,
-            f"MIG {_switch(gpu.mig)}",
-            f"ECC {_switch(gpu.ecc)}",
-            f"compute mode {gpu.compute_mode}",
-        ]
-    )
-    if gpu.mig:
-        return warn(check, f"{settings}: it is not lent", f"nvidia-smi -i {gpu.uuid} -mig 0")
-    if gpu.compute_mode != "default":
-        return warn(check, f"{settings}: it is not lent", f"nvidia-smi -i {gpu.uuid} -c 0")
-    if gpu.ecc is False:
-        return warn(
-            check, f"{settings}: bit errors go unseen", f"nvidia-smi -i {gpu.uuid} -e 1, reboot"
-        )
-    return ok(check, settings)
-
-
-def _switch(value: bool | None) -> str:  # noqa: FBT001 - it is the value that is shown
-    return {None: "not there", True: "on", False: "off"}[value]

@@ -7,6 +7,9 @@ from enum import Enum
 
 from aqua_protos import broker_pb2
 
+from aqua_daemon.ctl.doctor.nvidia_facts import Nvidia
+from aqua_daemon.ctl.doctor.surroundings import Namespaces, NumaNode
+
 
 class Cgroups(Enum):
     """Which hierarchy tells units and containers apart."""
@@ -69,29 +72,6 @@ class Unit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gpu:
-    """One NVIDIA GPU by NVML's word. None: this GPU has no such thing."""
-
-    uuid: str
-    model: str = ""
-    trouble: str = ""  # NVML could not tell of it
-    mig: bool | None = None
-    ecc: bool | None = None
-    compute_mode: str = "default"  # default, exclusive, prohibited
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Nvidia:
-    """The driver and what it made."""
-
-    driver: str = ""  # its version; empty: not loaded
-    nodes: tuple[str, ...] = ()
-    closed_nodes: tuple[str, ...] = ()  # those that the caller may not open
-    gpus: tuple[Gpu, ...] = ()
-    nvml_trouble: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
     """Everything that is looked at."""
 
@@ -111,3 +91,5 @@ class Machine:
     metrics: str  # the address, as far as it is known
     metrics_holder: Holder
     nvidia: Nvidia
+    namespaces: Namespaces
+    numa: tuple[NumaNode, ...]

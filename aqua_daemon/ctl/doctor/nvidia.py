@@ -1,38 +1,51 @@
-"""What there is of NVIDIA's: by files, and by NVML where a driver runs.
-
-NVML can stall on a sick GPU, so it is asked on a thread that nobody waits for longer than said.
-"""
+"""What there is of NVIDIA's: by files and processes, and by NVML where a driver runs."""
 
 from __future__ import annotations
 
+import grp
+import importlib.metadata
 import os
+import pwd
 import re
-import threading
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
-from aqua_daemon.ctl.doctor.machine import Gpu, Nvidia
+from aqua_daemon.ctl.doctor.nvidia_facts import DeviceNode, Nvidia, ServiceUser
+from aqua_daemon.ctl.doctor.nvml_asking import NvmlWord, ask_nvml
 
-_COMPUTE_MODES = {0: "default", 1: "exclusive", 2: "prohibited", 3: "exclusive"}
+SERVICE_USER = "aqua"  # of the shipped units
+_DEFAULT_PIPES = Path("/tmp/nvidia-mps")  # noqa: S108 - where MPS itself looks
+_MPS = ("nvidia-cuda-mps-control", "nvidia-cuda-mps-server")
+_FABRIC_MANAGER = "nv-fabricmanager"
 
 
 def examine_nvidia(
     *, seconds: float, proc: Path = Path("/proc"), dev: Path = Path("/dev")
 ) -> Nvidia:
-    """The driver, its device nodes, and each GPU's settings."""
+    """The driver, its device nodes, each GPU's settings, and what of NVIDIA's runs beside them."""
     driver = driver_version(proc / "driver" / "nvidia" / "version")
-    nodes = sorted(
-        node for node in dev.glob("nvidia*") if re.fullmatch(r"nvidia(ctl|-uvm|\d+)", node.name)
+    word = ask_nvml(seconds=seconds) if driver else NvmlWord()
+    paths = sorted(
+        path for path in dev.glob("nvidia*") if re.fullmatch(r"nvidia(ctl|-uvm|\d+)", path.name)
     )
-    gpus, trouble = _gpus_in_time(seconds) if driver else ((), "")
+    programs = dict(_programs(proc))
     return Nvidia(
         driver=driver,
-        nodes=tuple(f"/dev/{node.name}" for node in nodes),
+        library=word.library,
+        cuda_version=word.cuda_version,
+        bindings=_bindings_version(),
+        nodes=tuple(_node(path) for path in paths),
         closed_nodes=tuple(
-            f"/dev/{node.name}" for node in nodes if not os.access(node, os.R_OK | os.W_OK)
+            f"/dev/{path.name}" for path in paths if not os.access(path, os.R_OK | os.W_OK)
         ),
-        gpus=gpus,
-        nvml_trouble=trouble,
+        service_user=service_user(SERVICE_USER),
+        gpus=tuple(word.gpus[index] for index in sorted(word.gpus)),
+        nvml_trouble=word.trouble,
+        mps_pids=tuple(pid for pid, name in programs.items() if name in _MPS),
+        mps_pipes=_mps_pipes(),
+        fabric_manager_pid=next(
+            (pid for pid, name in programs.items() if name == _FABRIC_MANAGER), 0
+        ),
     )
 
 
@@ -45,52 +58,50 @@ def driver_version(file: Path) -> str:
     return found[0] if found else "of an unknown version"
 
 
-def _gpus_in_time(seconds: float) -> tuple[tuple[Gpu, ...], str]:
-    answers: list[tuple[tuple[Gpu, ...], str]] = []
-    asking = threading.Thread(target=lambda: answers.append(_gpus()), daemon=True)
-    asking.start()
-    asking.join(seconds)
-    if not answers:
-        return (), f"NVML has not answered within {seconds:g} s"
-    return answers[0]
-
-
-def _gpus() -> tuple[tuple[Gpu, ...], str]:
-    import pynvml
-
+def service_user(name: str) -> ServiceUser | None:
+    """A user with its groups; None: there is none of that name."""
     try:
-        pynvml.nvmlInit()
-        count = pynvml.nvmlDeviceGetCount()
-    except (pynvml.NVMLError, OSError) as error:
-        return (), f"NVML does not work: {error}"
-    return tuple(_gpu(number) for number in range(count)), ""
-
-
-def _gpu(number: int) -> Gpu:
-    import pynvml
-
-    uuid = f"number {number}"
-    try:
-        device = pynvml.nvmlDeviceGetHandleByIndex(number)
-        uuid = str(pynvml.nvmlDeviceGetUUID(device))
-        return Gpu(
-            uuid=uuid,
-            model=str(pynvml.nvmlDeviceGetName(device)),
-            mig=_current(lambda: pynvml.nvmlDeviceGetMigMode(device)),
-            ecc=_current(lambda: pynvml.nvmlDeviceGetEccMode(device)),
-            compute_mode=_COMPUTE_MODES.get(
-                pynvml.nvmlDeviceGetComputeMode(device), "of an unknown kind"
-            ),
-        )
-    except pynvml.NVMLError as error:
-        return Gpu(uuid=uuid, trouble=f"NVML: {error}")
-
-
-def _current(ask: Callable[[], list[int]]) -> bool | None:
-    """The mode in force of `[current, pending]`; None on a GPU that has no such mode."""
-    import pynvml
-
-    try:
-        return bool(ask()[0])
-    except pynvml.NVMLError_NotSupported:
+        found = pwd.getpwnam(name)
+    except KeyError:
         return None
+    groups = {found.pw_gid, *(group.gr_gid for group in grp.getgrall() if name in group.gr_mem)}
+    return ServiceUser(name=name, uid=found.pw_uid, groups=frozenset(groups))
+
+
+def _node(path: Path) -> DeviceNode:
+    found = path.stat()
+    try:
+        group_name = grp.getgrgid(found.st_gid).gr_name
+    except KeyError:
+        group_name = str(found.st_gid)
+    return DeviceNode(
+        path=f"/dev/{path.name}",
+        mode=found.st_mode & 0o777,
+        owner=found.st_uid,
+        group=found.st_gid,
+        group_name=group_name,
+    )
+
+
+def _programs(proc: Path) -> Iterator[tuple[int, str]]:
+    """Each process by the name that it was started under."""
+    for process in proc.iterdir():
+        if process.name.isdigit():
+            try:
+                words = (process / "cmdline").read_bytes().split(b"\0")
+            except OSError:  # it has just ended, or is hidden
+                continue
+            yield int(process.name), Path(os.fsdecode(words[0])).name
+
+
+def _mps_pipes() -> str:
+    named = os.environ.get("CUDA_MPS_PIPE_DIRECTORY")  # noqa: TID251 - of MPS, not a setting of ours
+    place = Path(named) if named else _DEFAULT_PIPES
+    return str(place) if (place / "control").exists() else ""
+
+
+def _bindings_version() -> str:
+    try:
+        return importlib.metadata.version("cuda-bindings")
+    except importlib.metadata.PackageNotFoundError:
+        return ""

@@ -8,7 +8,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from aqua_daemon.ctl.doctor import daemon_checks, host_checks
+from aqua_daemon.ctl.doctor import (
+    daemon_checks,
+    gpu_checks,
+    host_checks,
+    link_checks,
+    place_checks,
+)
 from aqua_daemon.ctl.doctor.findings import Finding, Level, worst
 from aqua_daemon.ctl.doctor.machine import Machine
 
@@ -19,8 +25,11 @@ CHECKS: tuple[Callable[[Machine], Iterator[Finding]], ...] = (
     host_checks.check_memory_files,
     host_checks.check_processes_seen,
     host_checks.check_cgroups,
-    host_checks.check_driver,
-    host_checks.check_gpus,
+    place_checks.check_place,
+    gpu_checks.check_driver,
+    gpu_checks.check_gpus,
+    link_checks.check_peers,
+    link_checks.check_sharing,
     daemon_checks.check_units,
     daemon_checks.check_socket,
     daemon_checks.check_group,

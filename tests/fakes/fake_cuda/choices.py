@@ -20,4 +20,5 @@ class Choices(TypedDict, total=False):
     exporter_death: ExporterDeath
     leftovers: bool
     mps: bool
+    fabric_state: int
     stream_delay_seconds: float

@@ -40,6 +40,9 @@ class GpuDescription:
     pcie_generation: int = 5
     uncorrected_ecc_errors: int = 0
     utilization_percent: int = 0
+    persistence: bool = True
+    rows_exhausted: bool = False  # none is left to remap to
+    nvlinks_down: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +53,7 @@ class NodeDescription:
     links: tuple[tuple[str, ...], ...]  # [i][j]: X, NV18, PIX, PXB, PHB, NODE, SYS
     peers: tuple[tuple[str, ...], ...]  # [i][j]: OK, CNS, GNS, TNS, NS as nvidia-smi writes it
     nvswitch: bool = False
+    fabric_state: int = 0  # as NVML numbers them; 0: the GPUs belong to none
     cuda_order: tuple[int, ...] = ()  # CUDA's ordinal -> NVML's index; empty: the same
     driver_version: str = "580.95.05"
     cuda_version: int = 13000
@@ -72,7 +76,13 @@ class NodeDescription:
     def read(cls, directory: Path) -> NodeDescription:
         fields = json.loads((directory / NODE_FILE).read_text())
         gpus = [
-            GpuDescription(**{**gpu, "compute_capability": tuple(gpu["compute_capability"])})
+            GpuDescription(
+                **{
+                    **gpu,
+                    "compute_capability": tuple(gpu["compute_capability"]),
+                    "nvlinks_down": tuple(gpu["nvlinks_down"]),
+                }
+            )
             for gpu in fields.pop("gpus")
         ]
         links, peers = _rows(fields.pop("links")), _rows(fields.pop("peers"))

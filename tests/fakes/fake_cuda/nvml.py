@@ -156,8 +156,8 @@ def nvmlDeviceGetComputeMode(handle: GpuDescription) -> int:
 
 
 @of_gpu
-def nvmlDeviceGetPersistenceMode(handle: GpuDescription) -> int:  # noqa: ARG001 - NVML has it
-    return 1
+def nvmlDeviceGetPersistenceMode(handle: GpuDescription) -> int:
+    return int(handle.persistence)
 
 
 @of_gpu
@@ -203,7 +203,8 @@ def nvmlDeviceGetTotalEccErrors(handle: GpuDescription, errorType: int, counterT
 def nvmlDeviceGetRemappedRows(device: GpuDescription) -> tuple[int, int, int, int]:
     if not device.ecc:
         fail("NOT_SUPPORTED")
-    return 0, device.uncorrected_ecc_errors, int(device.uncorrected_ecc_errors > 0), 0
+    errors = device.uncorrected_ecc_errors
+    return 0, errors, int(errors > 0), int(device.rows_exhausted)
 
 
 @of_gpu

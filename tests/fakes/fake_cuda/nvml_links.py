@@ -121,6 +121,15 @@ def nvmlDeviceGetNvLinkCapability(device: Device, link: int, capability: int) ->
     return int(capability == real.NVML_NVLINK_CAP_P2P_SUPPORTED)
 
 
+@of_gpu
+def nvmlDeviceGetGpuFabricInfo(device: GpuDescription, gpuFabricInfo: object) -> int:
+    state = registry().node.fabric_state
+    if not device.nvlink_version or not state:
+        fail("NOT_SUPPORTED")
+    gpuFabricInfo._obj.state = state  # type: ignore[attr-defined]  # what `byref` gave
+    return 0
+
+
 def nvmlDeviceGetFieldValues(
     handle: Device, fieldIds: Sequence[int | tuple[int, int]]
 ) -> ctypes.Array[ctypes.Structure]:
@@ -155,6 +164,8 @@ def _far_end(device: Device, link: int) -> str | None:
         fail("NOT_SUPPORTED")
     if not 0 <= link < count:
         fail("INVALID_ARGUMENT")
+    if link in gpu.nvlinks_down:
+        return None
     row = node.links[device.index]
     bonded = {peer: int(kind[2:]) for peer, kind in enumerate(row) if kind.startswith("NV")}
     if node.nvswitch:
