@@ -16,11 +16,15 @@ from aqua_client.demo.happenings import (
     OwnerSaid,
     Parked,
     RevokesServed,
+    RushBegan,
+    RushEnded,
     Stage,
     TakenBack,
+    TokensCame,
     TurnEnded,
 )
 from aqua_client.demo.plan import Plan, mib
+from aqua_client.demo.timelines import Timeline, heading
 
 NEWS_KEPT = 9
 MOVES_KEPT = 4
@@ -56,6 +60,7 @@ class Board:
     revokes: int = 0
     evacuated_bytes: int = 0
     taken_back: TakenBack | None = None
+    timelines: dict[str, Timeline] = field(default_factory=dict)  # of the rush, by its way
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def tell(self, happening: Happening) -> Line | None:
@@ -96,6 +101,15 @@ class Board:
             case TakenBack():
                 self.taken_back = happening
                 return None
+            case RushBegan(way=way):
+                self.timelines[way] = Timeline.of(happening)
+                return None
+            case TokensCame(way=way):
+                self.timelines[way].take(happening)
+                return None
+            case RushEnded(way=way):
+                self.timelines[way].take(happening)
+                return self._line("rush", heading(self.timelines[way]))
         assert_never(happening)
 
     def _line(self, kind: str, text: str) -> Line:

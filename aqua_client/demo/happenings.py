@@ -98,5 +98,43 @@ class NodeSeen:
     gpus: tuple[GpuBytes, ...]
 
 
-Happening = Stage | TurnEnded | Parked | Fetched | RevokesServed | OwnerSaid | TakenBack | NodeSeen
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RushBegan:
+    """Requests have come all at once, to an engine that is shared in this way."""
+
+    way: str
+    reply_tokens: tuple[int, ...]  # that each will be answered with
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokensCame:
+    """One of them has more of its answer."""
+
+    way: str
+    request: int  # from 0, in the order of coming
+    tokens: int
+    seconds: float  # since they came
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RushEnded:
+    """All of them have been answered."""
+
+    way: str
+    parked: int  # times that one gave way
+
+
+Happening = (
+    Stage
+    | TurnEnded
+    | Parked
+    | Fetched
+    | RevokesServed
+    | OwnerSaid
+    | TakenBack
+    | NodeSeen
+    | RushBegan
+    | TokensCame
+    | RushEnded
+)
 Teller = Callable[[Happening], None]

@@ -30,7 +30,12 @@ class Model:
         logging.getLogger("transformers").setLevel(logging.ERROR)
         torch.set_num_threads(threads)
         torch.manual_seed(shape.seed)
-        self._llama = LlamaForCausalLM(_config(shape)).train(mode=False)
+        self._llama: LlamaForCausalLM = LlamaForCausalLM(_config(shape)).train(mode=False)
+
+    @property
+    def llama(self) -> LlamaForCausalLM:
+        """Itself, for an engine that wants a copy."""
+        return self._llama
 
     def read(self, cache: KvCache, tokens: Sequence[int]) -> int:
         """Add tokens to what the cache holds; the likeliest next token."""

@@ -26,6 +26,17 @@ class ModelShape:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rush:
+    """Requests that come all at once to an engine whose KV cache holds a few of them."""
+
+    prompt_bytes: int
+    reply_tokens: tuple[int, ...]  # of each request
+    kv_blocks: int
+    block_tokens: int = 16
+    slice_tokens: int = 6  # of those who take turns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """One run, whole."""
 
@@ -38,6 +49,7 @@ class Plan:
     kv_budget_bytes: int
     owner_bytes: int  # what BURST_GPU's owner uses itself while it has little to do
     neighbour_bytes: int  # what one process uses of each of the GPUs after that
+    rush: Rush
     threads: int = 1  # of torch, in both runs alike: sums depend on it
     order_seed: int = 11
 
@@ -79,6 +91,7 @@ FULL = Plan(
     kv_budget_bytes=50 * MIB,
     owner_bytes=96 * MIB,
     neighbour_bytes=200 * MIB,
+    rush=Rush(prompt_bytes=48, reply_tokens=(96, 96, 64, 64, 64, 48, 48, 32), kv_blocks=20),
 )
 
 # The same in less time, for tests: enough KV that leases lie on several GPUs.
@@ -92,6 +105,7 @@ QUICK = Plan(
     kv_budget_bytes=24 * MIB,
     owner_bytes=144 * MIB,
     neighbour_bytes=212 * MIB,
+    rush=Rush(prompt_bytes=24, reply_tokens=(24, 24, 24, 16, 16, 16), kv_blocks=8),
 )
 
 

@@ -10,11 +10,16 @@ from aqua_client.demo.board import in_tiers
 from aqua_client.demo.happenings import TakenBack
 from aqua_client.demo.plan import mib
 from aqua_client.demo.summary import Summary
+from aqua_client.demo.timelines import drawn, percentiles
+
+WIDTH = 112
 
 
 def show(summary: Summary, console: Console) -> None:
     """Write a summary down."""
     faults = summary.faults()
+    for line in drawn(summary.rush, width=min(WIDTH, console.width)) if summary.rush else ():
+        console.print(line, highlight=False, soft_wrap=True)
     if console.is_terminal:
         console.print(_panel(summary, passed=not faults))
     else:
@@ -51,6 +56,7 @@ def _rows(summary: Summary) -> list[tuple[str, str]]:
         ("taken back", _taken_back(summary.taken_back)),
         ("outputs equal", _outputs(summary)),
         ("parked bytes equal", _bytes(summary)),
+        ("rush", _rush(summary)),
         ("seconds", _seconds(summary)),
     ]
 
@@ -100,6 +106,16 @@ def _bytes(summary: Summary) -> str:
     if summary.tensors_differing or not compared:
         return f"[red]no: {summary.tensors_differing} of {compared} tensors differ[/]"
     return f"yes: {compared} tensors came back as they went"
+
+
+def _rush(summary: Summary) -> str:
+    if not summary.rush:
+        return f"left out: {summary.rush_left_out}"
+    plain, fair = (percentiles(one.first_tokens)[1] for one in summary.rush)
+    return (
+        f"{len(summary.rush[0].came)} requests at once: p99 of the first token {plain:.2f} s first "
+        f"come, first served, {fair:.2f} s in fair slices over leases"
+    )
 
 
 def _seconds(summary: Summary) -> str:

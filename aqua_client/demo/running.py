@@ -13,8 +13,9 @@ from functools import partial
 
 import aqua_client
 from aqua_client import AquaWarning
+from aqua_client.demo.board import Board
 from aqua_client.demo.gauges import read_gpus
-from aqua_client.demo.happenings import Stage, TakenBack, Teller
+from aqua_client.demo.happenings import Happening, Stage, TakenBack, Teller
 from aqua_client.demo.middle import LENDABLE_SECONDS, Middle
 from aqua_client.demo.model import Model
 from aqua_client.demo.neighbours import Neighbour, Owner, neighbour_command, owner_command
@@ -23,7 +24,10 @@ from aqua_client.demo.parking import Parking
 from aqua_client.demo.plan import BURST_GPU, HOME_GPU, Plan
 from aqua_client.demo.serving import Served, Server
 from aqua_client.demo.summary import Summary
+from aqua_client.demo.text import piece
+from aqua_client.demo.timelines import Timeline
 from aqua_client.demo.watching import Watch, count
+from aqua_client.errors import InvalidRequest
 
 NEIGHBOUR_GPUS = tuple(f"SHM-{number}" for number in range(2, GPUS))
 
@@ -55,6 +59,7 @@ def run(plan: Plan, node: Node, *, tell: Teller) -> Summary:
         served = server.serve_all(middle.before_turn)
         watch.look()
         middle.look()
+        timelines, why_not = _rush(plan, model, client, tell=tell)
         seconds = time.monotonic() - node.started_at
         return summary(
             plan,
@@ -64,6 +69,8 @@ def run(plan: Plan, node: Node, *, tell: Teller) -> Summary:
             watch=watch,
             taken_back=owner.taken_back(),
             seconds=seconds,
+            rush=timelines,
+            rush_left_out=why_not,
         )
 
 
@@ -76,6 +83,8 @@ def summary(
     watch: Watch,
     taken_back: TakenBack | None,
     seconds: float,
+    rush: tuple[Timeline, ...] = (),
+    rush_left_out: str = "",
 ) -> Summary:
     """What the parts of a run say, put together."""
     stats = parking.store.stats()
@@ -103,7 +112,35 @@ def summary(
         reference_seconds=reference.seconds,
         parking_seconds=served.seconds,
         seconds=seconds,
+        rush=rush,
+        rush_left_out=rush_left_out,
     )
+
+
+def _rush(
+    plan: Plan, model: Model, client: aqua_client.Client, *, tell: Teller
+) -> tuple[tuple[Timeline, ...], str]:
+    """The last chapter; where its engine is not to be had, nothing, and why."""
+    try:
+        from aqua_client.demo.rush import serve_rush
+    except ImportError as error:
+        return (), f"{error}; pip install 'aqua-broker[serving]'"
+    tell(Stage(title="a rush of requests: first come, first served, then fair slices over leases"))
+    board = Board(plan)
+
+    def both(happening: Happening) -> None:
+        board.tell(happening)
+        tell(happening)
+
+    prompts = [
+        piece(plan, conversation=number, turn=0)[: plan.rush.prompt_bytes]
+        for number in range(len(plan.rush.reply_tokens))
+    ]
+    try:
+        serve_rush(model.llama, plan.rush, prompts, client, tell=both)
+    except InvalidRequest as error:
+        return (), f"{error}; pip install 'aqua-broker[serving]'"
+    return tuple(board.timelines.values()), ""
 
 
 def _owner(plan: Plan, node: Node, tell: Teller) -> Owner:

@@ -17,6 +17,7 @@ from rich.text import Text
 from aqua_client.demo.board import MOVES_KEPT, NEWS_KEPT, Board, Line, in_tiers
 from aqua_client.demo.happenings import GpuBytes, Happening, TakenBack, TurnEnded
 from aqua_client.demo.plan import MIB, mib
+from aqua_client.demo.timelines import drawn
 
 FRAMES_PER_SECOND = 5
 WIDTH = 112
@@ -31,6 +32,7 @@ EVENT_STYLES = {
     "fetched": "green",
     "revoked": "yellow",
     "owner": "magenta",
+    "rush": "bold",
 }
 
 
@@ -81,6 +83,8 @@ class Screen:
         is_roomy = self._console.height >= ROOMY_ROWS
         gap = 2 if width >= WIDTH else 1
         with self._board.lock:
+            if self._board.timelines:
+                return _rush(self._board, width)
             parts = (
                 _progress(self._board, bar_width, gap),
                 _counts(self._board, gap),
@@ -97,6 +101,19 @@ class Screen:
                 padding=(1, 2) if is_roomy else (0, 1),
                 width=width,
             )
+
+
+def _rush(board: Board, width: int) -> Panel:
+    """The last chapter has the screen for itself."""
+    lines = drawn([*board.timelines.values()], width=width - 4)
+    return Panel(
+        Group(*lines),
+        title=f"[bold]AQUA[/]  {len(board.plan.rush.reply_tokens)} requests at once, a KV cache for a few",
+        subtitle=f"{board.stage}  [bold]{board.seconds():.0f} s[/]",
+        border_style="blue",
+        padding=(0, 1),
+        width=width,
+    )
 
 
 def _progress(board: Board, bar_width: int, gap: int) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from aqua_client.demo.happenings import TakenBack
+from aqua_client.demo.timelines import Timeline
 
 SCHEMA = 1
 TIERS = ("peer", "host", "mixed")
@@ -36,6 +37,8 @@ class Summary:
     reference_seconds: float
     parking_seconds: float
     seconds: float
+    rush: tuple[Timeline, ...] = ()  # first come first served, then in fair slices
+    rush_left_out: str = ""  # why there was none
 
     @property
     def peer_bytes(self) -> int:
@@ -51,6 +54,7 @@ class Summary:
             *self._revokes_fault(),
             *self._burst_fault(),
             *self._budget_fault(),
+            *self._rush_fault(),
         ]
 
     def document(self) -> dict[str, object]:
@@ -65,6 +69,7 @@ class Summary:
             **asdict(self),
             "parked_bytes": {**dict.fromkeys(TIERS, 0), **self.parked_bytes},
             "fetched_bytes": {**dict.fromkeys(TIERS, 0), **self.fetched_bytes},
+            "rush": [one.document() for one in self.rush],
         }
 
     def _outputs_fault(self) -> list[str]:
@@ -116,3 +121,13 @@ class Summary:
                 f"more than the budget of {self.kv_budget_bytes}."
             )
         ]
+
+    def _rush_fault(self) -> list[str]:
+        if not self.rush:
+            return []
+        plain, fair = self.rush
+        if plain.tokens != fair.tokens:
+            return [f"The rush was answered with {plain.tokens} tokens, in slices {fair.tokens}."]
+        if not fair.parked:
+            return ["Nobody gave way in the rush, so fair slices were not shown."]
+        return []

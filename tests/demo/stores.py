@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from aqua_client.demo.plan import ModelShape, Plan
+from aqua_client.demo.plan import ModelShape, Plan, Rush
 
 TINY = Plan(
     shape=ModelShape(layers=2, hidden=32, heads=2),
@@ -18,6 +18,7 @@ TINY = Plan(
     kv_budget_bytes=2 * 50 * 2 * 2 * 32 * 4,  # two conversations of fifty tokens
     owner_bytes=2**20,
     neighbour_bytes=2**20,
+    rush=Rush(prompt_bytes=8, reply_tokens=(6, 4), kv_blocks=3, block_tokens=4),
 )
 
 

@@ -72,6 +72,7 @@ def test_the_demo_keeps_its_promises(folder: Path) -> None:
     assert summary["evacuated_bytes"] > 0
     assert summary["taken_back"]["freed_bytes"] > 0
     assert summary["taken_back"]["lent_again_bytes"] > 0
+    assert [one["requests"] for one in summary["rush"]] == 2 * [len(QUICK.rush.reply_tokens)]
     assert processes_of(folder) == []
     assert list(folder.iterdir()) == []
 
