@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import json
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +17,9 @@ from tests.cuda.engines import Engine, await_idle, running_engine
 from tests.fakes.fake_cuda import process
 from tests.fakes.fake_cuda.results import CUresult
 from tests.fakes.torch_streams import DEVICE
+from tests.gpu.benches import blocks, timing
+from tests.gpu.probe.findings import Findings
+from tests.gpu.probe.plan import QUICK
 from tests.nodes import MIB, wait_until
 
 BLOCKS, BLOCK_BYTES = 40, 24 * 1024 + 16
@@ -130,3 +136,17 @@ def test_a_way_that_is_refused_or_wrong_is_in_no_table(
     measure(engine, monkeypatch, table)
     engine.machine.fail("cuMemcpyBatchAsync", None)
     assert all(one.seconds.keys() == {Way.EACH, Way.TORCH} for one in table.measured)
+
+
+def test_the_benchmark_of_blocks_has_every_way(
+    engine: Engine, table: Crossover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rehearsal: store and load by each of them, and by what the library chooses."""
+    table.measured = only(Way.KERNEL)
+    monkeypatch.setattr(timing, "synchronize", lambda: await_idle(engine))
+    out = io.StringIO()
+    plan = replace(QUICK, kv_block_sizes=(4096,), blocks=8, repeats=1)
+    blocks.measure(engine.client, "cpu", plan, Findings(out))
+    told = json.loads(out.getvalue().splitlines()[0])["row"]["answer"]
+    assert all(f"{name} by {way} " in told for name in ("store", "load") for way in Way)
+    assert table.measured == only(Way.KERNEL)

@@ -127,7 +127,10 @@ BENCHMARKS = tuple(
     )
     for name, question in (
         ("paging", "what does parking a tensor cost beside plain copies, by size"),
-        ("blocks", "what do scattered blocks cost beside a copy each"),
+        ("blocks", "what do scattered blocks cost, by each way and beside the ceiling"),
+        ("both", "do copies in both directions overlap"),
+        ("product", "what do copies and a matrix product cost each other"),
+        ("lender", "how much slower is a lender that is scrubbed, or read and written"),
         ("prompt", "what does a long prompt cost, streamed by layer"),
     )
     for kind in KINDS

@@ -19,7 +19,13 @@ class Plan:
     repeats: int
     copy_sizes: tuple[int, ...]
     block_sizes: tuple[int, ...]
+    kv_block_sizes: tuple[int, ...]
     blocks: int
+    beside_bytes: int  # of each tensor that is copied beside something else
+    beside_count: int
+    product_side: int  # of a square matrix
+    products: int
+    scrubs: int
     stall_seconds: float
     stall_bytes: int
     wait_seconds: float  # for bytes that may never come back
@@ -34,7 +40,13 @@ WHOLE = Plan(
     repeats=9,
     copy_sizes=tuple(64 * KIB * 4**step for step in range(9)),  # 64 KiB to 4 GiB
     block_sizes=tuple(4 * KIB * 4**step for step in range(5)),  # 4 KiB to 1 MiB
+    kv_block_sizes=tuple(32 * KIB * 4**step for step in range(4)),  # 32 KiB to 2 MiB
     blocks=1000,
+    beside_bytes=64 * MIB,
+    beside_count=8,
+    product_side=8192,
+    products=20,
+    scrubs=1000,
     stall_seconds=2.0,
     stall_bytes=1 * GIB,
     wait_seconds=3.0,
@@ -48,7 +60,13 @@ QUICK = Plan(
     repeats=2,
     copy_sizes=(64 * KIB, 1 * MIB),
     block_sizes=(4 * KIB, 16 * KIB),
+    kv_block_sizes=(4 * KIB, 16 * KIB),
     blocks=50,
+    beside_bytes=1 * MIB,
+    beside_count=2,
+    product_side=64,
+    products=2,
+    scrubs=3,
     stall_seconds=0.1,
     stall_bytes=4 * MIB,
     wait_seconds=0.2,
