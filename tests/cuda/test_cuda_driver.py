@@ -108,6 +108,23 @@ def test_bytes_go_in_and_out_and_away(node: FakeCudaNode) -> None:
         assert opened.free_bytes() == 1024 * MIB - CONTEXT_BYTES
 
 
+def test_a_scrub_is_done_in_pieces(node: FakeCudaNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What else runs on the GPU gets its turn in between; none is longer than 64 MiB."""
+    with device(node) as opened:
+        from cuda.bindings import driver
+
+        pieces: list[int] = []
+        fill = driver.cuMemsetD8Async
+
+        def noted(address: int, value: int, nbytes: int, stream: object) -> object:
+            pieces.append(nbytes)
+            return fill(address, value, nbytes, stream)
+
+        monkeypatch.setattr(driver, "cuMemsetD8Async", noted)
+        opened.fill_zero(opened.allocate(160 * MIB), 160 * MIB)
+    assert pieces == [64 * MIB, 64 * MIB, 32 * MIB]
+
+
 def test_a_handle_is_64_bytes_and_a_descriptor_is_nobody_elses(node: FakeCudaNode) -> None:
     """A program that is started meanwhile does not inherit it."""
     with device(node) as opened:
