@@ -1,0 +1,200 @@
+"""What is called on the made-up driver, cuda-bindings would take: each argument of each call.
+
+Without a driver the real module still looks at arguments first, and only then says that the library
+is missing; what it can't use it refuses before. So every call is made there again. What it gives back
+is compared by `test_fakes_are_true`, where there is a device.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from enum import IntEnum
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+import pytest
+
+from aqua_client.copying import Memory
+from aqua_daemon.keeper.cuda_driver import CudaDevice
+from tests.cuda.client_door.looks import LENDER, home
+from tests.cuda.exporter import KINDS, exporting
+from tests.cuda.test_fakes_are_true import _cuda_bindings
+from tests.fakes.cuda_node import FakeCudaNode, fake_cuda_node
+from tests.fakes.fake_cuda import structs
+from tests.gpu.probe import driver as probe_driver
+from tests.gpu.probe import meter, stage
+from tests.gpu.probe.acting import Acting, Said, Told
+from tests.gpu.probe.findings import Findings
+from tests.gpu.probe.plan import QUICK
+from tests.gpu.probe.steps import STEPS, machine
+
+MIB = 2**20
+SLAB = 2 * MIB
+
+
+class Retold:
+    """The calls so far, as cuda-bindings got them, and those that it did not take."""
+
+    def __init__(self, real: Any) -> None:  # noqa: ANN401 - a module without types
+        self._real = real
+        self.names: set[str] = set()
+        self.refused: dict[str, str] = {}
+
+    def listening(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """*function*, and the real one of that name is asked, too."""
+
+        def both(*arguments: object) -> object:
+            self.names.add(name)
+            try:
+                getattr(self._real, name)(*(self._theirs(each) for each in arguments))
+            except RuntimeError:
+                pass  # there is no driver
+            except (AttributeError, OverflowError, TypeError, ValueError) as error:
+                self.refused[name] = str(error)
+            return function(*arguments)
+
+        return both
+
+    def _theirs(self, ours: object) -> object:
+        kind = type(ours).__name__
+        if isinstance(ours, list):
+            return [self._theirs(each) for each in ours]
+        if isinstance(ours, IntEnum):
+            return getattr(self._real, kind)(int(ours))
+        if isinstance(ours, structs._Handle):
+            return getattr(self._real, kind)(int(ours))
+        if type(ours).__module__ != structs.__name__:
+            return ours
+        theirs = getattr(self._real, kind)()
+        self._fill(theirs, ours)
+        return theirs
+
+    def _fill(self, theirs: Any, ours: Any) -> None:  # noqa: ANN401 - structures of two modules
+        if isinstance(ours, structs.CUipcMemHandle):
+            ctypes.memmove(theirs.getPtr(), ours.getPtr(), structs.HANDLE_BYTES)
+            return
+        for name in ours.__slots__:
+            value = getattr(ours, name)
+            if type(value).__module__ == structs.__name__:
+                self._fill(getattr(theirs, name), value)
+            elif value:
+                setattr(theirs, name, self._theirs(value))
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> FakeCudaNode:
+    return fake_cuda_node(tmp_path, gpus=8, memory=1024 * MIB)
+
+
+@pytest.fixture
+def retold(node: FakeCudaNode, monkeypatch: pytest.MonkeyPatch) -> Iterator[Retold]:
+    """This process is one of the node, and all that it calls is retold."""
+    found = Retold(_bindings_without_a_driver())
+    with node.in_process():
+        from cuda.bindings import driver
+
+        for name, value in list(vars(driver).items()):
+            if name.startswith("cu") and isinstance(value, FunctionType):
+                monkeypatch.setattr(driver, name, found.listening(name, value))
+        yield found
+
+
+def _bindings_without_a_driver() -> Any:  # noqa: ANN401 - a module without types
+    real = _cuda_bindings()
+    try:
+        real.cuInit(0)
+    except RuntimeError:
+        return real
+    pytest.skip("a driver is here, and a call with a made-up address would reach it")
+
+
+def test_all_that_a_keeper_calls(node: FakeCudaNode, retold: Retold) -> None:
+    """From its context to its slabs of either kind, and what it asks when something fails."""
+    with CudaDevice(node.uuids[0], no_mps=node.directory / "no-mps") as device:
+        address = device.allocate(SLAB)
+        device.write(address, device.read(address, 64))
+        device.ipc_handle(address)
+        device.free(address)
+        with ExitStack() as stack:
+            memory = device.create(SLAB)
+            stack.callback(device.release, memory)
+            mapped = device.map(memory, SLAB)
+            device.fill_zero(mapped, SLAB)
+            device.unmap(mapped, SLAB)
+        node.fail("cuCtxSynchronize", 214)
+        assert device.breakage()
+    assert retold.refused == {}
+    assert {"cuMemSetAccess", "cuIpcGetMemHandle", "cuGetErrorString"} < retold.names
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_that_a_client_calls(node: FakeCudaNode, retold: Retold, kind: str) -> None:
+    """Opening, looking at the canary, closing."""
+    with exporting(node, gpu=node.uuids[LENDER], kind=kind) as slab:
+        Memory.of_grant(slab.grant(), home_gpu=home(node)).close()
+    assert retold.refused == {}
+    opens = {"legacy": "cuIpcOpenMemHandle", "vmm": "cuMemImportFromShareableHandle"}
+    assert {opens[kind], "cuThreadExchangeStreamCaptureMode"} < retold.names
+
+
+@pytest.mark.parametrize("name", ["machine", "bandwidth", "scattered", "capture"])
+def test_all_that_a_step_of_the_probe_calls(
+    node: FakeCudaNode, retold: Retold, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """These are the steps that call most themselves; what they found does not matter here."""
+    import pynvml
+    from cuda.bindings import driver
+
+    monkeypatch.setattr(probe_driver, "driver", driver)
+    monkeypatch.setattr(meter, "pynvml", pynvml)
+    monkeypatch.setattr(machine, "pynvml", pynvml)
+    monkeypatch.setenv("PYTHONPATH", node.environment()["PYTHONPATH"])
+    (step,) = (one for one in STEPS if one.name == name)
+    step.load()(QUICK, stage.devices(), Findings(io.StringIO()))
+    assert retold.refused == {}
+
+
+def test_all_that_a_process_of_the_probe_calls(
+    retold: Retold, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory of both kinds from its making to its end, and a user's launches beside it."""
+    from cuda.bindings import driver
+
+    monkeypatch.setattr(probe_driver, "driver", driver)
+    acting = Acting()
+
+    def do(verb: str, **told: Any) -> Said:  # noqa: ANN401 - a request's arguments
+        said = acting.do(verb, Told(**told))
+        assert said.error == ""
+        return said
+
+    do("init")
+    do("context")
+    do("launch", text="driver")
+    for kind in KINDS:
+        number = do("allocate", kind=kind, nbytes=SLAB).number
+        do("fill", number=number, value=3)
+        assert do("count", number=number, value=3).number == SLAB
+        said = do("export", number=number)
+        if said.descriptor is not None:
+            opened = do("open", kind=kind, nbytes=SLAB, descriptor=said.descriptor).number
+            do("close", number=opened)
+            os.close(said.descriptor)
+        do("free", number=number)
+    do("pin", nbytes=MIB)
+    do("stop")
+    assert retold.refused == {}
+
+
+def test_what_is_not_taken_is_seen(retold: Retold) -> None:
+    """Text is no address, although the fake makes a number of it."""
+    from cuda.bindings import driver
+
+    driver.cuInit(0)
+    driver.cuMemFree("7")
+    assert list(retold.refused) == ["cuMemFree"]
