@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.cuda_node import FakeCudaNode, fake_cuda_node
-from tests.fakes.cuda_program import Program
+from tests.fakes.cuda_program import Program, ProgramFailed
 from tests.fakes.fake_cuda.description import GIB
 from tests.fakes.fake_cuda.results import CUresult
 
@@ -107,7 +107,10 @@ def test_unmapping_under_a_queued_copy_is_fatal_and_counted(
 def test_a_batch_of_copies_is_in_the_stream_too(program: Program) -> None:
     """All of them, each with its size; never in the null stream."""
     program.run("ok(d.cuMemsetD8(p, 3, 64)); a = d.CUmemcpyAttributes()")
-    batch = "d.cuMemcpyBatchAsync([q, int(q) + 8], [p, p], [1, 2], 2, [a], [0], 1, {})[0]"
+    program.run("behind = d.CUdeviceptr(int(q) + 8)")
+    with pytest.raises(ProgramFailed, match="CUdeviceptr"):  # as cuda-bindings has it
+        program.ask("d.cuMemcpyBatchAsync([int(q)], [p], [1], 1, [a], [0], 1, s)[0]")
+    batch = "d.cuMemcpyBatchAsync([q, behind], [p, p], [1, 2], 2, [a], [0], 1, {})[0]"
     assert program.ask(batch.format("0")) == CUresult.CUDA_ERROR_INVALID_VALUE
     assert program.ask(batch.format("s")) == 0
     assert program.ask("ctypes.string_at(int(q), 1).hex()") == "00"

@@ -9,7 +9,7 @@ from tests.fakes.fake_cuda import pages, process, streams
 from tests.fakes.fake_cuda.memory import Pointer, require_range
 from tests.fakes.fake_cuda.process import call, call_for_one
 from tests.fakes.fake_cuda.results import CUresult, Failed
-from tests.fakes.fake_cuda.structs import CUmemcpyAttributes
+from tests.fakes.fake_cuda.structs import CUdeviceptr, CUmemcpyAttributes
 
 HostPointer = int | ctypes.c_void_p | bytes | bytearray | memoryview | None
 _pinned: dict[int, int] = {}  # registered address -> bytes
@@ -38,6 +38,8 @@ def cuMemcpyBatchAsync(
     numAttrs: int,
     hStream: Pointer,
 ) -> None:
+    if not all(isinstance(pointer, CUdeviceptr) for pointer in (*dsts, *srcs)):
+        raise TypeError("'dsts' and 'srcs' are lists of CUdeviceptr, here alone")
     process.current_device()
     if not count or not numAttrs or len(attrs) < numAttrs or list(attrsIdxs)[:1] != [0]:
         raise Failed(CUresult.CUDA_ERROR_INVALID_VALUE)
