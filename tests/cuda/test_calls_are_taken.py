@@ -11,27 +11,35 @@ import ctypes
 import io
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from enum import IntEnum
 from pathlib import Path
 from types import FunctionType
 from typing import Any
 
 import pytest
+import torch
 
 from aqua_client.copying import Memory
-from aqua_daemon.keeper.cuda_driver import CudaDevice
+from aqua_client.crossover import Way
+from aqua_client.cuda_driver import acting_on, call
+from aqua_client.cuda_streams import CudaStreams
+from aqua_daemon.keeper.cuda_driver import CudaDevice, CudaError
 from tests.cuda.client_door.looks import LENDER, home
 from tests.cuda.exporter import KINDS, exporting
+from tests.cuda.test_copy_ways import CALLS
 from tests.cuda.test_fakes_are_true import _cuda_bindings
 from tests.fakes.cuda_node import FakeCudaNode, fake_cuda_node
 from tests.fakes.fake_cuda import structs
+from tests.fakes.torch_streams import DEVICE, HostTorch
 from tests.gpu.probe import driver as probe_driver
 from tests.gpu.probe import meter, stage
 from tests.gpu.probe.acting import Acting, Said, Told
 from tests.gpu.probe.findings import Findings
 from tests.gpu.probe.plan import QUICK
 from tests.gpu.probe.steps import STEPS, machine
+from tests.nodes import wait_until
 
 MIB = 2**20
 SLAB = 2 * MIB
@@ -113,6 +121,14 @@ def _bindings_without_a_driver() -> Any:  # noqa: ANN401 - a module without type
     pytest.skip("a driver is here, and a call with a made-up address would reach it")
 
 
+def copy_some(device: CudaDevice) -> None:
+    """In a thread of its own, as a keeper does."""
+    with device.timed_copies() as copies_seconds:
+        pinned = device.allocate_host(SLAB)
+        copies_seconds(pinned, pinned, SLAB, 2)
+        device.free_host(pinned)
+
+
 def test_all_that_a_keeper_calls(node: FakeCudaNode, retold: Retold) -> None:
     """From its context to its slabs of either kind, and what it asks when something fails."""
     with CudaDevice(node.uuids[0], no_mps=node.directory / "no-mps") as device:
@@ -126,8 +142,15 @@ def test_all_that_a_keeper_calls(node: FakeCudaNode, retold: Retold) -> None:
             mapped = device.map(memory, SLAB)
             device.fill_zero(mapped, SLAB)
             device.unmap(mapped, SLAB)
+            descriptor = device.export(memory)
+            stack.callback(os.close, descriptor)
+            device.release(device.imported(descriptor))
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(copy_some, device).result(20)
+        with suppress(CudaError):  # of nobody's memory
+            device.open_ipc(bytes(64))
         node.fail("cuCtxSynchronize", 214)
-        assert device.breakage()
+        assert device.ailment()
     assert retold.refused == {}
     assert {"cuMemSetAccess", "cuIpcGetMemHandle", "cuGetErrorString"} < retold.names
 
@@ -140,6 +163,25 @@ def test_all_that_a_client_calls(node: FakeCudaNode, retold: Retold, kind: str) 
     assert retold.refused == {}
     opens = {"legacy": "cuIpcOpenMemHandle", "vmm": "cuMemImportFromShareableHandle"}
     assert {opens[kind], "cuThreadExchangeStreamCaptureMode"} < retold.names
+
+
+@pytest.mark.parametrize("way", [way for way in Way if way is not Way.TORCH])
+@pytest.mark.usefixtures("node")
+def test_all_that_copies_call(retold: Retold, way: Way) -> None:
+    """By each way that is not torch's, beside the default stream and in a stream of the library's."""
+    source, target = (torch.full((64,), fill, dtype=torch.uint8) for fill in (7, 0))
+    streams = CudaStreams(HostTorch())
+    with acting_on(DEVICE):
+        call("cuCtxSynchronize")
+    streams.copy_by(way, source.device, [(target.data_ptr(), source.data_ptr(), 64)])
+    event = streams.record(source.device, [DEVICE])
+    assert event is not None
+    wait_until(event.is_done, what="it is copied")
+    assert torch.equal(source, target)
+    with streams.aside(source, inward=True), streams.on_own_stream(DEVICE):
+        event.wait_on_current_stream()
+    assert retold.refused == {}
+    assert {CALLS[way], "cuEventQuery", "cuStreamWaitEvent"} < retold.names
 
 
 @pytest.mark.parametrize("name", ["machine", "bandwidth", "scattered", "capture"])

@@ -20,6 +20,7 @@ from tests.conftest import NOT_RUN_HERE
 from tests.fakes.cuda_node import fake_cuda_node
 from tests.fakes.cuda_program import Program
 from tests.fakes.fake_cuda import driver as fake
+from tests.fakes.fake_cuda import nvrtc as fake_nvrtc
 from tests.fakes.fake_cuda.description import GIB
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -176,6 +177,17 @@ def test_each_name_is_that_of_cuda_bindings() -> None:
             assert ours_of <= set(dir(getattr(real, name)())), name
 
 
+def test_the_compiler_is_called_as_nvrtc_is() -> None:
+    """Its functions have the same parameters."""
+    _cuda_bindings()
+    from cuda.bindings import nvrtc
+
+    for name, value in vars(fake_nvrtc).items():
+        if name.startswith("nvrtc"):
+            wanted = list(inspect.signature(getattr(nvrtc, name)).parameters)
+            assert list(inspect.signature(value).parameters) == wanted, name
+
+
 def test_handles_turn_into_numbers_as_those_of_cuda_bindings() -> None:
     """All by `int`, and some are indices."""
     for module in (_cuda_bindings(), fake):
@@ -183,7 +195,7 @@ def test_handles_turn_into_numbers_as_those_of_cuda_bindings() -> None:
             handle = getattr(module, name)(5)
             assert int(handle) == 5
             assert not hasattr(handle, "__index__")
-        for name in ("CUcontext", "CUstream", "CUevent"):
+        for name in ("CUcontext", "CUstream", "CUevent", "CUmodule", "CUfunction"):
             assert getattr(module, name)(5).__index__() == 5
 
 

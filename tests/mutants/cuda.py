@@ -73,9 +73,9 @@ CUDA = (
     ),
     Mutant(
         name="an event is asked as anybody would",
-        path="aqua_client/streams.py",
-        old="            with cuda_driver.relaxed_capture():\n                return",
-        new="            if cuda_driver:\n                return",
+        path="aqua_client/cuda_driver.py",
+        old="    with relaxed_capture():\n        code = bindings",
+        new="    if bindings:\n        code = bindings",
         tests=(f"{_DOOR}/test_captures.py::test_the_end_of_a_copy_is_asked_for",),
     ),
     Mutant(
@@ -109,15 +109,15 @@ CUDA = (
     Mutant(
         name="a broken context is not seen",
         path="aqua_daemon/keeper/cuda_gpu.py",
-        old="self._failure = self._device.breakage()",
-        new='self._failure = ""',
+        old="self._health.looked(self._device.ailment(), is_lost=self.reader.is_lost)",
+        new="self._health.looked(None, is_lost=False)",
         tests=(f"{_WITH_NVML}::test_a_gpu_that_disappears_ends_its_keeper_with_the_reason",),
     ),
     Mutant(
         name="a GPU that may not be lent gets a context",
         path="aqua_daemon/keeper/cuda_gpu.py",
-        old="if not self._gpu_trouble() and time.monotonic() >= self._open_again_at:",
-        new="if time.monotonic() >= self._open_again_at:",
+        old="elif not self._gpu_trouble() and time.monotonic() >= self._open_again_at:",
+        new="elif time.monotonic() >= self._open_again_at:",
         tests=(f"{_WITH_NVML}::test_a_refused_gpu_gets_no_context_until_it_may_be_lent",),
     ),
     Mutant(

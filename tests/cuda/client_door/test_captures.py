@@ -7,30 +7,29 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
 import pytest
+import torch
 
-from aqua_client import streams
+from aqua_client import cuda_streams
 from aqua_client.copying import Memory
 from aqua_client.cuda_driver import CudaError, call, driver, settle_thread
-from tests.cuda.client_door.looks import HOME, home
+from aqua_client.cuda_streams import CudaStreams
+from tests.cuda.client_door.looks import home
 from tests.cuda.exporter import ExportedSlab
 from tests.fakes.cuda_node import FakeCudaNode
+from tests.fakes.torch_streams import DEVICE, HostTorch
+
+CPU = torch.device("cpu")  # whose tensors count as those of the device
 
 
-class _Event:
-    """What torch's is to the library, made of the driver's own."""
-
-    def __init__(self) -> None:
-        self._event = call("cuEventCreate", 2)
-
-    def query(self) -> bool:
-        call("cuEventQuery", self._event)
-        return True
+def use_device() -> None:
+    """As torch does in each thread of a server's."""
+    call("cuCtxSetCurrent", call("cuDevicePrimaryCtxRetain", call("cuDeviceGet", DEVICE)))
 
 
 @contextmanager
 def capturing() -> Iterator[None]:
     """A capture of this thread's in torch's mode; CudaError at the end: something spoilt it."""
-    call("cuCtxSetCurrent", call("cuDevicePrimaryCtxRetain", call("cuDeviceGet", HOME)))
+    use_device()
     stream = call("cuStreamCreate", 1)
     mode = driver().CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_GLOBAL
     call("cuStreamBeginCapture", stream, mode)
@@ -56,26 +55,32 @@ def test_a_slab_is_opened_read_and_closed(node: FakeCudaNode, slab: ExportedSlab
 
 
 @pytest.mark.usefixtures("node")
-def test_the_end_of_a_copy_is_asked_for() -> None:
+@pytest.mark.parametrize("has_device", [False, True], ids=["a new thread", "one of the server's"])
+def test_the_end_of_a_copy_is_asked_for(*, has_device: bool) -> None:
     """The same question without the library's precaution spoils the capture."""
-    call("cuCtxSetCurrent", call("cuDevicePrimaryCtxRetain", call("cuDeviceGet", HOME)))
-    event = _Event()
-    asked = streams._CudaEvent(event, [])  # type: ignore[arg-type]  # it asks no more of it
+    event = CudaStreams(HostTorch()).record(CPU, [DEVICE])
+    assert isinstance(event, cuda_streams._CudaEvent)
+
+    def ask() -> None:
+        if has_device:
+            use_device()
+        assert event.is_done()
+
     with capturing():
-        elsewhere(asked.is_done)
+        elsewhere(ask)
     with pytest.raises(CudaError, match="INVALIDATED"), capturing(), suppress(CudaError):
-        elsewhere(event.query)
+        elsewhere(lambda: call("cuEventQuery", event.handle))
 
 
 @pytest.mark.usefixtures("node")
 def test_a_thread_that_has_settled_may_ask_anything() -> None:
     """As the pager's does once, for all that torch calls in it."""
-    call("cuCtxSetCurrent", call("cuDevicePrimaryCtxRetain", call("cuDeviceGet", HOME)))
-    event = _Event()
+    use_device()
+    event = call("cuEventCreate", 2)
 
     def settled() -> None:
-        settle_thread(HOME)
-        event.query()
+        settle_thread(DEVICE)
+        call("cuEventQuery", event)
 
     with capturing():
         elsewhere(settled)

@@ -7,27 +7,21 @@ ranges that are looked at as those of any copy.
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
+from typing import SupportsInt
 
 from tests.fakes.fake_cuda import process, streams
 from tests.fakes.fake_cuda.memory import require_range
 from tests.fakes.fake_cuda.process import call, call_for_one
 from tests.fakes.fake_cuda.results import CUresult, Failed
+from tests.fakes.fake_cuda.structs import CUfunction, CUmodule
 
 IMAGE = b"\x7fELF a made-up image of sm_"
-KERNELS = frozenset({b"aqua_copy_pieces"})
-
-
-@dataclass(frozen=True)
-class CUfunction:
-    """A kernel of a module."""
-
-    name: bytes
-    architecture: int
+KERNELS = (b"aqua_copy_pieces",)
+_FIRST_FUNCTION = 0x5F0000000  # any number that is no index
 
 
 @call_for_one
-def cuModuleLoadData(image: bytes) -> int:
+def cuModuleLoadData(image: bytes) -> CUmodule:
     """The number is the architecture: a module has nothing else."""
     gpu = process.gpu_of(process.current_device())
     if not image.startswith(IMAGE):
@@ -35,19 +29,19 @@ def cuModuleLoadData(image: bytes) -> int:
     architecture = int(image.removeprefix(IMAGE))
     if architecture // 10 != gpu.compute_capability[0]:
         raise Failed(CUresult.CUDA_ERROR_NOT_SUPPORTED)
-    return architecture
+    return CUmodule(architecture)
 
 
 @call_for_one
-def cuModuleGetFunction(hmod: int, name: bytes) -> CUfunction:
-    if name not in KERNELS:
+def cuModuleGetFunction(hmod: SupportsInt, name: bytes) -> CUfunction:
+    if not int(hmod) or name not in KERNELS:
         raise Failed(CUresult.CUDA_ERROR_NOT_FOUND)
-    return CUfunction(name, hmod)
+    return CUfunction(_FIRST_FUNCTION + KERNELS.index(name))
 
 
 @call
 def cuLaunchKernel(
-    f: CUfunction,
+    f: SupportsInt,
     gridDimX: int,
     gridDimY: int,
     gridDimZ: int,
@@ -60,7 +54,8 @@ def cuLaunchKernel(
     extra: int,  # noqa: ARG001 - the driver has it
 ) -> None:
     process.current_device()
-    if f.name not in KERNELS or blockDimX * blockDimY * blockDimZ > 1024 or gridDimY * gridDimZ > 1:
+    is_known = 0 <= int(f) - _FIRST_FUNCTION < len(KERNELS)
+    if not is_known or blockDimX * blockDimY * blockDimZ > 1024 or gridDimY * gridDimZ > 1:
         raise Failed(CUresult.CUDA_ERROR_INVALID_VALUE)
     # Read at the launch: afterwards they are the caller's again.
     addresses = (ctypes.c_uint64 * 3).from_address(kernelParams)

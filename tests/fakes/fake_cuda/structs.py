@@ -95,6 +95,18 @@ class CUevent(_IndexHandle):
     __slots__ = ()
 
 
+class CUmodule(_IndexHandle):
+    """Code, loaded."""
+
+    __slots__ = ()
+
+
+class CUfunction(_IndexHandle):
+    """A kernel of a module."""
+
+    __slots__ = ()
+
+
 class CUgraph(_IndexHandle):
     """What a capture ended with."""
 
