@@ -148,7 +148,7 @@ class CudaDevice:
     def unmap(self, address: int, nbytes: int) -> None:
         """Take the address away; the memory stays."""
         self._do("cuMemUnmap", address, nbytes)
-        self._do("cuMemAddressFree", address, nbytes)
+        self._call("cuMemAddressFree", address, nbytes)  # if not, some of many addresses are lost
 
     def release(self, memory: int) -> None:
         """Give it back; what importers have stays used until they let go of it."""

@@ -44,11 +44,11 @@ from aqua_daemon.keeper.gpu import (
 from aqua_daemon.keeper.health import Health, ends_context
 from aqua_daemon.keeper.nvml_reader import Figures, NvmlReader
 from aqua_daemon.keeper.refusal import Refused, exhausted
+from aqua_daemon.keeper.unseen import Unseen
 
 STALE_SECONDS = 5.0
 _OPEN_AGAIN_SECONDS = 30.0  # after the driver refused a context
 _SEE_SECONDS = 1.0  # a reading takes milliseconds, unless NVML hangs
-_MIB = 2**20
 
 _log = logging.getLogger("aqua.keeper")
 
@@ -66,9 +66,10 @@ class CudaGpu(Gpu):
     _health: Health = field(default_factory=Health)
     _spoiled: str = ""  # why this process will never have a context, and the next one may
     _opened_revision: int = 0  # of `Held`, from which on the context is there
-    _unseen: list[tuple[int, int]] = field(default_factory=list)  # revision, bytes used by then
-    _missing_bytes: int = 0  # freed, and still used as far as can be told
-    _missing_floor: int = 0  # what others used before
+    _unseen: Unseen = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._unseen = Unseen(self.reader)
 
     @property
     def failure(self) -> str:
@@ -92,15 +93,13 @@ class CudaGpu(Gpu):
         device = self._usable_device()
         with self.reader.held.changing():
             try:
-                free_bytes = device.free_bytes()
-                memory = self._made(device, nbytes)
-                beyond_bytes = free_bytes - nbytes - device.free_bytes()
+                memory, beyond_bytes = self._made_and_seen(device, nbytes)
             except CudaError as error:
                 raise self._refusal_of(error, nbytes) from error
             except ScrubFailed as error:
                 raise Refused("INTERNAL", f"lease {lease_id}: {error}") from error
             self.reader.held.nbytes += nbytes
-        self._note_unseen(beyond_bytes)
+        self._unseen.note(beyond_bytes)
         return memory
 
     def take_back(self, memory: SlabMemory) -> int:
@@ -112,16 +111,16 @@ class CudaGpu(Gpu):
             try:
                 before = self._device.free_bytes()
                 memory.close()
-                held.nbytes -= memory.nbytes
-                risen_bytes = self._device.free_bytes() - before
             except CudaError as error:
                 self._health.failed(error)
                 raise refused(error) from error
+            held.nbytes -= memory.nbytes
+            risen_bytes = self._risen_bytes(self._device, before)
         self.reader.wake()
         # It comes back whole or not at all; what is between is somebody else's, at the same moment.
         if risen_bytes >= memory.nbytes // 2:
             return 0
-        self._note_missing(memory.nbytes)
+        self._unseen.note_missing(memory.nbytes)
         return memory.nbytes
 
     def probe_memory(self, nbytes: int) -> OfferedMemory:
@@ -135,7 +134,7 @@ class CudaGpu(Gpu):
                 found = own_probe(memory, undo)
             except CudaError as error:
                 raise self._refusal_of(error, nbytes) from error
-            self._note_unseen(nbytes)
+            self._unseen.note(nbytes)
             return found
 
     def host_probe_memory(self, nbytes: int) -> ProbeMemory:
@@ -187,10 +186,11 @@ class CudaGpu(Gpu):
         )
         figures = self.reader.latest
         if figures is not None:
-            self._forget_seen(figures)
+            self._unseen.seen(figures)
             _tell(report, figures)
-            report.other_bytes = figures.others_bytes + sum(nbytes for _, nbytes in self._unseen)
-            report.warnings.extend(self._warnings(figures))
+            report.other_bytes = figures.others_bytes + self._unseen.nbytes
+            report.warnings.extend(inventory.warnings(figures.reading))
+            report.warnings.extend(filter(None, [self._unseen.warning]))
         return report
 
     def close(self) -> None:
@@ -221,7 +221,7 @@ class CudaGpu(Gpu):
         figures = self.reader.latest
         if figures is not None:
             reading = figures.reading
-            self._note_unseen(reading.total_bytes - reading.used_bytes - free_bytes)
+            self._unseen.note(reading.total_bytes - reading.used_bytes - free_bytes)
         self.reader.wait_until_seen(held.revision, _SEE_SECONDS)
 
     def _give_up_context(self, problem: str) -> None:
@@ -244,6 +244,25 @@ class CudaGpu(Gpu):
     @property
     def _kind(self) -> type[LegacyMemory | VmmMemory]:
         return VmmMemory if self.uses_vmm else LegacyMemory
+
+    def _made_and_seen(self, device: CudaDevice, nbytes: int) -> tuple[CudaMemory, int]:
+        """New memory, and what the driver took for it beyond its size."""
+        free_bytes = device.free_bytes()
+        memory = self._made(device, nbytes)
+        try:
+            return memory, free_bytes - nbytes - device.free_bytes()
+        except CudaError:
+            with contextlib.suppress(Refused):  # what went wrong first is to be told
+                memory.close()
+            raise
+
+    def _risen_bytes(self, device: CudaDevice, before: int) -> int:
+        """What the device has more than *before*; where it does not tell, nothing."""
+        try:
+            return device.free_bytes() - before
+        except CudaError as error:  # it is freed all the same, and must not be freed again
+            self._health.failed(error)
+            return 0
 
     def _made(self, device: CudaDevice, nbytes: int) -> CudaMemory:
         memory = self._kind.made(device, nbytes)
@@ -289,35 +308,6 @@ class CudaGpu(Gpu):
         if age_seconds > STALE_SECONDS:
             return f"NVML has not answered for {age_seconds:.0f} s"
         return inventory.not_lending(figures.reading)
-
-    def _warnings(self, figures: Figures) -> list[str]:
-        found = list(inventory.warnings(figures.reading))
-        if self._missing_bytes:
-            found.append(
-                f"{self._missing_bytes // _MIB} MiB were freed and are still used (unreturned): "
-                "somebody has them mapped"
-            )
-        return found
-
-    def _note_missing(self, nbytes: int) -> None:
-        figures = self.reader.latest
-        if not self._missing_bytes:
-            self._missing_floor = figures.others_bytes if figures else 0
-        self._missing_bytes += nbytes
-        self._note_unseen(nbytes)
-
-    def _note_unseen(self, nbytes: int) -> None:
-        """So much is used, and is in no figures before those that are read from now on."""
-        if nbytes > 0:
-            self._unseen.append((self.reader.held.revision, nbytes))
-            self.reader.wake()
-
-    def _forget_seen(self, figures: Figures) -> None:
-        """What the figures have in them by now need not be added to them."""
-        self._unseen = [one for one in self._unseen if one[0] > figures.revision]
-        if not self._unseen:
-            above = max(0, figures.others_bytes - self._missing_floor)
-            self._missing_bytes = min(self._missing_bytes, above)
 
 
 def _tell(report: GpuReport, figures: Figures) -> None:

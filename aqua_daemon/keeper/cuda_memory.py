@@ -138,6 +138,7 @@ class VmmMemory(CudaMemory):
     """From cuMemCreate, passed on as a descriptor; it has an address here only to be scrubbed."""
 
     memory: int
+    mapped_at: int = 0  # also where the driver did not take it away: a mapping keeps the memory
 
     @classmethod
     def made(cls, device: CudaDevice, nbytes: int) -> VmmMemory:
@@ -160,6 +161,7 @@ class VmmMemory(CudaMemory):
         """See `SlabMemory.close`."""
         if self.memory:
             try:
+                self._unmap()
                 self.device.release(self.memory)
             except CudaError as error:
                 raise refused(error) from error
@@ -167,8 +169,14 @@ class VmmMemory(CudaMemory):
 
     @contextlib.contextmanager
     def _address(self) -> Iterator[int]:
-        address = self.device.map(self.memory, self.nbytes)
+        if not self.mapped_at:
+            self.mapped_at = self.device.map(self.memory, self.nbytes)
         try:
-            yield address
+            yield self.mapped_at
         finally:
-            self.device.unmap(address, self.nbytes)
+            self._unmap()
+
+    def _unmap(self) -> None:
+        if self.mapped_at:
+            self.device.unmap(self.mapped_at, self.nbytes)
+            self.mapped_at = 0

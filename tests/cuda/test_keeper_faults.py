@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
 
+from aqua_daemon.keeper.cuda_gpu import CudaGpu
+from aqua_daemon.keeper.gpu import SlabMemory
+from aqua_daemon.keeper.refusal import Refused
 from tests.cuda.keepers import KINDS, SLAB_BYTES, kill_and_wait, running_keeper, tenant
 from tests.cuda.test_free_bytes import gpu_in_process
 from tests.cuda.test_health import DEAD
 from tests.fakes.cuda_node import FakeCudaNode, fake_cuda_node
 from tests.fakes.fake_cuda.results import CUresult
+from tests.keeper.holders import lease_id
 from tests.nodes import wait_until
 
 GIB = 2**30
@@ -105,3 +110,47 @@ def test_what_spoils_a_process_is_told_for_a_while_and_left_to_the_next(node: Fa
         gpu._open_again_at = 0.0
         gpu.look()
         assert gpu.failure.startswith("CUDA_ERROR_ECC_UNCORRECTABLE: ")
+
+
+def made(gpu: CudaGpu, lease: int) -> SlabMemory | None:
+    with contextlib.suppress(Refused):
+        return gpu.make(lease_id(lease), SLAB_BYTES)
+    return None
+
+
+def freed(gpu: CudaGpu, memory: SlabMemory) -> bool:
+    with contextlib.suppress(Refused):
+        memory.scrub()
+        gpu.take_back(memory)
+        return True
+    return False
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whichever_call_fails_once_nothing_leaks_and_all_is_freed(
+    node: FakeCudaNode, kind: str
+) -> None:
+    """A slab is made or refused, and one that is to be freed is, at the second try at the latest."""
+    error = int(CUresult.CUDA_ERROR_UNKNOWN)
+    with gpu_in_process(node, kind) as gpu:
+        gpu.look()
+        wait_until(lambda: not gpu.report().not_lending, what="it has been read")
+        refusals, seconds, call = 0, 0, 0
+        while refusals + seconds == call:  # until there is no such call any more
+            call += 1
+            node.fail("any", error, first_call=call, times=1)
+            memory = made(gpu, call)
+            refusals += memory is None
+            node.fail("any", None)
+            if memory is not None:
+                node.fail("any", error, first_call=call - refusals, times=1)
+                if not freed(gpu, memory):
+                    seconds += 1
+                    node.fail("any", None)
+                    assert freed(gpu, memory)
+                node.fail("any", None)
+            assert node.allocations() == []
+            assert gpu.reader.held.nbytes == 0
+        assert refusals > 10
+        assert seconds > 5
+        assert gpu.failure == ""

@@ -160,18 +160,25 @@ class FakeCudaNode:
         (self.directory / "gone" / uuid).unlink()
 
     def fail(
-        self, function: str, result: int | None, *, gpu: str = "", pid: int = 0, first_call: int = 1
+        self,
+        function: str,
+        result: int | None,
+        *,
+        gpu: str = "",
+        pid: int = 0,
+        first_call: int = 1,
+        times: int = 0,
     ) -> None:
         """Calls of the driver's function end with this CUresult; None: it works again.
 
         Of all processes, unless *pid* names one, in contexts on *gpu*; beginning with the
-        *first_call* of each. They change nothing: the context stays as it was.
+        *first_call* of each, and so many *times*. They change nothing: the context stays as it was.
         """
         path = self.directory / "fail" / function
         if result is None:
             path.unlink(missing_ok=True)
         else:
-            Fault(code=result, gpu=gpu, pid=pid, first_call=first_call).write(path)
+            Fault(code=result, gpu=gpu, pid=pid, first_call=first_call, times=times).write(path)
 
     def kill_context(
         self,

@@ -36,6 +36,7 @@ class Fault:
     gpu: str = ""  # calls in contexts of this GPU alone
     pid: int = 0  # calls of this process alone
     first_call: int = 1  # of each process, of those that the order is about
+    times: int = 0  # so often; 0: from then on
     order: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def write(self, path: Path) -> None:
@@ -69,7 +70,8 @@ class Faults:
             if fault is None or not is_meant or (wanted == ANY_CALL and _is_context_free(name)):
                 continue
             self._calls[fault.order] += 1
-            if self._calls[fault.order] >= fault.first_call:
+            number = self._calls[fault.order] - fault.first_call
+            if number >= 0 and (not fault.times or number < fault.times):
                 if fault.is_sticky:
                     self.dead.setdefault(ordinal, CUresult(fault.code))
                 raise Failed(CUresult(fault.code))
