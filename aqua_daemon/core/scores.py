@@ -41,6 +41,7 @@ class LinkScores:
         self._narrower: dict[tuple[GpuUuid, GpuUuid], float] = {}
         self._worth: dict[tuple[GpuUuid, GpuUuid], float] = {}  # the same, but for noise
         self._sums: dict[tuple[GpuUuid, GpuUuid], float] = {}
+        self._slow_between: set[tuple[GpuUuid, GpuUuid]] = set()  # in either order
         self._judge()
 
     def note(self, pair: GpuPair, rate: LinkRate) -> None:
@@ -63,10 +64,7 @@ class LinkScores:
 
     def is_slow(self, lender: GpuUuid, borrower: GpuUuid) -> bool:
         """Whether others should lend first."""
-        if lender in self.slow_gpus:
-            return True
-        ways = (GpuPair(source=lender, target=borrower), GpuPair(source=borrower, target=lender))
-        return bool(self.slow_links) and any(way in self.slow_links for way in ways)
+        return lender in self.slow_gpus or (lender, borrower) in self._slow_between
 
     def sent(self, gpu: GpuUuid) -> float:
         """Bytes a second that it sends to all others at the same time; 0.0: it was not measured."""
@@ -138,6 +136,11 @@ class LinkScores:
             if not {pair.source, pair.target} & self.slow_gpus.keys()
         }
         self.slow_links = _slow(rest)
+        self._slow_between = {
+            ends
+            for pair in self.slow_links
+            for ends in ((pair.source, pair.target), (pair.target, pair.source))
+        }
 
 
 def _slow(found: Mapping[_KeyT, float]) -> dict[_KeyT, str]:

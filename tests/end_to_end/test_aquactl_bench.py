@@ -17,6 +17,8 @@ from aqua_protos import broker_pb2
 
 import aqua_client
 from aqua_daemon.ctl.link import opened
+from tests.fakes.cuda_node import fake_cuda_node
+from tests.fakes.fake_cuda.description import GIB
 from tests.nodes import MIB, Node, environment, running_node, stop_process, wait_until
 
 AQUACTL = [sys.executable, "-m", "aqua_daemon.ctl"]
@@ -80,3 +82,38 @@ def test_a_keeper_that_hangs_loses_nothing(node: Node) -> None:
         assert torch.equal(handle.fetch(), tensor)
         wait_until(lambda: probed(node).samples, what="it measures again")
         assert client.offload(tensor).tier == "peer"
+
+
+@pytest.mark.parametrize(("handles", "gpus"), [("legacy", 3), ("vmm", 2)])
+def test_gpus_of_different_keepers_are_measured_on_the_targets_own(
+    tmp_path: Path, handles: str, gpus: int
+) -> None:
+    """By legacy handle and by descriptor, on the made-up driver: each keeper keeps its one context.
+
+    Host memory is measured, too; afterwards nothing is left on any GPU.
+    """
+    machine = fake_cuda_node(tmp_path, gpus=gpus, memory=2 * GIB)
+    with running_node(gpus=0, variables=machine.environment(), handles=handles) as node:
+        wait_until(lambda: len(machine.contexts()) == gpus, seconds=20.0, what="contexts")
+        wait_until(
+            lambda: all(
+                node.scrape()[f'aqua_lendable_bytes{{gpu="{one}"}}'] for one in machine.uuids
+            ),
+            seconds=20.0,
+            what="every GPU lends",
+        )
+        run = bench(node, "--json", "--sizes", "64KiB,4MiB")
+        found = json.loads(run.stdout)
+        assert [one for one in found["links"] if one["problem"]] == []
+        assert len(found["links"]) == gpus * (gpus + 1)
+        sums = [""] * 6 if gpus == 3 else []  # of two there is nothing to add up
+        assert [one["problem"] for one in found["sums"]] == sums
+        assert machine.contexts_made == gpus
+        wait_until(lambda: not machine.allocations(), what="all of it is given back")
+        assert not machine.freed_while_mapped
+        measured = [name for name in node.scrape() if name.startswith("aqua_link_bandwidth")]
+        node.restart_daemon()
+        assert [
+            name for name in node.scrape() if name.startswith("aqua_link_bandwidth")
+        ] == measured
+        assert len(measured) == len(found["links"]) + len(found["sums"])
