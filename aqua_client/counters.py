@@ -39,6 +39,19 @@ class Durations:
         return Durations(list(self.counts), self.sum_nanoseconds)
 
 
+@dataclass(slots=True)
+class LinkUse:
+    """Fetches from one lender that were timed, and were done when the clock was looked at."""
+
+    fetches: int = 0
+    nbytes: int = 0
+    nanoseconds: int = 0
+
+    def copy(self) -> LinkUse:
+        """The same, which stays as it is."""
+        return LinkUse(self.fetches, self.nbytes, self.nanoseconds)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
     """What of the counters the daemon is told, at one moment."""
@@ -51,6 +64,7 @@ class Figures:
     promoted_bytes: int
     fallbacks: Mapping[str, int]
     fetch_durations: Mapping[str, Durations]  # by tier
+    fetched_from: Mapping[str, LinkUse]  # by lender GPU
 
 
 @dataclass(slots=True, kw_only=True)
@@ -81,20 +95,30 @@ class Counters:
     fetch_durations: dict[str, Durations] = field(
         default_factory=lambda: {tier: Durations() for tier in TIERS}
     )
+    fetched_from: dict[str, LinkUse] = field(default_factory=dict)  # by lender GPU
 
     def count_fallback(self, reason: str) -> None:
         """One offload went to host memory because of *reason*."""
         self.fallbacks[reason] = self.fallbacks.get(reason, 0) + 1
+
+    def count_link(self, lender_gpu: str, nbytes: int, nanoseconds: int) -> None:
+        """One fetch was all from a slab on that GPU."""
+        use = self.fetched_from.get(lender_gpu)
+        if use is None:
+            use = self.fetched_from[lender_gpu] = LinkUse()
+        use.fetches += 1
+        use.nbytes += nbytes
+        use.nanoseconds += nanoseconds
 
     def count_call_failure(self, reason: str) -> None:
         """One call to the daemon was refused, or not answered, because of *reason*."""
         self.call_failures[reason] = self.call_failures.get(reason, 0) + 1
 
     def snapshot(self) -> dict[str, int | dict[str, int]]:
-        """A copy, by name, without durations: what `aqua_client.stats()` shows."""
+        """A copy, by name, without durations and links: what `aqua_client.stats()` shows."""
         now: dict[str, int | dict[str, int]] = {}
         for one in fields(self):
-            if one.name != "fetch_durations":
+            if one.name not in {"fetch_durations", "fetched_from"}:
                 value: int | dict[str, int] = getattr(self, one.name)
                 now[one.name] = dict(value) if isinstance(value, dict) else value
         return now
@@ -110,4 +134,5 @@ class Counters:
             promoted_bytes=self.promoted_bytes,
             fallbacks=dict(self.fallbacks),
             fetch_durations={tier: one.copy() for tier, one in self.fetch_durations.items()},
+            fetched_from={gpu: use.copy() for gpu, use in tuple(self.fetched_from.items())},
         )

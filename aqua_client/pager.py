@@ -183,6 +183,8 @@ class Pager:
                             counters.host_in_bytes += place.nbytes
                     if nanoseconds:
                         counters.fetch_durations[tier_of(places)].count(nanoseconds)
+                        if event is None and len(places) == 1 and (slab := places[0].slab):
+                            counters.count_link(slab.lender_gpu, places[0].nbytes, nanoseconds)
                 self._tiers.unpin(places, event)
             except BaseException:
                 self._tiers.unpin(places, event)

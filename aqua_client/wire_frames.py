@@ -191,4 +191,8 @@ def _figures(figures: Figures) -> presence_pb2.ClientFigures:
     for tier, durations in figures.fetch_durations.items():
         message.fetch_durations[tier].counts.extend(durations.counts)
         message.fetch_durations[tier].sum_nanoseconds = durations.sum_nanoseconds
+    for gpu, use in figures.fetched_from.items():
+        message.fetched_from[gpu].fetches = use.fetches
+        message.fetched_from[gpu].nbytes = use.nbytes
+        message.fetched_from[gpu].nanoseconds = use.nanoseconds
     return message

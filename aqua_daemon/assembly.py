@@ -28,7 +28,7 @@ from aqua_daemon import __version__
 from aqua_daemon.adapters.admins import admins_of
 from aqua_daemon.adapters.broker_calls import BrokerCalls
 from aqua_daemon.adapters.call_limits import CallLimits
-from aqua_daemon.adapters.client_tally import ClientTally
+from aqua_daemon.adapters.client_tally import ClientTally, links_used
 from aqua_daemon.adapters.framed_calls import FramedCalls
 from aqua_daemon.adapters.grpc_health import Health, make_server
 from aqua_daemon.adapters.grpc_servicer import calls_handler
@@ -193,6 +193,7 @@ def _assembled(
     )
     stack.callback(presence.close)
     service.connect(keepers=keepers, sessions=presence)
+    clients.on_links = links_used(service.submit)
     calls = BrokerCalls(
         service=service,
         presence=presence,

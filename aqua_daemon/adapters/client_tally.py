@@ -2,7 +2,7 @@
 
 Covers differences, sessions that come again, and reasons that nobody knows. Does not cover what is
 on the wire (wire.figures) nor names that Prometheus sees (metrics). The figures are the clients'
-own word, and nothing but metrics is made of them.
+own word: metrics are made of them, and what they say of links may change an order.
 
 A process may outlive sessions and daemons. It says at its greeting what a daemon has heard of it
 before: a daemon that knows nothing of the session counts from there, so that nothing is counted
@@ -16,8 +16,15 @@ from dataclasses import replace
 from operator import add, sub
 
 from aqua_daemon.adapters.tally import denial_reasons
-from aqua_daemon.adapters.wire.figures import FETCH_TIERS, ClientFigures, FetchDurations
-from aqua_daemon.core.model import SessionId
+from aqua_daemon.adapters.wire.figures import (
+    FETCH_TIERS,
+    ClientFigures,
+    FetchDurations,
+    LinkFetches,
+)
+from aqua_daemon.core.events import Event, LinksUsed
+from aqua_daemon.core.link_figures import LinkUse
+from aqua_daemon.core.model import GpuUuid, SessionId
 
 OTHER_REASON = "other"
 # Why a client may go to host memory by itself; why it was refused comes on top.
@@ -48,6 +55,7 @@ class ClientTally:
     """All sessions' figures together, since the daemon's start."""
 
     def __init__(self) -> None:
+        self.on_links: Callable[[SessionId, Mapping[GpuUuid, LinkFetches]], None] = _for_nobody
         self._heard: dict[SessionId, ClientFigures] = {}  # the most that each has said
         self._total = _folded(ClientFigures())
 
@@ -68,12 +76,53 @@ class ClientTally:
         if folded == before:  # as most are on an idle node, which is to cost nothing
             return
         most = _combined(before, folded, max)
+        most = replace(most, fetched_from=folded.fetched_from)
+        if folded.fetched_from != before.fetched_from:
+            self.on_links(session_id, _new_fetches(before.fetched_from, folded.fetched_from))
         self._heard[session_id] = most
         self._total = _combined(self._total, _combined(most, before, sub), add)
 
     def forget(self, session_id: SessionId) -> None:
         """The session is over; what it did stays counted."""
         self._heard.pop(session_id, None)
+
+
+def links_used(
+    submit: Callable[[Event], None],
+) -> Callable[[SessionId, Mapping[GpuUuid, LinkFetches]], None]:
+    """What makes an event of each word about links."""
+
+    def tell(session_id: SessionId, links: Mapping[GpuUuid, LinkFetches]) -> None:
+        uses = tuple(
+            LinkUse(
+                lender=gpu,
+                fetches=one.fetches,
+                nbytes=one.nbytes,
+                seconds=one.nanoseconds / 1e9,
+            )
+            for gpu, one in links.items()
+        )
+        submit(LinksUsed(session_id=session_id, uses=uses))
+
+    return tell
+
+
+def _for_nobody(_session_id: SessionId, _links: Mapping[GpuUuid, LinkFetches]) -> None:
+    """Until somebody wants to hear of links."""
+
+
+def _new_fetches(
+    before: Mapping[GpuUuid, LinkFetches], after: Mapping[GpuUuid, LinkFetches]
+) -> dict[GpuUuid, LinkFetches]:
+    nothing = LinkFetches()
+    return {
+        gpu: LinkFetches(
+            fetches=now.fetches - (known := before.get(gpu, nothing)).fetches,
+            nbytes=now.nbytes - known.nbytes,
+            nanoseconds=now.nanoseconds - known.nanoseconds,
+        )
+        for gpu, now in after.items()
+    }
 
 
 def _folded(figures: ClientFigures) -> ClientFigures:
@@ -87,6 +136,8 @@ def _folded(figures: ClientFigures) -> ClientFigures:
 def _combined(
     one: ClientFigures, other: ClientFigures, how: Callable[[int, int], int]
 ) -> ClientFigures:
+    """Without links, which are in no sum."""
+
     def mapped(first: Mapping[str, int], second: Mapping[str, int]) -> dict[str, int]:
         return {key: how(value, second.get(key, 0)) for key, value in first.items()}
 

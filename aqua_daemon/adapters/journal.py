@@ -31,6 +31,7 @@ _ROUTINE = frozenset(  # in no words either
     {
         events.Ticked,
         events.KeepaliveReceived,
+        events.LinksUsed,
         events.GpuReported,
         instructions.AnswerKeepalive,
     }

@@ -43,6 +43,7 @@ from aqua_daemon.core.events import (
     LeasesReleased,
     LinkProbed,
     LinkProbeRequested,
+    LinksUsed,
     LossTold,
     OfferMade,
     PresenceEnded,
@@ -248,6 +249,8 @@ def _hear_holder(turn: Turn, event: HolderEvent) -> None:
             sessions.end_sentinel(turn, event)
         case SessionClosed():
             sessions.close_session(turn, event)
+        case LinksUsed():
+            probing.take_uses(turn, event)
         case LossTold():
             returning.loss_told(turn, event)
         case _:

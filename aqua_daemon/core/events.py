@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from aqua_daemon.core.link_figures import LinkOutcome
+from aqua_daemon.core.link_figures import LinkOutcome, LinkUse
 from aqua_daemon.core.model import (
     GpuPair,
     GpuReport,
@@ -150,6 +150,14 @@ class KeepaliveReceived:
     request_id: RequestId
     uses: tuple[LeaseUse, ...]
     host_room: HostRoom
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinksUsed:
+    """A session said how long fetches took since it last said so."""
+
+    session_id: SessionId
+    uses: tuple[LinkUse, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -318,6 +326,7 @@ HolderEvent = (
     | SentinelEnded
     | SessionClosed
     | KeepaliveReceived
+    | LinksUsed
     | LossTold
 )
 RequestEvent = (

@@ -31,6 +31,16 @@ class LinkOutcome:
     problem: str = ""  # why there are none
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkUse:
+    """What a client says of its fetches from one GPU. Trusted for order only."""
+
+    lender: GpuUuid
+    fetches: int
+    nbytes: int
+    seconds: float
+
+
 def rate_of(samples: Sequence[LinkSample]) -> LinkRate:
     """What the smallest and the largest copy tell; *samples* are of rising sizes, one at least."""
     small, large = samples[0], samples[-1]

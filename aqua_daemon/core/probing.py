@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from aqua_daemon.core.accounts import GpuAccount
 from aqua_daemon.core.errors import InvalidRequest, Measuring, NotPermitted
-from aqua_daemon.core.events import LinkProbed, LinkProbeRequested
+from aqua_daemon.core.events import LinkProbed, LinkProbeRequested, LinksUsed
 from aqua_daemon.core.instructions import AnswerLinkProbe, ProbeLink
 from aqua_daemon.core.link_figures import HOST, LinkOutcome, rate_of
 from aqua_daemon.core.model import GpuPair, GpuUuid, LendingPolicy
@@ -96,6 +96,13 @@ def give_up_overdue(turn: Turn) -> None:
     }
     turn.books.probe = replace(probe, outcomes={**probe.outcomes, **silent})
     _answer_if_over(turn)
+
+
+def take_uses(turn: Turn, event: LinksUsed) -> None:
+    """Refine what was measured by what a client says of its fetches."""
+    session = turn.ledger.sessions.get(event.session_id)
+    if session is not None and session.home_gpu is not None:
+        turn.books.scores.refine(event.uses, session.home_gpu)
 
 
 def _promise(turn: Turn, pair: GpuPair, nbytes: int) -> None:

@@ -6,7 +6,10 @@ a grant asks for is worked out when a figure comes, which is seldom.
 
 1. A lender is worth what its link carries in the slower direction: what is parked comes back, too.
 2. Figures within a tenth are equal: that is noise, and less than what room or sharing is worth.
-3. A GPU is slow whose best link is so much slower than that of the median GPU; then a link is slow that
+3. What clients say of real fetches refines that, but is trusted for order only: it names nobody as slow
+   and forbids nothing. Everybody's fetches take longer than bare copies, so what counts of a link is
+   how it does beside the one that does best; and never more than by half.
+4. A GPU is slow whose best link is so much slower than that of the median GPU; then a link is slow that
    is so among those of the others. So one slow GPU is named, and not each link to it.
 """
 
@@ -16,10 +19,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from aqua_daemon.core.link_figures import EVERY, HOST
+from aqua_daemon.core.link_figures import EVERY, HOST, LinkUse
 from aqua_daemon.core.model import GpuPair, GpuUuid, LinkRate, LinkSnapshot
-from aqua_daemon.core.sizes import SLOW_FACTOR
+from aqua_daemon.core.sizes import MIB, SLOW_FACTOR
 
+LEAST_USED_BYTES = 16 * MIB  # of one word of a client: less is mostly what each fetch costs besides
+NEW_USE_WEIGHT = 0.2  # of a client's newest word beside all that came before
+LEAST_PART = 0.5
 _EQUAL = math.log(1.1)
 _KeyT = TypeVar("_KeyT", GpuUuid, GpuPair)
 
@@ -37,6 +43,7 @@ class LinkScores:
         }
         self.slow_gpus: dict[GpuUuid, str] = {}  # and by how much
         self.slow_links: dict[GpuPair, str] = {}
+        self._used: dict[GpuPair, float] = {}  # the part of its rate that fetches get
         # By lender and borrower, the slower direction: bytes a second.
         self._narrower: dict[tuple[GpuUuid, GpuUuid], float] = {}
         self._worth: dict[tuple[GpuUuid, GpuUuid], float] = {}  # the same, but for noise
@@ -47,6 +54,7 @@ class LinkScores:
     def note(self, pair: GpuPair, rate: LinkRate) -> None:
         """A link was measured alone."""
         self.rates[pair] = rate
+        self._used.pop(pair, None)  # that was beside another figure
         self._judge()
 
     def note_sum(self, pairs: Sequence[GpuPair], bytes_per_second: float) -> None:
@@ -57,6 +65,12 @@ class LinkScores:
             self.note(GpuPair(source=sources.pop(), target=EVERY), rate)
         elif len(targets) == 1:
             self.note(GpuPair(source=EVERY, target=targets.pop()), rate)
+
+    def refine(self, uses: Iterable[LinkUse], borrower: GpuUuid) -> None:
+        """Fetches took so long; nothing is made of few bytes, or of links that were not measured."""
+        for use in uses if self.rates else ():
+            self._take_use(use, borrower)
+        self._weigh()
 
     def worth(self, lender: GpuUuid, borrower: GpuUuid) -> float:
         """What goes between the two, both ways, with nobody else there; 0.0: it was not measured."""
@@ -100,11 +114,29 @@ class LinkScores:
             for pair, rate in self.rates.items()
         )
 
+    def _take_use(self, use: LinkUse, borrower: GpuUuid) -> None:
+        pair = GpuPair(source=use.lender, target=borrower)
+        rate = self.rates.get(pair)
+        if rate is None or use.nbytes < LEAST_USED_BYTES or use.seconds <= 0 or use.fetches <= 0:
+            return
+        bare_seconds = use.fetches * rate.latency_seconds + use.nbytes / rate.bytes_per_second
+        part = min(1.0, bare_seconds / use.seconds)
+        before = self._used.get(pair, part)
+        self._used[pair] = before + NEW_USE_WEIGHT * (part - before)
+
     def _slowness(self, pair: GpuPair) -> str:
         if {HOST, EVERY} & {pair.source, pair.target}:
             return ""
         ends = (self.slow_gpus.get(pair.source, ""), self.slow_gpus.get(pair.target, ""))
         return self.slow_links.get(pair) or ends[0] or ends[1]
+
+    def _weigh(self) -> None:
+        """What each link is worth, by the part of it that fetches get beside the link that does best."""
+        best = max(self._used.values(), default=1.0)
+        self._worth = {ends: _coarse(found) for ends, found in self._narrower.items()}
+        for pair, used in self._used.items():
+            ends = (pair.source, pair.target)
+            self._worth[ends] = _coarse(self._narrower[ends] * max(LEAST_PART, used / best))
 
     def _best_links(self) -> dict[GpuUuid, float]:
         """What each GPU's best link carries in its slower direction."""
@@ -123,7 +155,7 @@ class LinkScores:
             for ends in ((pair.source, pair.target), (pair.target, pair.source)):
                 found = rate.bytes_per_second
                 self._narrower[ends] = min(found, self._narrower.get(ends, found))
-        self._worth = {ends: _coarse(found) for ends, found in self._narrower.items()}
+        self._weigh()
         peers = {
             pair: rate.bytes_per_second
             for pair, rate in self.rates.items()

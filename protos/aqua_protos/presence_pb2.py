@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from aqua_protos import broker_pb2 as aqua__protos_dot_broker__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x61qua_protos/presence.proto\x12\x0e\x61qua.broker.v1\x1a\x18\x61qua_protos/broker.proto\"\xbf\x01\n\x0b\x43lientFrame\x12&\n\x05hello\x18\x01 \x01(\x0b\x32\x15.aqua.broker.v1.HelloH\x00\x12.\n\tkeepalive\x18\x02 \x01(\x0b\x32\x19.aqua.broker.v1.KeepaliveH\x00\x12*\n\x07goodbye\x18\x03 \x01(\x0b\x32\x17.aqua.broker.v1.GoodbyeH\x00\x12$\n\x04\x63\x61ll\x18\x04 \x01(\x0b\x32\x14.aqua.broker.v1.CallH\x00\x42\x06\n\x04kind\"\xa7\x02\n\x05Hello\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x10\n\x08\x66\x65\x61tures\x18\x02 \x03(\t\x12\x10\n\x08home_gpu\x18\x03 \x01(\t\x12\x12\n\nsub_tenant\x18\x04 \x01(\t\x12\x0f\n\x07program\x18\x05 \x01(\t\x12\x0f\n\x07version\x18\x06 \x01(\t\x12\x12\n\nsession_id\x18\x07 \x01(\t\x12(\n\x06leases\x18\x08 \x03(\x0b\x32\x18.aqua.broker.v1.LeaseUse\x12+\n\thost_room\x18\t \x01(\x0b\x32\x18.aqua.broker.v1.HostRoom\x12.\n\x07\x66igures\x18\n \x01(\x0b\x32\x1d.aqua.broker.v1.ClientFigures\x12\x17\n\x0fnewest_protocol\x18\x0b \x01(\r\"Z\n\x08LeaseUse\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x12\n\nused_bytes\x18\x02 \x01(\x03\x12\x12\n\ncopy_bytes\x18\x03 \x01(\x03\x12\x14\n\x0cidle_seconds\x18\x04 \x01(\x01\"\xa4\x01\n\tKeepalive\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12(\n\x06leases\x18\x02 \x03(\x0b\x32\x18.aqua.broker.v1.LeaseUse\x12+\n\thost_room\x18\x03 \x01(\x0b\x32\x18.aqua.broker.v1.HostRoom\x12.\n\x07\x66igures\x18\x04 \x01(\x0b\x32\x1d.aqua.broker.v1.ClientFigures\"9\n\x07Goodbye\x12.\n\x07\x66igures\x18\x01 \x01(\x0b\x32\x1d.aqua.broker.v1.ClientFigures\"\xc2\x03\n\rClientFigures\x12\x1a\n\x12peer_offload_bytes\x18\x01 \x01(\x03\x12\x1a\n\x12host_offload_bytes\x18\x02 \x01(\x03\x12\x18\n\x10peer_fetch_bytes\x18\x03 \x01(\x03\x12\x18\n\x10host_fetch_bytes\x18\x04 \x01(\x03\x12\x17\n\x0f\x65vacuated_bytes\x18\x05 \x01(\x03\x12?\n\tfallbacks\x18\x06 \x03(\x0b\x32,.aqua.broker.v1.ClientFigures.FallbacksEntry\x12J\n\x0f\x66\x65tch_durations\x18\x07 \x03(\x0b\x32\x31.aqua.broker.v1.ClientFigures.FetchDurationsEntry\x12\x16\n\x0epromoted_bytes\x18\x08 \x01(\x03\x1a\x30\n\x0e\x46\x61llbacksEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1aU\n\x13\x46\x65tchDurationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12-\n\x05value\x18\x02 \x01(\x0b\x32\x1e.aqua.broker.v1.FetchDurations:\x02\x38\x01\"9\n\x0e\x46\x65tchDurations\x12\x0e\n\x06\x63ounts\x18\x01 \x03(\x03\x12\x17\n\x0fsum_nanoseconds\x18\x02 \x01(\x03\"H\n\x04\x43\x61ll\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x12\x0f\n\x07seconds\x18\x04 \x01(\x01\"\xa3\x03\n\x0b\x44\x61\x65monFrame\x12*\n\x07welcome\x18\x01 \x01(\x0b\x32\x17.aqua.broker.v1.WelcomeH\x00\x12*\n\x07refusal\x18\x02 \x01(\x0b\x32\x17.aqua.broker.v1.RefusalH\x00\x12\x39\n\x0fkeepalive_reply\x18\x03 \x01(\x0b\x32\x1e.aqua.broker.v1.KeepaliveReplyH\x00\x12(\n\x06revoke\x18\x04 \x01(\x0b\x32\x16.aqua.broker.v1.RevokeH\x00\x12\x39\n\x0fslab_descriptor\x18\x05 \x01(\x0b\x32\x1e.aqua.broker.v1.SlabDescriptorH\x00\x12\x31\n\x0bleases_lost\x18\x06 \x01(\x0b\x32\x1a.aqua.broker.v1.LeasesLostH\x00\x12\x30\n\nrestarting\x18\x07 \x01(\x0b\x32\x1a.aqua.broker.v1.RestartingH\x00\x12/\n\ncall_reply\x18\x08 \x01(\x0b\x32\x19.aqua.broker.v1.CallReplyH\x00\x42\x06\n\x04kind\"\x91\x02\n\x07Welcome\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x10\n\x08\x66\x65\x61tures\x18\x02 \x03(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\r\n\x05token\x18\x04 \x01(\x0c\x12\x0e\n\x06tenant\x18\x05 \x01(\t\x12\x14\n\x0cterm_seconds\x18\x06 \x01(\x01\x12\x1b\n\x13smallest_slab_bytes\x18\x07 \x01(\x03\x12\x1a\n\x12largest_slab_bytes\x18\x08 \x01(\x03\x12\x16\n\x0e\x64\x61\x65mon_version\x18\t \x01(\t\x12\x17\n\x0f\x65nded_lease_ids\x18\n \x03(\t\x12\x19\n\x11unheard_lease_ids\x18\x0b \x03(\t\x12\x14\n\x0chas_sentinel\x18\x0c \x01(\x08\"8\n\x07Refusal\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"V\n\tCallReply\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12(\n\x07refusal\x18\x03 \x01(\x0b\x32\x17.aqua.broker.v1.Refusal\"V\n\x0eKeepaliveReply\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x17\n\x0f\x65nded_lease_ids\x18\x02 \x03(\t\x12\x19\n\x11unheard_lease_ids\x18\x03 \x03(\t\"i\n\x06Revoke\x12\x12\n\nlender_gpu\x18\x01 \x01(\t\x12\x0e\n\x06nbytes\x18\x02 \x01(\x03\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x18\n\x10\x64\x65\x61\x64line_seconds\x18\x04 \x01(\x01\x12\x11\n\tlease_ids\x18\x05 \x03(\t\"\"\n\x0eSlabDescriptor\x12\x10\n\x08lease_id\x18\x01 \x01(\t\"/\n\nLeasesLost\x12\x11\n\tlease_ids\x18\x01 \x03(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x0c\n\nRestartingb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x61qua_protos/presence.proto\x12\x0e\x61qua.broker.v1\x1a\x18\x61qua_protos/broker.proto\"\xbf\x01\n\x0b\x43lientFrame\x12&\n\x05hello\x18\x01 \x01(\x0b\x32\x15.aqua.broker.v1.HelloH\x00\x12.\n\tkeepalive\x18\x02 \x01(\x0b\x32\x19.aqua.broker.v1.KeepaliveH\x00\x12*\n\x07goodbye\x18\x03 \x01(\x0b\x32\x17.aqua.broker.v1.GoodbyeH\x00\x12$\n\x04\x63\x61ll\x18\x04 \x01(\x0b\x32\x14.aqua.broker.v1.CallH\x00\x42\x06\n\x04kind\"\xa7\x02\n\x05Hello\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x10\n\x08\x66\x65\x61tures\x18\x02 \x03(\t\x12\x10\n\x08home_gpu\x18\x03 \x01(\t\x12\x12\n\nsub_tenant\x18\x04 \x01(\t\x12\x0f\n\x07program\x18\x05 \x01(\t\x12\x0f\n\x07version\x18\x06 \x01(\t\x12\x12\n\nsession_id\x18\x07 \x01(\t\x12(\n\x06leases\x18\x08 \x03(\x0b\x32\x18.aqua.broker.v1.LeaseUse\x12+\n\thost_room\x18\t \x01(\x0b\x32\x18.aqua.broker.v1.HostRoom\x12.\n\x07\x66igures\x18\n \x01(\x0b\x32\x1d.aqua.broker.v1.ClientFigures\x12\x17\n\x0fnewest_protocol\x18\x0b \x01(\r\"Z\n\x08LeaseUse\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x12\n\nused_bytes\x18\x02 \x01(\x03\x12\x12\n\ncopy_bytes\x18\x03 \x01(\x03\x12\x14\n\x0cidle_seconds\x18\x04 \x01(\x01\"\xa4\x01\n\tKeepalive\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12(\n\x06leases\x18\x02 \x03(\x0b\x32\x18.aqua.broker.v1.LeaseUse\x12+\n\thost_room\x18\x03 \x01(\x0b\x32\x18.aqua.broker.v1.HostRoom\x12.\n\x07\x66igures\x18\x04 \x01(\x0b\x32\x1d.aqua.broker.v1.ClientFigures\"9\n\x07Goodbye\x12.\n\x07\x66igures\x18\x01 \x01(\x0b\x32\x1d.aqua.broker.v1.ClientFigures\"\xd5\x04\n\rClientFigures\x12\x1a\n\x12peer_offload_bytes\x18\x01 \x01(\x03\x12\x1a\n\x12host_offload_bytes\x18\x02 \x01(\x03\x12\x18\n\x10peer_fetch_bytes\x18\x03 \x01(\x03\x12\x18\n\x10host_fetch_bytes\x18\x04 \x01(\x03\x12\x17\n\x0f\x65vacuated_bytes\x18\x05 \x01(\x03\x12?\n\tfallbacks\x18\x06 \x03(\x0b\x32,.aqua.broker.v1.ClientFigures.FallbacksEntry\x12J\n\x0f\x66\x65tch_durations\x18\x07 \x03(\x0b\x32\x31.aqua.broker.v1.ClientFigures.FetchDurationsEntry\x12\x16\n\x0epromoted_bytes\x18\x08 \x01(\x03\x12\x44\n\x0c\x66\x65tched_from\x18\t \x03(\x0b\x32..aqua.broker.v1.ClientFigures.FetchedFromEntry\x1a\x30\n\x0e\x46\x61llbacksEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1aU\n\x13\x46\x65tchDurationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12-\n\x05value\x18\x02 \x01(\x0b\x32\x1e.aqua.broker.v1.FetchDurations:\x02\x38\x01\x1aK\n\x10\x46\x65tchedFromEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.aqua.broker.v1.LinkUse:\x02\x38\x01\"?\n\x07LinkUse\x12\x0f\n\x07\x66\x65tches\x18\x01 \x01(\x03\x12\x0e\n\x06nbytes\x18\x02 \x01(\x03\x12\x13\n\x0bnanoseconds\x18\x03 \x01(\x03\"9\n\x0e\x46\x65tchDurations\x12\x0e\n\x06\x63ounts\x18\x01 \x03(\x03\x12\x17\n\x0fsum_nanoseconds\x18\x02 \x01(\x03\"H\n\x04\x43\x61ll\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x12\x0f\n\x07seconds\x18\x04 \x01(\x01\"\xa3\x03\n\x0b\x44\x61\x65monFrame\x12*\n\x07welcome\x18\x01 \x01(\x0b\x32\x17.aqua.broker.v1.WelcomeH\x00\x12*\n\x07refusal\x18\x02 \x01(\x0b\x32\x17.aqua.broker.v1.RefusalH\x00\x12\x39\n\x0fkeepalive_reply\x18\x03 \x01(\x0b\x32\x1e.aqua.broker.v1.KeepaliveReplyH\x00\x12(\n\x06revoke\x18\x04 \x01(\x0b\x32\x16.aqua.broker.v1.RevokeH\x00\x12\x39\n\x0fslab_descriptor\x18\x05 \x01(\x0b\x32\x1e.aqua.broker.v1.SlabDescriptorH\x00\x12\x31\n\x0bleases_lost\x18\x06 \x01(\x0b\x32\x1a.aqua.broker.v1.LeasesLostH\x00\x12\x30\n\nrestarting\x18\x07 \x01(\x0b\x32\x1a.aqua.broker.v1.RestartingH\x00\x12/\n\ncall_reply\x18\x08 \x01(\x0b\x32\x19.aqua.broker.v1.CallReplyH\x00\x42\x06\n\x04kind\"\x91\x02\n\x07Welcome\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x10\n\x08\x66\x65\x61tures\x18\x02 \x03(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\r\n\x05token\x18\x04 \x01(\x0c\x12\x0e\n\x06tenant\x18\x05 \x01(\t\x12\x14\n\x0cterm_seconds\x18\x06 \x01(\x01\x12\x1b\n\x13smallest_slab_bytes\x18\x07 \x01(\x03\x12\x1a\n\x12largest_slab_bytes\x18\x08 \x01(\x03\x12\x16\n\x0e\x64\x61\x65mon_version\x18\t \x01(\t\x12\x17\n\x0f\x65nded_lease_ids\x18\n \x03(\t\x12\x19\n\x11unheard_lease_ids\x18\x0b \x03(\t\x12\x14\n\x0chas_sentinel\x18\x0c \x01(\x08\"8\n\x07Refusal\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"V\n\tCallReply\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12(\n\x07refusal\x18\x03 \x01(\x0b\x32\x17.aqua.broker.v1.Refusal\"V\n\x0eKeepaliveReply\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x17\n\x0f\x65nded_lease_ids\x18\x02 \x03(\t\x12\x19\n\x11unheard_lease_ids\x18\x03 \x03(\t\"i\n\x06Revoke\x12\x12\n\nlender_gpu\x18\x01 \x01(\t\x12\x0e\n\x06nbytes\x18\x02 \x01(\x03\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x18\n\x10\x64\x65\x61\x64line_seconds\x18\x04 \x01(\x01\x12\x11\n\tlease_ids\x18\x05 \x03(\t\"\"\n\x0eSlabDescriptor\x12\x10\n\x08lease_id\x18\x01 \x01(\t\"/\n\nLeasesLost\x12\x11\n\tlease_ids\x18\x01 \x03(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x0c\n\nRestartingb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,6 +36,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CLIENTFIGURES_FALLBACKSENTRY']._serialized_options = b'8\001'
   _globals['_CLIENTFIGURES_FETCHDURATIONSENTRY']._loaded_options = None
   _globals['_CLIENTFIGURES_FETCHDURATIONSENTRY']._serialized_options = b'8\001'
+  _globals['_CLIENTFIGURES_FETCHEDFROMENTRY']._loaded_options = None
+  _globals['_CLIENTFIGURES_FETCHEDFROMENTRY']._serialized_options = b'8\001'
   _globals['_CLIENTFRAME']._serialized_start=73
   _globals['_CLIENTFRAME']._serialized_end=264
   _globals['_HELLO']._serialized_start=267
@@ -47,31 +49,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GOODBYE']._serialized_start=823
   _globals['_GOODBYE']._serialized_end=880
   _globals['_CLIENTFIGURES']._serialized_start=883
-  _globals['_CLIENTFIGURES']._serialized_end=1333
-  _globals['_CLIENTFIGURES_FALLBACKSENTRY']._serialized_start=1198
-  _globals['_CLIENTFIGURES_FALLBACKSENTRY']._serialized_end=1246
-  _globals['_CLIENTFIGURES_FETCHDURATIONSENTRY']._serialized_start=1248
-  _globals['_CLIENTFIGURES_FETCHDURATIONSENTRY']._serialized_end=1333
-  _globals['_FETCHDURATIONS']._serialized_start=1335
-  _globals['_FETCHDURATIONS']._serialized_end=1392
-  _globals['_CALL']._serialized_start=1394
-  _globals['_CALL']._serialized_end=1466
-  _globals['_DAEMONFRAME']._serialized_start=1469
-  _globals['_DAEMONFRAME']._serialized_end=1888
-  _globals['_WELCOME']._serialized_start=1891
-  _globals['_WELCOME']._serialized_end=2164
-  _globals['_REFUSAL']._serialized_start=2166
-  _globals['_REFUSAL']._serialized_end=2222
-  _globals['_CALLREPLY']._serialized_start=2224
-  _globals['_CALLREPLY']._serialized_end=2310
-  _globals['_KEEPALIVEREPLY']._serialized_start=2312
-  _globals['_KEEPALIVEREPLY']._serialized_end=2398
-  _globals['_REVOKE']._serialized_start=2400
-  _globals['_REVOKE']._serialized_end=2505
-  _globals['_SLABDESCRIPTOR']._serialized_start=2507
-  _globals['_SLABDESCRIPTOR']._serialized_end=2541
-  _globals['_LEASESLOST']._serialized_start=2543
-  _globals['_LEASESLOST']._serialized_end=2590
-  _globals['_RESTARTING']._serialized_start=2592
-  _globals['_RESTARTING']._serialized_end=2604
+  _globals['_CLIENTFIGURES']._serialized_end=1480
+  _globals['_CLIENTFIGURES_FALLBACKSENTRY']._serialized_start=1268
+  _globals['_CLIENTFIGURES_FALLBACKSENTRY']._serialized_end=1316
+  _globals['_CLIENTFIGURES_FETCHDURATIONSENTRY']._serialized_start=1318
+  _globals['_CLIENTFIGURES_FETCHDURATIONSENTRY']._serialized_end=1403
+  _globals['_CLIENTFIGURES_FETCHEDFROMENTRY']._serialized_start=1405
+  _globals['_CLIENTFIGURES_FETCHEDFROMENTRY']._serialized_end=1480
+  _globals['_LINKUSE']._serialized_start=1482
+  _globals['_LINKUSE']._serialized_end=1545
+  _globals['_FETCHDURATIONS']._serialized_start=1547
+  _globals['_FETCHDURATIONS']._serialized_end=1604
+  _globals['_CALL']._serialized_start=1606
+  _globals['_CALL']._serialized_end=1678
+  _globals['_DAEMONFRAME']._serialized_start=1681
+  _globals['_DAEMONFRAME']._serialized_end=2100
+  _globals['_WELCOME']._serialized_start=2103
+  _globals['_WELCOME']._serialized_end=2376
+  _globals['_REFUSAL']._serialized_start=2378
+  _globals['_REFUSAL']._serialized_end=2434
+  _globals['_CALLREPLY']._serialized_start=2436
+  _globals['_CALLREPLY']._serialized_end=2522
+  _globals['_KEEPALIVEREPLY']._serialized_start=2524
+  _globals['_KEEPALIVEREPLY']._serialized_end=2610
+  _globals['_REVOKE']._serialized_start=2612
+  _globals['_REVOKE']._serialized_end=2717
+  _globals['_SLABDESCRIPTOR']._serialized_start=2719
+  _globals['_SLABDESCRIPTOR']._serialized_end=2753
+  _globals['_LEASESLOST']._serialized_start=2755
+  _globals['_LEASESLOST']._serialized_end=2802
+  _globals['_RESTARTING']._serialized_start=2804
+  _globals['_RESTARTING']._serialized_end=2816
 # @@protoc_insertion_point(module_scope)

@@ -75,7 +75,7 @@ class Goodbye(_message.Message):
     def __init__(self, figures: _Optional[_Union[ClientFigures, _Mapping]] = ...) -> None: ...
 
 class ClientFigures(_message.Message):
-    __slots__ = ("peer_offload_bytes", "host_offload_bytes", "peer_fetch_bytes", "host_fetch_bytes", "evacuated_bytes", "fallbacks", "fetch_durations", "promoted_bytes")
+    __slots__ = ("peer_offload_bytes", "host_offload_bytes", "peer_fetch_bytes", "host_fetch_bytes", "evacuated_bytes", "fallbacks", "fetch_durations", "promoted_bytes", "fetched_from")
     class FallbacksEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -90,6 +90,13 @@ class ClientFigures(_message.Message):
         key: str
         value: FetchDurations
         def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[FetchDurations, _Mapping]] = ...) -> None: ...
+    class FetchedFromEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: LinkUse
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[LinkUse, _Mapping]] = ...) -> None: ...
     PEER_OFFLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
     HOST_OFFLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
     PEER_FETCH_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -98,6 +105,7 @@ class ClientFigures(_message.Message):
     FALLBACKS_FIELD_NUMBER: _ClassVar[int]
     FETCH_DURATIONS_FIELD_NUMBER: _ClassVar[int]
     PROMOTED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FETCHED_FROM_FIELD_NUMBER: _ClassVar[int]
     peer_offload_bytes: int
     host_offload_bytes: int
     peer_fetch_bytes: int
@@ -106,7 +114,18 @@ class ClientFigures(_message.Message):
     fallbacks: _containers.ScalarMap[str, int]
     fetch_durations: _containers.MessageMap[str, FetchDurations]
     promoted_bytes: int
-    def __init__(self, peer_offload_bytes: _Optional[int] = ..., host_offload_bytes: _Optional[int] = ..., peer_fetch_bytes: _Optional[int] = ..., host_fetch_bytes: _Optional[int] = ..., evacuated_bytes: _Optional[int] = ..., fallbacks: _Optional[_Mapping[str, int]] = ..., fetch_durations: _Optional[_Mapping[str, FetchDurations]] = ..., promoted_bytes: _Optional[int] = ...) -> None: ...
+    fetched_from: _containers.MessageMap[str, LinkUse]
+    def __init__(self, peer_offload_bytes: _Optional[int] = ..., host_offload_bytes: _Optional[int] = ..., peer_fetch_bytes: _Optional[int] = ..., host_fetch_bytes: _Optional[int] = ..., evacuated_bytes: _Optional[int] = ..., fallbacks: _Optional[_Mapping[str, int]] = ..., fetch_durations: _Optional[_Mapping[str, FetchDurations]] = ..., promoted_bytes: _Optional[int] = ..., fetched_from: _Optional[_Mapping[str, LinkUse]] = ...) -> None: ...
+
+class LinkUse(_message.Message):
+    __slots__ = ("fetches", "nbytes", "nanoseconds")
+    FETCHES_FIELD_NUMBER: _ClassVar[int]
+    NBYTES_FIELD_NUMBER: _ClassVar[int]
+    NANOSECONDS_FIELD_NUMBER: _ClassVar[int]
+    fetches: int
+    nbytes: int
+    nanoseconds: int
+    def __init__(self, fetches: _Optional[int] = ..., nbytes: _Optional[int] = ..., nanoseconds: _Optional[int] = ...) -> None: ...
 
 class FetchDurations(_message.Message):
     __slots__ = ("counts", "sum_nanoseconds")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import fields
 
+import torch
+
 from aqua_client.client import Client
 from aqua_client.counters import (
     FETCH_BOUNDS_NANOSECONDS,
+    LEAST_TIMED_BYTES,
     TIERS,
     Counters,
     Durations,
@@ -15,9 +18,10 @@ from tests.client.pagers import paging, park, random_bytes, two_gpus
 
 
 def test_everything_begins_at_nothing() -> None:
-    """A new client has done nothing, and says so of every count; durations are no counts."""
+    """A new client has done nothing, and says so of every count; durations and links are no counts."""
     snapshot = Counters().snapshot()
-    assert set(snapshot) == {one.name for one in fields(Counters)} - {"fetch_durations"}
+    others = {"fetch_durations", "fetched_from"}
+    assert set(snapshot) == {one.name for one in fields(Counters)} - others
     assert all(not value for value in snapshot.values())
 
 
@@ -82,3 +86,31 @@ def test_every_name_in_stats_is_documented() -> None:
     (lease,) = dict(stats["leases"]).values()  # type: ignore[call-overload]
     text = str(Client.stats.__doc__)
     assert [name for name in (*stats, *lease) if f"`{name}`" not in text] == []
+
+
+def test_a_timed_fetch_from_one_slab_is_counted_for_its_lender() -> None:
+    """Not one that is too small to be timed, nor one that was only enqueued, nor one from the host."""
+    node = two_gpus()
+    with paging(node) as pager:
+        handle = park(pager, random_bytes(LEAST_TIMED_BYTES))
+        for _ in range(2):
+            assert torch.equal(handle.fetch(), random_bytes(LEAST_TIMED_BYTES))
+        park(pager, random_bytes(1000)).fetch()
+        [(lender, use)] = pager._counters.figures().fetched_from.items()
+        [place] = pager.pin(handle._stored)
+        assert place.slab is not None
+        assert lender == place.slab.lender_gpu
+        assert (use.fetches, use.nbytes) == (2, 2 * LEAST_TIMED_BYTES)
+        assert use.nanoseconds > 0
+        pager.unpin([place], is_read=True, nanoseconds=5, event=Enqueued())
+        assert pager._counters.figures().fetched_from[lender].fetches == 2
+
+
+class Enqueued:
+    """A copy that is to be done some time."""
+
+    def is_done(self) -> bool:
+        return True
+
+    def wait_on_current_stream(self) -> None:
+        raise AssertionError("nobody fetches after it")

@@ -9,9 +9,9 @@ import pytest
 
 from aqua_daemon.core.broker import Broker
 from aqua_daemon.core.errors import InsufficientMemory
-from aqua_daemon.core.events import LinkProbed, LinkProbeRequested
+from aqua_daemon.core.events import LinkProbed, LinkProbeRequested, LinksUsed
 from aqua_daemon.core.instructions import AnswerLinkProbe
-from aqua_daemon.core.link_figures import EVERY, HOST, LinkOutcome, LinkSample
+from aqua_daemon.core.link_figures import EVERY, HOST, LinkOutcome, LinkSample, LinkUse
 from aqua_daemon.core.links import measured_bytes_per_second
 from aqua_daemon.core.model import GpuLink, GpuPair, GpuUuid, LinkRate, SessionId
 from aqua_daemon.core.scores import LinkScores
@@ -286,3 +286,85 @@ def test_a_new_daemon_knows_what_was_measured() -> None:
     more = {**kept, GpuPair(source=gone, target=gpus[0]): next(iter(kept.values()))}
     bench.broker = Broker(bench.settings, now=bench.now, strict=True, links=more)
     assert {one.pair: one.rate for one in bench.snapshot.links} == kept
+
+
+def fetched(bench: Bench, session: SessionId, lender_gpu: GpuUuid, gigabytes: float) -> None:
+    """A client says that a gigabyte came from there in a second divided by *gigabytes*."""
+    use = LinkUse(lender=lender_gpu, fetches=10, nbytes=10**9, seconds=1.0 / gigabytes)
+    bench.handle(LinksUsed(session_id=session, uses=(use,)))
+
+
+def test_real_transfers_refine_what_was_measured() -> None:
+    """Of two that were measured alike the one from which fetches come faster lends."""
+    bench, gpus = bench_of(topologies.four_h100())
+    measure(bench, gpus, *both_ways((0, 1, 125.0), (0, 2, 125.0), (0, 3, 60.0)))
+    session = bench.open(home=gpus[0])
+    for _ in range(8):
+        fetched(bench, session, gpus[1], 80.0)
+        fetched(bench, session, gpus[2], 115.0)
+    assert [lender(bench, session) for _ in range(3)] == [gpus[2]] * 3
+    for _ in range(30):  # what was said last weighs most
+        fetched(bench, session, gpus[1], 120.0)
+        fetched(bench, session, gpus[2], 70.0)
+    assert [lender(bench, session) for _ in range(3)] == [gpus[1]] * 3
+
+
+def test_a_clients_word_is_bounded_and_names_nobody() -> None:
+    """However slow it says that a lender is: it is worth half at least, forbidden and slow never."""
+    bench, gpus = bench_of(topologies.four_h100(), **PLENTY)
+    alone = both_ways((0, 1, 125.0), (0, 2, 125.0), (0, 3, 60.0), (0, "host", 50.0))
+    measure(bench, gpus, *alone)
+    before = (warnings(bench), bench.snapshot.links)
+    session = bench.open(home=gpus[0])
+    for _ in range(50):
+        fetched(bench, session, gpus[1], 0.001)
+        fetched(bench, session, gpus[2], 125.0)
+    assert (warnings(bench), bench.snapshot.links) == before
+    found = borrowed(bench, session, gpus[0])
+    assert list(dict.fromkeys(found)) == [gpus[2], gpus[1], gpus[3]]
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        LinkUse(lender=GpuUuid("GPU-1"), fetches=1, nbytes=2**30, seconds=9.0),
+        LinkUse(lender=GpuUuid("host"), fetches=1, nbytes=2**30, seconds=9.0),
+        LinkUse(
+            lender=GpuUuid(topologies.four_h100().gpus[1].uuid), fetches=1, nbytes=MIB, seconds=9.0
+        ),
+        LinkUse(
+            lender=GpuUuid(topologies.four_h100().gpus[1].uuid),
+            fetches=0,
+            nbytes=2**30,
+            seconds=9.0,
+        ),
+        LinkUse(
+            lender=GpuUuid(topologies.four_h100().gpus[1].uuid),
+            fetches=1,
+            nbytes=2**30,
+            seconds=0.0,
+        ),
+        LinkUse(
+            lender=GpuUuid(topologies.four_h100().gpus[1].uuid),
+            fetches=1,
+            nbytes=-(2**30),
+            seconds=9.0,
+        ),
+    ],
+)
+def test_what_says_nothing_of_a_link_changes_nothing(use: LinkUse) -> None:
+    """Links that were not measured, few bytes, no time."""
+    bench, gpus = bench_of(topologies.four_h100())
+    measure(bench, gpus, *both_ways((0, 1, 125.0), (0, 2, 120.0), (0, 3, 60.0)))
+    session = bench.open(home=gpus[0])
+    for _ in range(20):
+        bench.handle(LinksUsed(session_id=session, uses=(use,)))
+    assert lender(bench, session) == gpus[1]
+
+
+def test_uses_of_sessions_that_are_gone_or_have_no_gpu_are_for_nobody() -> None:
+    """Nothing is made of them."""
+    bench, gpus = bench_of(topologies.four_h100())
+    measure(bench, gpus, *both_ways((0, 1, 125.0)))
+    fetched(bench, SessionId("gone"), gpus[1], 1.0)
+    fetched(bench, bench.open(home=None), gpus[1], 1.0)

@@ -9,7 +9,7 @@ from aqua_daemon.core.errors import InsufficientMemory
 from aqua_daemon.core.events import Event
 from aqua_daemon.core.instructions import Instruction
 from aqua_daemon.core.limits import Quota, QuotaOutcome
-from aqua_daemon.core.link_figures import LinkOutcome, LinkSample
+from aqua_daemon.core.link_figures import LinkOutcome, LinkSample, LinkUse
 from aqua_daemon.core.model import (
     GpuPair,
     GpuReport,
@@ -168,6 +168,10 @@ EVENTS: tuple[Event, ...] = (
     events.UndrainRequested(session_id=SESSION_ID, request_id=REQUEST_ID, gpus=()),
     events.LinkProbeRequested(session_id=SESSION_ID, request_id=REQUEST_ID, pairs=(PAIR,)),
     events.LinkProbed(request_id=REQUEST_ID, outcome=OUTCOME),
+    events.LinksUsed(
+        session_id=SESSION_ID,
+        uses=(LinkUse(lender=GPU, fetches=2, nbytes=MIB, seconds=0.1),),
+    ),
     events.LossTold(lease_ids=(LEASE_ID,)),
     events.Ticked(),
 )

@@ -12,7 +12,7 @@ from aqua_protos import presence_pb2
 from aqua_client.counters import FETCH_BOUNDS_NANOSECONDS, Counters
 from aqua_client.counters import TIERS as CLIENT_TIERS
 from aqua_client.wire_frames import keepalive_frame
-from aqua_daemon.adapters.client_tally import OTHER_REASON, ClientTally
+from aqua_daemon.adapters.client_tally import OTHER_REASON, ClientTally, links_used
 from aqua_daemon.adapters.wire import frames
 from aqua_daemon.adapters.wire.figures import (
     FETCH_BUCKETS_SECONDS,
@@ -23,6 +23,7 @@ from aqua_daemon.adapters.wire.figures import (
     client_figures,
 )
 from aqua_daemon.core.errors import InvalidRequest
+from aqua_daemon.core.events import Event, LinksUsed
 from aqua_daemon.core.model import SessionId
 from tests.daemon.samples import ROOM, SESSION_ID
 from tests.nodes import REPOSITORY
@@ -197,3 +198,40 @@ def test_a_tier_of_a_later_release_is_left_out() -> None:
         evacuated_bytes=1, fetch_durations={"moon": presence_pb2.FetchDurations()}
     )
     assert client_figures(message) == replace(ClientFigures(evacuated_bytes=1), fetch_durations={})
+
+
+def test_what_is_new_of_links_is_told_once(tally: ClientTally) -> None:
+    """As the client counts it, over the wire, to an event; in no sum, whatever names it has."""
+    told: list[Event] = []
+    tally.on_links = links_used(told.append)
+    counters = Counters()
+    for nanoseconds in (2_000_000, 1_000_000):
+        counters.count_link("SHM-1", 2**20, nanoseconds)
+        for _ in range(2):
+            keepalive = presence_pb2.ClientFrame.FromString(
+                keepalive_frame(1, (), ROOM, counters.figures())  # type: ignore[arg-type] # as above
+            ).keepalive
+            tally.said(SESSION_ID, client_figures(keepalive.figures))
+    uses = [use for event in told if isinstance(event, LinksUsed) for use in event.uses]
+    assert [(one.fetches, one.nbytes, one.seconds) for one in uses] == [
+        (1, 2**20, 0.002),
+        (1, 2**20, 0.001),
+    ]
+    assert tally.totals().fetched_from == {}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"a b": presence_pb2.LinkUse()},
+        {"SHM-1": presence_pb2.LinkUse(nbytes=-1)},
+        {f"SHM-{n}": presence_pb2.LinkUse() for n in range(65)},
+    ],
+)
+def test_links_that_can_not_be_are_refused(said: dict[str, presence_pb2.LinkUse]) -> None:
+    """Names that are none, figures below 0, more GPUs than a node has."""
+    message = presence_pb2.ClientFigures()
+    for name, use in said.items():
+        message.fetched_from[name].CopyFrom(use)
+    with pytest.raises(InvalidRequest):
+        client_figures(message)

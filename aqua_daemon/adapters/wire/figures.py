@@ -12,12 +12,14 @@ from aqua_protos import presence_pb2
 
 from aqua_daemon.adapters.wire import checks
 from aqua_daemon.core.errors import InvalidRequest
+from aqua_daemon.core.model import GpuUuid
 
 TIERS = ("peer", "host")  # where bytes can be
 FETCH_TIERS = (*TIERS, "mixed")  # what one fetch can have been from
 FETCH_BUCKETS_SECONDS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 MOST_REASONS = 64
 MOST_TIERS = 16
+MOST_LENDERS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +28,15 @@ class FetchDurations:
 
     counts: tuple[int, ...] = (0,) * (len(FETCH_BUCKETS_SECONDS) + 1)
     sum_nanoseconds: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkFetches:
+    """Timed fetches from one GPU."""
+
+    fetches: int = 0
+    nbytes: int = 0
+    nanoseconds: int = 0
 
 
 def _nothing(names: tuple[str, ...]) -> dict[str, int]:
@@ -44,6 +55,7 @@ class ClientFigures:
     fetch_durations: Mapping[str, FetchDurations] = field(
         default_factory=lambda: {tier: FetchDurations() for tier in FETCH_TIERS}
     )
+    fetched_from: Mapping[GpuUuid, LinkFetches] = field(default_factory=dict)
 
 
 def client_figures(message: presence_pb2.ClientFigures) -> ClientFigures:
@@ -58,6 +70,7 @@ def client_figures(message: presence_pb2.ClientFigures) -> ClientFigures:
     host_in = checks.counter("host_fetch_bytes", message.host_fetch_bytes)
     reasons = checks.bounded("fallbacks", message.fallbacks, MOST_REASONS)
     tiers = checks.bounded("fetch_durations", message.fetch_durations, MOST_TIERS)
+    lenders = checks.bounded("fetched_from", message.fetched_from, MOST_LENDERS)
     return ClientFigures(
         offload_bytes={"peer": peer_out, "host": host_out},
         fetch_bytes={"peer": peer_in, "host": host_in},
@@ -70,6 +83,18 @@ def client_figures(message: presence_pb2.ClientFigures) -> ClientFigures:
         fetch_durations={
             tier: _durations(message.fetch_durations[tier]) for tier in tiers if tier in FETCH_TIERS
         },
+        fetched_from={
+            checks.gpu("fetched_from", lender): _fetches(message.fetched_from[lender])
+            for lender in lenders
+        },
+    )
+
+
+def _fetches(message: presence_pb2.LinkUse) -> LinkFetches:
+    return LinkFetches(
+        fetches=checks.counter("fetches", message.fetches),
+        nbytes=checks.counter("nbytes", message.nbytes),
+        nanoseconds=checks.counter("nanoseconds", message.nanoseconds),
     )
 
 
