@@ -22,7 +22,7 @@ def description() -> dict[str, object]:
         "huge_pages_of_shared_memory": _huge_pages(),
         "kernel": platform.release().split("-")[0],
         "python": platform.python_version(),
-        "packages": {name: metadata.version(name).split("+")[0] for name in PACKAGES},
+        "packages": {name: _version(name) for name in PACKAGES},
     }
 
 
@@ -33,6 +33,13 @@ def _huge_pages() -> str:
     except OSError:
         return "none"
     return said.partition("[")[2].partition("]")[0]
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name).split("+")[0]
+    except metadata.PackageNotFoundError:  # a bare checkout
+        return "not installed"
 
 
 def _processor() -> str:

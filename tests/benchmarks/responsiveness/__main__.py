@@ -1,145 +1,111 @@
-"""One toy engine under a burst, shared in four ways; the table, and the figures as JSON.
+"""One engine under a burst or a trace, shared in four ways; the table, and the figures as JSON.
 
     python -m tests.benchmarks.responsiveness --json FILE [--png FILE] [--bursts 25 50 100]
+        [--trace CSV --speed 1 2 4] [--paced 375] [--budget SECONDS]
 
-Lengths are those of the made-up trace, prompts a 32nd and replies half as long, so that a burst asks
-for several times the KV cache and is decoded for longer than it is read, as on a large GPU. FCFS
-evicts nobody here; "recompute" is fair slices with nowhere to park.
+On a CUDA GPU, which lends to itself, an 8B model of random weights; elsewhere a toy on shm GPUs.
+Resumes: what FILE has a row of is not measured again, so a long run can be made in steps of
+`--budget` seconds. `--paced` adds a row with copies as slow as over a link of so many GB/s: a lender
+and a borrower on one GPU share its memory, which is faster than any link.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, replace
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from importlib import metadata
 from pathlib import Path
 
-import aqua_client
-from aqua_client.integrations.transformers.copies import Pools
-from tests.benchmarks import machine
-from tests.benchmarks.responsiveness.replay import Summary, serve
-from tests.benchmarks.serving_model.arrivals import Arrival, a_burst
-from tests.benchmarks.threads import one_thread
-from tests.integrations.hosting import host_client
-from tests.nodes import MIB, running_node, wait_until
+import torch
 
-FCFS, LEASES = "FCFS", "fair + leases"
-BLOCKS = 48  # of 16 tokens: some eight requests
-BASE_PER_SECOND, BASE_SECONDS = 1.0, 6.0
-PROMPT_SCALE, REPLY_SCALE = 32, 2
-HEADINGS = (
-    "burst", "way", "TTFT p50, p95, p99", "vs FCFS", "between tokens p50, p99",
-    "completion p50, p99", "vs FCFS", "stall p50, p95", "tokens/s", "vs FCFS", "moved",
-)  # fmt: skip
+from tests.benchmarks import machine
+from tests.benchmarks.pacing import paced
+from tests.benchmarks.responsiveness import scales, tables
+from tests.benchmarks.responsiveness.replay import Engine, engine, serve
+from tests.benchmarks.responsiveness.scales import LARGE, SMALL, Scale, Scenario
+from tests.benchmarks.responsiveness.tables import Row
+from tests.benchmarks.responsiveness.ways import Way, leases_on, ways
+from tests.benchmarks.threads import one_thread
+
+BURSTS = (25, 50, 100)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print the table and keep it."""
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.responsiveness")
-    parser.add_argument("--json", type=Path, required=True, help="where the figures are kept")
-    parser.add_argument("--png", type=Path, help="TTFT over the order of arrival; needs matplotlib")
-    parser.add_argument("--bursts", type=int, nargs="+", default=[25, 50, 100])
-    chosen = parser.parse_args(arguments)
-    rows: dict[int, dict[str, Summary]] = {}
-    print(_line(HEADINGS), _line(["---"] * len(HEADINGS)), sep="\n")
-    with one_thread():
-        for size in chosen.bursts:
-            rows[size] = {}
-            for name, scheduler, client in _ways():
-                with client as parked_by:
-                    rows[size][name] = serve(
-                        arrivals(size), blocks=BLOCKS, scheduler=scheduler, client=parked_by
-                    )
-                print(_row(size, name, rows[size]), flush=True)
+    """Measure what is missing, print the table and keep it."""
+    chosen = _parser().parse_args(arguments)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    scale = LARGE if device.type == "cuda" else SMALL
+    rows = _kept(chosen.json)
+    all_ways = ways(lambda: leases_on(device), chosen.paced)
+    missing = [
+        (scenario, way)
+        for scenario in _scenarios(chosen, scale)
+        for way in all_ways
+        if tables.key(scenario.name, way.name) not in rows
+    ]
+    ends_at = time.monotonic() + chosen.budget
+    with one_thread() if device.type == "cpu" else nullcontext():
+        llama = engine(scale, device) if missing else None
+        for scenario, way in missing:
+            if time.monotonic() > ends_at:
+                print("not all was measured in time: call again")
+                break
+            assert llama is not None
+            row = measure(scenario, way, scale=scale, llama=llama)
+            rows[row.key] = row
+            _keep(chosen.json, rows, device)
+    print(*tables.table(rows), sep="\n")
+    if chosen.png and rows:
+        print(tables.draw(rows, chosen.png))
+
+
+def measure(scenario: Scenario, way: Way, *, scale: Scale, llama: Engine) -> Row:
+    """Serve it once."""
+    with way.open() as client, paced(way.bytes_per_second):
+        summary = serve(
+            scenario.story, scale=scale, llama=llama, scheduler=way.scheduler, client=client
+        )
+    return Row(scenario=scenario.name, way=way.name, summary=summary)
+
+
+def _scenarios(chosen: argparse.Namespace, scale: Scale) -> Iterator[Scenario]:
+    yield from scales.bursts(scale, chosen.bursts)
+    if chosen.trace:
+        yield from scales.replays(scale, chosen.trace, chosen.speed, chosen.seconds)
+
+
+def _kept(path: Path) -> dict[str, Row]:
+    if not path.exists():
+        return {}
+    return {name: Row.of(row) for name, row in json.loads(path.read_text())["rows"].items()}
+
+
+def _keep(path: Path, rows: dict[str, Row], device: torch.device) -> None:
+    on_cuda = device.type == "cuda"
     document = {
         **machine.description(),
+        "level": torch.cuda.get_device_name(device) if on_cuda else "shm GPUs",
         "packages": {name: metadata.version(name) for name in ("torch", "transformers")},
-        "bursts": {
-            size: {name: asdict(one) for name, one in found.items()} for size, found in rows.items()
-        },
+        "rows": {name: row.document() for name, row in rows.items()},
     }
-    chosen.json.write_text(json.dumps(document, indent=2) + "\n")
-    if chosen.png:
-        _draw(rows[max(rows)], chosen.png)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=2) + "\n")
 
 
-def arrivals(size: int) -> list[Arrival]:
-    """The story of a burst of *size*, the same each time."""
-    story = a_burst(size, per_second=BASE_PER_SECOND, seconds=BASE_SECONDS, seed=1)
-    return [
-        replace(
-            one,
-            prompt_tokens=max(1, one.prompt_tokens // PROMPT_SCALE),
-            reply_tokens=max(2, one.reply_tokens // REPLY_SCALE),
-        )
-        for one in story
-    ]
-
-
-def _ways() -> Iterator[tuple[str, str, AbstractContextManager[Pools | None]]]:
-    yield FCFS, "fifo", _nothing()
-    yield "fair + recompute", "aqua_fair", host_client(host_limit_bytes=0)
-    yield "fair + DRAM", "aqua_fair", host_client(host_limit_bytes=2048 * MIB)
-    yield LEASES, "aqua_fair", _leases()
-
-
-@contextmanager
-def _nothing() -> Iterator[Pools | None]:
-    yield None
-
-
-@contextmanager
-def _leases() -> Iterator[Pools | None]:
-    with (
-        running_node(gpus=3, gpu_bytes=512 * MIB) as node,
-        aqua_client.connect(socket=node.socket, home_gpu="SHM-0") as client,
-    ):
-        wait_until(lambda: client.stats()["attached"], seconds=20, what="attached")
-        yield client
-
-
-def _row(size: int, name: str, found: Mapping[str, Summary]) -> str:
-    one, plain = found[name], found[FCFS]
-    first, gaps, completion, stall = (
-        one.first_token,
-        one.between_tokens,
-        one.completion,
-        one.stall,
-    )
-    moved = f"{one.moved_bytes / 1e6:,.0f} MB"
-    return _line(
-        [
-            str(size),
-            name,
-            f"{first[0]:.2f}, {first[1]:.2f}, {first[2]:.2f} s",
-            f"{plain.first_token[2] / first[2]:.1f}x better",
-            f"{gaps[0] * 1000:.0f}, {gaps[2] * 1000:.0f} ms",
-            f"{completion[0]:.1f}, {completion[2]:.1f} s",
-            f"{completion[2] / plain.completion[2]:.2f}x",
-            f"{stall[0]:.1f}, {stall[1]:.1f} s",
-            f"{one.tokens_per_second:,.0f}",
-            f"{one.tokens_per_second / plain.tokens_per_second:.2f}",
-            f"{moved}, {one.recomputed} recomputed" if one.recomputed else moved,
-        ]
-    )
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _draw(found: Mapping[str, Summary], path: Path) -> None:
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(8, 4.5))
-    for name, one in found.items():
-        axes.plot(one.first_tokens, label=name)
-    axes.set(xlabel="order of arrival", ylabel="time to first token, s", yscale="log")
-    axes.legend()
-    figure.savefig(path, dpi=120, bbox_inches="tight")
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.responsiveness")
+    parser.add_argument("--json", type=Path, required=True, help="where the rows are kept")
+    parser.add_argument("--png", type=Path, help="TTFT over the order of arrival")
+    parser.add_argument("--bursts", type=int, nargs="*", default=BURSTS, help="requests at once")
+    parser.add_argument("--trace", type=Path, help="TIMESTAMP,ContextTokens,GeneratedTokens")
+    parser.add_argument("--speed", type=float, nargs="+", default=[1.0, 2.0, 4.0], help="of it")
+    parser.add_argument("--seconds", type=float, help="of the trace; else what the engine bears")
+    parser.add_argument("--paced", type=float, metavar="GB/S", help="also with copies so slow")
+    parser.add_argument("--budget", type=float, default=float("inf"), help="begin nothing later")
+    return parser
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import Protocol, cast
 
 import torch
 from transformers.generation.continuous_batching.continuous_api import ContinuousBatchingManager
@@ -14,14 +15,22 @@ from transformers.generation.continuous_batching.continuous_api import Continuou
 from aqua_client.integrations.transformers import attach
 from aqua_client.integrations.transformers.copies import Pools
 from tests.benchmarks.figure import percentile
-from tests.benchmarks.long_prompt.shapes import TOY, model
+from tests.benchmarks.long_prompt.shapes import model
+from tests.benchmarks.responsiveness.scales import Scale
 from tests.benchmarks.serving_model.arrivals import Arrival
 from tests.integrations.transformers.engines import batching, greedy, started
 
 READER_TOKENS_PER_SECOND = 10.0
-LONGEST_SECONDS = 180.0
 VOCABULARY = 1024
 _MOVED = ("written_ahead_bytes", "tail_bytes", "restored_bytes")
+
+
+class Engine(Protocol):
+    """What is used of a model."""
+
+    def init_continuous_batching(self, **how: object) -> ContinuousBatchingManager: ...
+
+    def set_attn_implementation(self, name: str, /) -> None: ...
 
 
 @dataclass(slots=True)
@@ -54,23 +63,28 @@ class Summary:
 
 
 def serve(
-    arrivals: Sequence[Arrival], *, blocks: int, scheduler: str, client: Pools | None
+    arrivals: Sequence[Arrival],
+    *,
+    scale: Scale,
+    llama: Engine,
+    scheduler: str,
+    client: Pools | None,
 ) -> Summary:
     """Serve them all. *client*: whose leases a request is parked in; None: the engine as it is.
 
     Raises:
-        AssertionError: a request failed, or was not answered in `LONGEST_SECONDS`.
+        AssertionError: a request failed, or was not answered within the scale's longest seconds.
     """
     with ExitStack() as stack:
-        manager = _manager(blocks, scheduler)
+        manager = _manager(llama, scale, scheduler)
         paging = None if client is None else attach(manager, client=client)
         stack.enter_context(started(manager))
         if paging is not None:
             stack.callback(paging.close)
         _ask(manager, arrivals[0])  # what only the first request costs is nobody's wait
-        _listen(manager, {}, until=time.perf_counter() + LONGEST_SECONDS, most=1)
+        _listen(manager, {}, until=time.perf_counter() + scale.longest_seconds, most=1)
         warm = dict(paging.stats()) if paging else {}
-        stories = _replay(manager, arrivals)
+        stories = _replay(manager, arrivals, scale.longest_seconds)
         stats = dict(paging.stats()) if paging else {}
     done = {name: int(stats[name] - warm[name]) for name in stats}
     return _summary(
@@ -80,25 +94,31 @@ def serve(
     )
 
 
-def _manager(blocks: int, scheduler: str) -> ContinuousBatchingManager:
-    made: object = model(TOY, torch.device("cpu"))
-    made.set_attn_implementation("sdpa")  # type: ignore[attr-defined] # a PreTrainedModel
-    manager: ContinuousBatchingManager = made.init_continuous_batching(  # type: ignore[attr-defined]
+def engine(scale: Scale, device: torch.device) -> Engine:
+    """A model with random weights, the same each time."""
+    made = cast("Engine", model(scale.shape, device))
+    made.set_attn_implementation("sdpa")
+    return made
+
+
+def _manager(llama: Engine, scale: Scale, scheduler: str) -> ContinuousBatchingManager:
+    return llama.init_continuous_batching(
         generation_config=greedy(),
         continuous_batching_config=batching(
-            blocks=blocks, scheduler_type=scheduler, max_batch_tokens=128
+            blocks=scale.blocks, scheduler_type=scheduler, max_batch_tokens=scale.batch_tokens
         ),
     )
-    return manager
 
 
-def _replay(manager: ContinuousBatchingManager, arrivals: Sequence[Arrival]) -> list[Story]:
+def _replay(
+    manager: ContinuousBatchingManager, arrivals: Sequence[Arrival], longest_seconds: float
+) -> list[Story]:
     stories: dict[str, Story] = {}
     begin = time.perf_counter()
     for arrival in arrivals:
         _listen(manager, stories, until=begin + arrival.at)
         stories[_ask(manager, arrival)] = Story(begin + arrival.at)
-    _listen(manager, stories, until=time.perf_counter() + LONGEST_SECONDS, most=len(stories))
+    _listen(manager, stories, until=time.perf_counter() + longest_seconds, most=len(stories))
     assert all(story.is_over for story in stories.values()), "not all were answered"
     return list(stories.values())
 

@@ -1,0 +1,72 @@
+"""The four ways to share one engine; that over leases also with copies paced to a named link."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+
+import aqua_client
+from aqua_client.integrations.transformers.copies import Pools
+from tests.contract.places import cuda_place
+from tests.integrations.hosting import host_client
+from tests.nodes import MIB, running_node, wait_until
+
+FCFS, RECOMPUTE, DRAM, LEASES = "FCFS", "fair + recompute", "fair + DRAM", "fair + leases"
+HOST_BYTES = 16 * 1024 * MIB  # at most; what is not needed is not taken
+Opened = AbstractContextManager[Pools | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """FCFS evicts nobody as long as nobody has to go; "recompute" is fair with nowhere to park."""
+
+    name: str
+    open: Callable[[], Opened]
+    is_fair: bool = True
+    bytes_per_second: float | None = None  # what copies to and from leases are paced to
+
+    @property
+    def scheduler(self) -> str:
+        """The engine's name for it."""
+        return "aqua_fair" if self.is_fair else "fifo"
+
+
+def ways(leases: Callable[[], Opened], paced: float | None) -> tuple[Way, ...]:
+    """*leases* opens a client that borrows; *paced*: a link's rate in GB/s, None: as it is."""
+    found = (
+        Way(name=FCFS, open=lambda: nullcontext(None), is_fair=False),
+        Way(name=RECOMPUTE, open=lambda: host_client(host_limit_bytes=0)),
+        Way(name=DRAM, open=lambda: host_client(host_limit_bytes=HOST_BYTES)),
+        Way(name=LEASES, open=leases),
+    )
+    if paced is None:
+        return found
+    name = f"{LEASES}, *paced* to {paced:g} GB/s"
+    return (*found, Way(name=name, open=leases, bytes_per_second=paced * 1e9))
+
+
+@contextmanager
+def leases_on(device: torch.device) -> Iterator[Pools]:
+    """Of a CUDA GPU that lends to itself, or of two shm GPUs."""
+    if device.type == "cuda":
+        with (
+            cuda_place("legacy", torch.cuda.current_device()) as place,
+            _client(place.node.socket, place.home_gpu) as client,
+        ):
+            yield client
+        return
+    with (
+        running_node(gpus=3, gpu_bytes=512 * MIB) as node,
+        _client(node.socket, "SHM-0") as client,
+    ):
+        yield client
+
+
+@contextmanager
+def _client(socket: str, home_gpu: str) -> Iterator[aqua_client.Client]:
+    with aqua_client.connect(socket=socket, home_gpu=home_gpu) as client:
+        wait_until(lambda: client.stats()["attached"], seconds=20, what="attached")
+        yield client
