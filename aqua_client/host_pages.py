@@ -2,7 +2,8 @@
 
 What is large is of huge pages where the kernel has some (`transparent_hugepage` not `never`): the first
 write to it and giving it back then cost a fraction. So large memory begins where a huge page does, and
-each piece is mapped by itself, so that none keeps another's pages.
+each piece is mapped by itself, so that none keeps another's pages. All of it is quick, and done
+without letting go of the interpreter, for which an evacuation would wait each time.
 """
 
 from __future__ import annotations
@@ -33,16 +34,17 @@ def new(nbytes: int) -> npt.NDArray[np.uint8]:
         raise MemoryError(f"{nbytes} bytes of host memory can't be had: {libc.failure('mmap')}")
     address = -(-around // HUGE_BYTES) * HUGE_BYTES
     if address > around:
-        libc.munmap(around, address - around)
-    if around + HUGE_BYTES > address:
-        libc.munmap(address + length, around + HUGE_BYTES - address)
-    libc.madvise(address, length, libc.MADV_HUGEPAGE)  # a wish: without it, it is as any other
+        libc.held_munmap(around, address - around)
+    libc.held_munmap(address + length, around + HUGE_BYTES - address)
+    libc.held_madvise(address, length, libc.MADV_HUGEPAGE)  # a wish: without it, it is as any other
     return array(address, nbytes, length)
 
 
 def map_new(length: int) -> int | None:
     """The address of so many bytes of new pages; None: they can't be had."""
-    address: int | None = libc.mmap(None, length, mmap.PROT_READ | mmap.PROT_WRITE, _FLAGS, -1, 0)
+    address: int | None = libc.held_mmap(
+        None, length, mmap.PROT_READ | mmap.PROT_WRITE, _FLAGS, -1, 0
+    )
     return None if address == libc.MAP_FAILED else address
 
 
@@ -51,7 +53,7 @@ def array(address: int, nbytes: int, length: int) -> npt.NDArray[np.uint8]:
     memory = memoryview((ctypes.c_ubyte * nbytes).from_address(address))
     made = np.frombuffer(memory, dtype=np.uint8)
     # A tensor made of it, and each of its views, keeps the array.
-    weakref.finalize(made, libc.munmap, address, length).atexit = False
+    weakref.finalize(made, libc.held_munmap, address, length).atexit = False
     return made
 
 

@@ -29,8 +29,17 @@ madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 munmap = _libc.munmap
 munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
-# To, from, bytes. With the interpreter's lock: to let go of it, and to wait for it again, may take a
-# thousand times as long as moving what is small.
+# With the interpreter's lock: to let go of it, and to wait for it again, may take a thousand times as
+# long as what is small or quick.
+_held = ctypes.PyDLL(None, use_errno=True)
+held_mmap = _held.mmap
+held_mmap.restype, held_mmap.argtypes = mmap.restype, mmap.argtypes
+held_madvise = _held.madvise
+held_madvise.argtypes = madvise.argtypes
+held_munmap = _held.munmap
+held_munmap.argtypes = munmap.argtypes
+
+# To, from, bytes. With that lock, too.
 move = ctypes.PyDLL(None).memmove
 move.restype = None
 move.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]

@@ -42,7 +42,7 @@ class Mapping:
             raise failure
         # A wish, which the kernel hears where `shmem_enabled` is `advise`: to write the first time and
         # to unmap then cost a fraction. It is within what the slab counts, which is of whole ones.
-        libc.madvise(address, nbytes, libc.MADV_HUGEPAGE)
+        libc.held_madvise(address, nbytes, libc.MADV_HUGEPAGE)
         self._address = address
         self._nbytes = nbytes
         memory = memoryview((ctypes.c_ubyte * nbytes).from_address(address))

@@ -46,13 +46,13 @@ def test_it_is_aligned_zero_and_as_long_as_was_asked(nbytes: int) -> None:
 
 def test_it_goes_with_its_last_view(monkeypatch: pytest.MonkeyPatch) -> None:
     """All of it, and nothing is kept for the next one."""
-    gone, unmap = list[tuple[int, int]](), libc.munmap
+    gone, unmap = list[tuple[int, int]](), libc.held_munmap
 
     def unmapped(address: int, length: int) -> int:
         gone.append((address, length))
         return int(unmap(address, length))
 
-    monkeypatch.setattr(libc, "munmap", unmapped)
+    monkeypatch.setattr(libc, "held_munmap", unmapped)
     piece = host_pages.new(4 * MIB)
     address, view = piece.ctypes.data, piece[MIB:]
     gone.clear()
