@@ -91,7 +91,7 @@ def drain_command(
 def undrain_command(
     path: Path, seconds: float, gpus: tuple[str, ...], *, is_all: bool, is_dry_run: bool
 ) -> None:
-    """Let each GPU be lent again. What was asked back stays asked back."""
+    """Let each GPU be lent again, also one that rests. What was asked back stays asked back."""
     _check_named(gpus, is_all=is_all)
     if is_dry_run:
         click.echo(f"dry run: would undrain {', '.join(gpus) or 'all GPUs'}")
