@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,14 @@ class Identity:
     links: tuple[Link, ...]
 
 
+class Repair(Enum):
+    """What has become of memory that failed."""
+
+    NONE = "none"
+    PENDING = "pending"  # the driver keeps it out of use until a reset mends it
+    FAILED = "failed"  # there is nothing left to mend it with
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
     """One GPU as NVML told it at one moment."""
@@ -39,6 +48,7 @@ class Reading:
     has_mig: bool = False
     compute_mode: str = "DEFAULT"
     has_ecc: bool | None = None  # None: this model has none to switch
+    memory_repair: Repair = Repair.NONE
     mps_users: frozenset[int | None] | None = None  # uids, None: not to be seen; no server: None
     sm_clock_mhz: int = 0
     memory_clock_mhz: int = 0
@@ -53,6 +63,8 @@ def not_lending(reading: Reading) -> str:
         return (
             f"its compute mode is {reading.compute_mode}, which keeps others out: nvidia-smi -c 0"
         )
+    if reading.memory_repair is Repair.FAILED:
+        return "its memory has failed and can't be repaired any more: have it replaced"
     users = reading.mps_users
     if users is not None and (len(users) > 1 or None in users):
         return (
@@ -67,6 +79,8 @@ def warnings(reading: Reading) -> tuple[str, ...]:
     found = []
     if reading.has_ecc is False:
         found.append("ECC is off: a flipped bit in lent memory goes unnoticed (nvidia-smi -e 1)")
+    if reading.memory_repair is Repair.PENDING:
+        found.append("its memory waits for a repair: nvidia-smi --gpu-reset when nobody uses it")
     if reading.mps_users is not None:
         found.append("an MPS server runs there: a fault of one client is a fault of all")
     if reading.slowed_by:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from aqua_daemon.keeper.inventory import Identity, Link, Reading
+from aqua_daemon.keeper.inventory import Identity, Link, Reading, Repair
 
 _MPS_SERVER = "nvidia-cuda-mps-server"
 _P2P_READ = 0  # NVML_P2P_CAPS_INDEX_READ; pynvml has (0,) under that name
@@ -81,6 +81,7 @@ class Nvml:
             has_mig=mig is not None and mig[0] == nvml.NVML_DEVICE_MIG_ENABLE,
             compute_mode=self._compute_mode(mode),
             has_ecc=None if ecc is None else bool(ecc[0]),
+            memory_repair=self._memory_repair(handle),
             mps_users=self._mps_users(handle, processes),
             sm_clock_mhz=self._hint(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_SM) or 0,
             memory_clock_mhz=self._hint(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_MEM)
@@ -134,6 +135,15 @@ class Nvml:
         # Without a list of its own, whoever is there but the server and this keeper, which never is.
         pids = {int(client.pid) for client in clients} or processes.keys() - servers - {os.getpid()}
         return frozenset(_uid(pid) for pid in pids)
+
+    def _memory_repair(self, handle: object) -> Repair:
+        rows = self._hint(self._nvml.nvmlDeviceGetRemappedRows, handle)
+        if rows is not None:
+            _corrected, _uncorrected, is_pending, has_failed = rows
+        else:  # models before Ampere retire pages
+            has_failed = False
+            is_pending = self._hint(self._nvml.nvmlDeviceGetRetiredPagesPendingStatus, handle)
+        return Repair.FAILED if has_failed else Repair.PENDING if is_pending else Repair.NONE
 
     def _compute_mode(self, mode: int | None) -> str:
         names = ("DEFAULT", "EXCLUSIVE_THREAD", "PROHIBITED", "EXCLUSIVE_PROCESS")

@@ -55,6 +55,19 @@ def test_ecc_off_and_heat_are_warned_of(tmp_path: Path) -> None:
     assert not inventory.not_lending(reading(node))
 
 
+def test_memory_that_waits_for_a_repair_is_warned_of_and_what_has_none_left_is_refused(
+    tmp_path: Path,
+) -> None:
+    """The driver keeps what has failed out of use; where it can't any more nothing is lent."""
+    node = fake_cuda_node(tmp_path, gpus=1)
+    assert not inventory.warnings(reading(node))
+    node.change_gpu(node.uuids[0], uncorrected_ecc_errors=2)
+    assert not inventory.not_lending(reading(node))
+    assert "waits for a repair" in inventory.warnings(reading(node))[0]
+    node.change_gpu(node.uuids[0], uncorrected_ecc_errors=2, rows_exhausted=True)
+    assert "have it replaced" in inventory.not_lending(reading(node))
+
+
 @contextmanager
 def process_named(directory: Path, name: str, *, user: int | None = None) -> Iterator[int]:
     """The pid of a process of that name that does nothing."""
