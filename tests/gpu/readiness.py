@@ -12,6 +12,17 @@ import sys
 from tests.gpu.probe.running import REPOSITORY, child_environment
 
 ASK_SECONDS = 120.0  # the first import of torch and the driver's waking on a cold machine
+# What a node, a client and their tests import.
+PACKAGES = {
+    "pytest": "pytest",
+    "numpy": "numpy",
+    "torch": "torch",
+    "cuda.bindings.driver": "cuda-bindings",
+    "pynvml": "nvidia-ml-py",
+    "grpc": "grpcio",
+    "google.protobuf": "protobuf",
+    "prometheus_client": "prometheus-client",
+}
 
 
 def why_not_here() -> str:
@@ -35,11 +46,7 @@ def why_not_here() -> str:
 
 def missing() -> str:
     """The first part that is not there, in words; empty: all are."""
-    for name, package in (
-        ("torch", "torch"),
-        ("cuda.bindings.driver", "cuda-bindings"),
-        ("pynvml", "nvidia-ml-py"),
-    ):
+    for name, package in PACKAGES.items():
         try:
             importlib.import_module(name)
         except ImportError as error:

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 import aqua_client
-from aqua_client import own_device
+from aqua_client import calibrating, cuda_streams, own_device
+from aqua_client.crossover import Crossover, Measured, Way
 from aqua_client.cuda_driver import ordinal_of, uuid_of
 from aqua_client.slabs import Place
 from tests.contract.places import cuda_place
@@ -177,6 +178,38 @@ def test_the_source_of_an_overlapping_offload_may_be_dropped(
         del tensor
         torch.full((32 * MIB,), 255, dtype=torch.uint8, device="cuda")
     assert all(bool((one.fetch() == value).all()) for value, one in enumerate(handles))
+
+
+@pytest.mark.parametrize("stream", ["default", "own"])
+@pytest.mark.parametrize("way", Way)
+def test_scattered_blocks_come_back_by_each_way(
+    client: aqua_client.Client,
+    cuda_device: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    way: Way,
+    stream: str,
+) -> None:
+    """Out of one order and into another, at aligned addresses and others; no way is left to torch."""
+    monkeypatch.setattr(calibrating, "_begun", {torch.device("cuda", cuda_device)})
+    for nbytes in (64 * 1024, 3 * 1024 + 16, 999):
+        table = Crossover()
+        table.measured = (Measured(block_bytes=nbytes, count=100, seconds={way: 1e-6}),)
+        monkeypatch.setitem(cuda_streams._crossovers, cuda_device, table)
+        cache = noise(200 * nbytes, seed=nbytes, device="cuda").view(200, nbytes)
+        target, before = torch.zeros_like(cache), cache.clone()
+        out, back = torch.randperm(200)[:100], torch.randperm(200)[:100]
+        torch.cuda.synchronize()
+        pool = client.pool((nbytes,), torch.uint8)
+        with torch.cuda.stream(torch.cuda.Stream() if stream == "own" else None):
+            slots = pool.store(cache, out)
+            cache.zero_()
+            pool.load(slots, target, back)
+        torch.cuda.synchronize()
+        assert slots.tier == "peer"
+        assert torch.equal(target[back.cuda()], before[out.cuda()])
+        assert int(target.any(1).sum()) == 100
+    assert "left to torch" not in caplog.text
 
 
 def test_nothing_is_enqueued_into_a_graph(client: aqua_client.Client) -> None:

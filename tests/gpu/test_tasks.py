@@ -189,11 +189,12 @@ def test_without_a_gpu_it_says_why_it_was_not_run() -> None:
 
 
 def test_what_is_missing_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A torch without CUDA, no cuda-bindings, no device: each has its own remedy."""
+    """A package, a torch without CUDA, no device: each has its own remedy."""
     monkeypatch.setattr(readiness, "_torch_without_cuda", lambda: "")
-    with monkeypatch.context() as changed:
-        changed.setitem(sys.modules, "cuda.bindings.driver", None)
-        assert readiness.missing().startswith("cuda-bindings is not installed")
+    for name, package in readiness.PACKAGES.items():
+        with monkeypatch.context() as changed:
+            changed.setitem(sys.modules, name, None)
+            assert readiness.missing().startswith(f"{package} is not installed")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     pytest.importorskip("cuda.bindings.driver")
     assert readiness.missing().startswith("there is no CUDA device")
