@@ -60,6 +60,7 @@ class CudaGpu(Gpu):
     uses_vmm: bool
     reader: NvmlReader
     no_mps: Path
+    looked_at: float = field(default_factory=time.monotonic)
     _device: CudaDevice | None = None
     _open_problem: str = ""
     _open_again_at: float = 0.0
@@ -78,6 +79,7 @@ class CudaGpu(Gpu):
 
     def look(self) -> None:
         """Make the context as soon as it may be, and see whether it still works."""
+        self.looked_at = time.monotonic()
         if self.failure:
             return
         if self._device is not None:

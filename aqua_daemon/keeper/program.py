@@ -83,6 +83,7 @@ def keep_cuda(
     """
     from aqua_daemon.keeper.cuda_gpu import CudaGpu
     from aqua_daemon.keeper.nvml_reader import NvmlReader
+    from aqua_daemon.keeper.stuck import end_if_stuck
 
     _prepare_process()
     path = Path(socket)
@@ -92,15 +93,19 @@ def keep_cuda(
             name=gpu, uses_vmm=uses_vmm, reader=reader, no_mps=path.with_name(f"{path.name}.no-mps")
         )
         _log.info("keeping %s at %s", gpu, socket)
-        return _keep(
-            KeptGpus(
-                (kept,),
-                smallest_slab_bytes=SMALLEST_CUDA_SLAB_BYTES,
-                largest_slab_bytes=LARGEST_CUDA_SLAB_BYTES,
-            ),
-            path,
-            linger_seconds,
-        )
+        is_over = end_if_stuck(is_lost=lambda: reader.is_lost, looked_at=lambda: kept.looked_at)
+        try:
+            return _keep(
+                KeptGpus(
+                    (kept,),
+                    smallest_slab_bytes=SMALLEST_CUDA_SLAB_BYTES,
+                    largest_slab_bytes=LARGEST_CUDA_SLAB_BYTES,
+                ),
+                path,
+                linger_seconds,
+            )
+        finally:
+            is_over.set()
 
 
 def _keep(kept: KeptGpus, path: Path, linger_seconds: float | None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from aqua_daemon.keeper.cuda_gpu import CudaGpu
 from aqua_daemon.keeper.gpu import SlabMemory
 from aqua_daemon.keeper.refusal import Refused
+from aqua_daemon.keeper.stuck import end_if_stuck
 from tests.cuda.keepers import KINDS, SLAB_BYTES, kill_and_wait, running_keeper, tenant
 from tests.cuda.test_free_bytes import gpu_in_process
 from tests.cuda.test_health import DEAD
@@ -154,3 +156,35 @@ def test_whichever_call_fails_once_nothing_leaks_and_all_is_freed(
         assert refusals > 10
         assert seconds > 5
         assert gpu.failure == ""
+
+
+def test_a_driver_that_holds_a_call_on_a_lost_gpu_does_not_hold_the_keeper(
+    node: FakeCudaNode,
+) -> None:
+    """The process ends, so that whoever had something there is told."""
+    with running_keeper(node, "legacy") as keeper, keeper.daemon() as daemon:
+        daemon.report_that(keeper.gpu, lambda report: not report.not_lending)
+        node.hang(pid=keeper.pid)
+        node.remove_gpu(keeper.gpu)
+        assert keeper.wait_for_end() == 1
+        assert "has held a call for" in keeper.log()
+
+
+@pytest.mark.parametrize(("is_lost", "is_silent"), [(True, False), (False, True)])
+def test_a_slow_keeper_and_one_that_waits_for_its_gpu_are_left(
+    *, is_lost: bool, is_silent: bool
+) -> None:
+    """Only both together end a process."""
+    looks: list[float] = []
+    ends: list[str] = []
+
+    def looked_at() -> float:
+        looks.append(time.monotonic())
+        return looks[0] - 3600.0 if is_silent else looks[-1]
+
+    is_over = end_if_stuck(
+        is_lost=lambda: is_lost, looked_at=looked_at, end=lambda: ends.append("end"), seconds=0.01
+    )
+    wait_until(lambda: len(looks) > 5, what="it looks")
+    is_over.set()
+    assert ends == []

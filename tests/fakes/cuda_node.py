@@ -180,6 +180,10 @@ class FakeCudaNode:
         else:
             Fault(code=result, gpu=gpu, pid=pid, first_call=first_call, times=times).write(path)
 
+    def hang(self, *, pid: int) -> None:
+        """No call of this process comes back any more, until `fail("any", None)`."""
+        Fault(code=0, pid=pid, hangs=True).write(self.directory / "fail" / ANY_CALL)
+
     def kill_context(
         self,
         result: int,

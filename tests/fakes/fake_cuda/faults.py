@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import uuid
 from collections import Counter
 from dataclasses import asdict, dataclass, field
@@ -18,6 +19,7 @@ from pathlib import Path
 from tests.fakes.fake_cuda.results import CUresult, Failed
 
 ANY_CALL = "any"
+_LOOK_SECONDS = 0.01
 # They need no driver, and never fail.
 WITHOUT_DRIVER = frozenset({"cuInit", "cuGetErrorName", "cuGetErrorString", "cuDriverGetVersion"})
 # They touch no context's work: the driver answers them whatever has happened there.
@@ -37,6 +39,7 @@ class Fault:
     pid: int = 0  # calls of this process alone
     first_call: int = 1  # of each process, of those that the order is about
     times: int = 0  # so often; 0: from then on
+    hangs: bool = False  # instead of failing it does not come back, until the order is taken back
     order: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def write(self, path: Path) -> None:
@@ -72,6 +75,9 @@ class Faults:
             self._calls[fault.order] += 1
             number = self._calls[fault.order] - fault.first_call
             if number >= 0 and (not fault.times or number < fault.times):
+                if fault.hangs:
+                    _hang(self.directory / wanted)
+                    return
                 if fault.is_sticky:
                     self.dead.setdefault(ordinal, CUresult(fault.code))
                 raise Failed(CUresult(fault.code))
@@ -83,6 +89,11 @@ class Faults:
         code = self.dead.get(ordinal) or self.dead.get(None)
         if code:
             raise Failed(code)
+
+
+def _hang(order: Path) -> None:
+    while order.exists():
+        threading.Event().wait(_LOOK_SECONDS)
 
 
 def _is_context_free(name: str) -> bool:
