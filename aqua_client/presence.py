@@ -54,6 +54,8 @@ LONGEST_PAUSE_SECONDS = 1.0
 GREETING_SECONDS = 2.0
 # Two keepalives unanswered: the daemon, if it lives, takes the session for suspect by now.
 SILENCE_TERMS = 2 / 3
+# All sessions send at so many moments in a third of a term: waking a daemon costs ten keepalives.
+KEEPALIVE_MOMENTS = 32
 
 logger = logging.getLogger("aqua")
 
@@ -285,7 +287,7 @@ class Presence:
 
     def _converse(self, link: Link, term_seconds: float) -> None:
         """Keepalives out, pushes in, until the link breaks or the session stops."""
-        keepalive_at = time.monotonic() + term_seconds / 3
+        keepalive_at = next_moment(time.monotonic(), term_seconds)
         unanswered_since: float | None = None
         while not self._stopping.is_set():
             payload = link.next_payload(deadline=keepalive_at)
@@ -299,7 +301,7 @@ class Presence:
                 msg = f"two keepalives unanswered for {now - unanswered_since:.1f} s"
                 raise LinkBroken(msg, reason="silent")
             if now >= keepalive_at:
-                keepalive_at = now + term_seconds / 3
+                keepalive_at = next_moment(now, term_seconds)
                 unanswered_since = unanswered_since or now
                 self._send_keepalive(link)
         link.send(goodbye_frame(self._counters.figures()))
@@ -340,3 +342,9 @@ class Presence:
                 pass
             case never:
                 assert_never(never)
+
+
+def next_moment(now: float, term_seconds: float) -> float:
+    """When the next keepalive is due: a third of a term from *now*, at the moment before that."""
+    apart_seconds = term_seconds / 3 / KEEPALIVE_MOMENTS
+    return (now + term_seconds / 3) // apart_seconds * apart_seconds

@@ -5,6 +5,7 @@ Adapters implement them; tests/fakes/ holds a fake of each.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -62,6 +63,9 @@ class Keepers(Protocol):
 
     def drop_handle(self, lease_id: LeaseId) -> None:
         """The holder has the handle, or the lease is over: close what is kept. Idempotent."""
+
+    def drop_handles(self, lease_ids: Collection[LeaseId]) -> None:
+        """As `drop_handle`, for all that a client says it has: most of them long since dropped."""
 
 
 class Sessions(Protocol):

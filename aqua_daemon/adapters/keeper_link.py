@@ -25,7 +25,7 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from aqua_protos.keeper_pb2 import Attached
 
@@ -119,6 +119,13 @@ class KeeperLinks:
         """The holder has the handle, or the lease is over: close what is kept. Idempotent."""
         for link in self._links:
             link.drop_handle(lease_id)
+
+    def drop_handles(self, lease_ids: Collection[LeaseId]) -> None:
+        """As `drop_handle`, for all that a client says it has: most of them long since dropped."""
+        for link in self._links:
+            if link.handles:
+                for lease_id in link.handles.keys() & lease_ids:
+                    link.drop_handle(lease_id)
 
 
 class _KeeperLink:

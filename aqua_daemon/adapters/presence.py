@@ -304,9 +304,8 @@ class PresenceServer:
         )
         self._clients.said(session_id, frame.figures)
         foreign = {*answer.ended, *answer.unheard}
-        for use in frame.uses:
-            if use.lease_id not in foreign:  # it has the handle: nobody needs ours any more
-                self._keepers.drop_handle(use.lease_id)
+        has = [use.lease_id for use in frame.uses if use.lease_id not in foreign]
+        self._keepers.drop_handles(has)  # nobody needs ours any more
         link.push(frames.keepalive_reply(frame.sequence, answer))
 
     def _answered(self, event: KeepaliveReceived | SessionReattached) -> AnswerKeepalive:

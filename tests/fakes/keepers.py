@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from aqua_daemon.core.events import (
     Event,
@@ -97,6 +97,10 @@ class FakeKeepers:
         handle = self._handles.pop(lease_id, None)
         if handle is not None and handle.descriptor is not None:
             os.close(handle.descriptor)
+
+    def drop_handles(self, lease_ids: Collection[LeaseId]) -> None:
+        for lease_id in lease_ids:
+            self.drop_handle(lease_id)
 
     def close(self) -> None:
         for lease_id in list(self._handles):

@@ -6,6 +6,8 @@ import asyncio
 import os
 from pathlib import Path
 
+import pytest
+
 from aqua_daemon.core.events import (
     GpuReported,
     KeeperAttached,
@@ -14,7 +16,7 @@ from aqua_daemon.core.events import (
     SlabAllocationFailed,
     SlabFreed,
 )
-from aqua_daemon.core.model import GpuUuid, SessionId
+from aqua_daemon.core.model import GpuUuid, LeaseId, SessionId
 from tests.keeper.holders import Holder, holder, lease_id
 from tests.keeper.keepers import Keeper, running_keeper
 from tests.keeper.links import SHM_0, SHM_1, Linked, free_of, granted, linked, order_for, outside
@@ -43,6 +45,31 @@ def test_a_slab_from_order_to_freed() -> None:
             assert await node.event(SlabFreed) == SlabFreed(
                 lease_id=order.tag.lease_id, scrubbed_bytes=SLAB_BYTES
             )
+
+    with running_keeper() as keeper, holder() as tenant:
+        asyncio.run(story(keeper, tenant))
+
+
+def test_handles_that_a_client_has_are_dropped_and_no_others() -> None:
+    """Of all that a keepalive names, also of leases whose handles went long ago."""
+
+    async def story(keeper: Keeper, tenant: Holder) -> None:
+        async with linked(outside(keeper.socket)) as node:
+            await node.event(KeeperAttached)
+            has, has_not = [(await granted(node, tenant, lease)).tag.lease_id for lease in (1, 2)]
+            descriptor = _descriptor(node, has)
+            for _ in range(2):
+                node.links.drop_handles([LeaseId(lease_id(3)), has])
+                assert node.links.handle(has) is None
+                assert _descriptor(node, has_not) is not None
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                os.fstat(descriptor)
+
+    def _descriptor(node: Linked, lease: LeaseId) -> int:
+        handle = node.links.handle(lease)
+        assert handle is not None
+        assert handle.descriptor is not None
+        return handle.descriptor
 
     with running_keeper() as keeper, holder() as tenant:
         asyncio.run(story(keeper, tenant))
