@@ -45,7 +45,7 @@ CHUNK_BYTES = 16 * 2**20
 class Memory:
     """Bytes that tensors are copied to and from: a slab's, or a buffer of the host."""
 
-    __slots__ = ("_mapped", "_views", "address", "opened_on", "ordinal", "pointer")
+    __slots__ = ("_mapped", "_views", "address", "is_pinned", "opened_on", "ordinal", "pointer")
 
     def __init__(self, whole: torch.Tensor, mapped: Mapped | None = None) -> None:
         self._views = {torch.uint8: whole}
@@ -54,6 +54,7 @@ class Memory:
         self.pointer = whole.data_ptr()  # as its device knows it; 0: closed
         self.address = self.pointer if whole.is_cpu else 0  # 0: not there, or closed
         self.opened_on = None if mapped is None else mapped.opened_on
+        self.is_pinned = False  # the host's, and a device copies by itself
 
     @classmethod
     def of_grant(cls, grant: Grant, *, home_gpu: str | None = None) -> Memory:
@@ -81,10 +82,16 @@ class Memory:
             raise MemoryError(f"{nbytes} bytes of host memory can't be had: {error}") from error
 
     @classmethod
-    def of_pages(cls, pages: npt.NDArray[np.uint8]) -> Memory:
-        """A buffer of memory that is there already, and goes with the last view of it."""
+    def of_pages(cls, pages: npt.NDArray[np.uint8], *, pinned_on: int | None = None) -> Memory:
+        """A buffer of memory that is there already, and goes with the last view of it.
+
+        *pinned_on*: a device that copies to and from it by itself, as to and from a slab.
+        """
         with _no_inference():
-            return cls(torch.from_numpy(pages))
+            made = cls(torch.from_numpy(pages))
+        made.opened_on = pinned_on
+        made.is_pinned = pinned_on is not None
+        return made
 
     @property
     def nbytes(self) -> int:

@@ -24,6 +24,9 @@ from aqua_client.errors import AquaError
 _SUCCESS = 0
 _NOT_READY = 600
 _FIRST_WITH_BATCHES = 12080  # CUDA 12.8
+_PORTABLE = 1  # CU_MEMHOSTREGISTER_PORTABLE: for every context of the process
+# The context went first, and took with it what was mapped or pinned in it.
+CONTEXT_GONE = frozenset({"CUDA_ERROR_DEINITIALIZED", "CUDA_ERROR_CONTEXT_IS_DESTROYED"})
 _GPU_PREFIX = "GPU-"
 
 # Remedies for what a user can do something about; the driver's own words for the rest.
@@ -218,6 +221,38 @@ def read_bytes(address: int, nbytes: int) -> bytes:
     finally:
         call("cuStreamDestroy", stream)
     return found.raw
+
+
+def pin(address: int, nbytes: int, *, ordinal: int) -> None:
+    """Let the device copy to and from pages of this process by itself.
+
+    Raises:
+        CudaError: the driver does not.
+    """
+    with acting_on(ordinal):
+        call("cuMemHostRegister", address, nbytes, _PORTABLE)
+
+
+def unpin(address: int, *, ordinal: int) -> None:
+    """Undo `pin`.
+
+    Raises:
+        CudaError: the driver does not; the pages must stay.
+    """
+    with acting_on(ordinal):
+        call("cuMemHostUnregister", address)
+
+
+def numa_node(ordinal: int) -> int | None:
+    """The NUMA node next to the device; None: the driver does not say."""
+    kind = getattr(driver().CUdevice_attribute, "CU_DEVICE_ATTRIBUTE_HOST_NUMA_ID", None)
+    if kind is None:
+        return None
+    try:
+        node = int(call("cuDeviceGetAttribute", kind, call("cuDeviceGet", ordinal)))
+    except CudaError:
+        return None
+    return node if node >= 0 else None
 
 
 def known_bytes(address: int) -> int | None:

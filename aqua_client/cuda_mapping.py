@@ -26,6 +26,7 @@ import torch
 
 from aqua_client import dlpack
 from aqua_client.cuda_driver import (
+    CONTEXT_GONE,
     CudaError,
     acting_on,
     call,
@@ -36,9 +37,6 @@ from aqua_client.cuda_driver import (
 )
 
 HANDLE_BYTES = 64  # CU_IPC_HANDLE_SIZE
-
-# The context went first, and took the mapping with it.
-_GONE = frozenset({"CUDA_ERROR_DEINITIALIZED", "CUDA_ERROR_CONTEXT_IS_DESTROYED"})
 
 logger = logging.getLogger("aqua")
 
@@ -106,7 +104,7 @@ class CudaMapping:
             with acting_on(self._key.ordinal):
                 opened.unmap()
         except CudaError as error:
-            if error.name not in _GONE:
+            if error.name not in CONTEXT_GONE:
                 raise BufferError(f"the driver does not unmap it: {error}") from error
 
     def _live(self) -> _Opened:

@@ -39,11 +39,16 @@ class CudaStreams:
         self._lock = threading.Lock()
         self._made: dict[tuple[int, str], int] = {}  # streams by device and use
         self._events: dict[int, _Events] = {}
+        self.home_ordinal: int | None = None
         self._said: set[str] = set()  # what was refused, and has been logged
 
     def concern(self, device: torch.device) -> bool:
         """CUDA's."""
-        return self._torch.ordinal(device) is not None
+        ordinal = self._torch.ordinal(device)
+        if ordinal is None:
+            return False
+        self.home_ordinal = ordinal
+        return True
 
     def check_not_capturing(self) -> None:
         """Does not touch CUDA in a process that does not use it."""
@@ -230,6 +235,14 @@ class _CudaEvent:
             return
         for ordinal in self.ordinals:
             self.wait_on(ordinal, self._home.torch.current(ordinal))
+
+    def wait(self) -> None:
+        """In the relaxed capture mode, and without the interpreter's lock."""
+        try:
+            with cuda_driver.acting_on(self._home.ordinal):
+                call("cuEventSynchronize", self.handle)
+        except CudaError as error:
+            raise RuntimeError(str(error)) from error
 
     def wait_on(self, ordinal: int, stream: int) -> None:
         """Let that stream wait."""

@@ -58,9 +58,7 @@ def read(
     started_at = perf_counter_ns()
     places = pager.pin(stored)
     try:
-        written = stored.event
-        if written is not None:
-            written.wait_on_current_stream()
+        come_after(streams, stored.event, target.device, places)
         copying.read(places, layout, target, streams)
         event = end(streams, target.device, places)
         is_timed = event is None and layout.nbytes >= LEAST_TIMED_BYTES
@@ -70,6 +68,17 @@ def read(
         event = some_end(streams, target.device, places)
         pager.unpin(places, is_read=False, event=event)
         raise
+
+
+def come_after(
+    streams: Streams, written: Event | None, device: torch.device, places: Sequence[Place]
+) -> None:
+    """What is read from *places* into memory of *device* comes after the writing."""
+    if written is None:
+        return
+    written.wait_on_current_stream()
+    if any(place.memory.is_pinned for place in places) and not streams.concern(device):
+        written.wait()  # the caller itself moves the bytes, in no stream's order
 
 
 def wait(pager: Pager, stored: Stored) -> None:

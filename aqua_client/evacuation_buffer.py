@@ -5,19 +5,31 @@ larger, and never more than that data. A revoke takes whole slabs, seldom more t
 at once; of a process that stores hundreds of slabs more are taken together. It lies within the host
 room that was reserved with these slabs, so nobody else is promised it, and within this process's
 limit; offloads to the host take no page of it. Only the worker fills it.
+
+In a process that uses CUDA all of it is pinned, on the GPU's NUMA node: half of the process's limit at
+most, used ones among it. As long as offloads go to the host, some more is pinned ahead for them, as far
+as room is reserved. Where the driver does not pin, pages are only touched.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 
+from aqua_client import pinned
 from aqua_client.copying import Memory
+from aqua_client.cuda_driver import CudaError
 from aqua_client.records import SafetyClass
+from aqua_client.streams import Streams
 from aqua_client.tiers import Tiers
 
 LEAST_SLABS = 2
 SHARE = 10  # of what is stored, one part in so many
+
+# Pinned memory is taken from the whole machine, and pinning it takes a millisecond for each 4 MiB.
+PINNED_SHARE = 2
+AHEAD_BYTES = 64 * 2**20
 
 # Smaller pieces come from the C library's own heap, whose pages are mostly there.
 LEAST_PIECE_BYTES = 64 * 2**10
@@ -25,12 +37,16 @@ LEAST_PIECE_BYTES = 64 * 2**10
 # With nothing stored it is kept so long: who parks and releases in turns would fill it each time.
 IDLE_SECONDS = 3.0
 
+logger = logging.getLogger("aqua")
+
 
 class EvacuationBuffer:
     """The worker's."""
 
-    def __init__(self, tiers: Tiers) -> None:
+    def __init__(self, tiers: Tiers, streams: Streams | None = None) -> None:
         self._tiers = tiers
+        self._streams = streams
+        self._refusal = ""  # by the driver: from then on pages are only touched
 
     def memories(self, sizes: Sequence[int]) -> list[Memory]:
         """Host memory for pieces of these sizes, of the buffer as long as that has some.
@@ -38,16 +54,21 @@ class EvacuationBuffer:
         Raises:
             MemoryError: there is none.
         """
-        buffer = self._tiers.host.buffer
+        host = self._tiers.host
         with self._tiers.lock:
-            found = [buffer.take(size) if size >= LEAST_PIECE_BYTES else None for size in sizes]
+            found = [
+                host.take_kept(size, evacuating=True) if size >= LEAST_PIECE_BYTES else None
+                for size in sizes
+            ]
         return [
-            Memory.of_host(size) if pages is None else Memory.of_pages(pages)
-            for size, pages in zip(sizes, found, strict=True)
+            Memory.of_host(size) if memory is None else memory
+            for size, memory in zip(sizes, found, strict=True)
         ]
 
     def tend(self) -> None:
         """Fill it up, step by step, until there is something else to do. Or give it back."""
+        if self._tend_pinned():
+            return
         tiers = self._tiers
         buffer = tiers.host.buffer
         is_filling = False  # once a quarter is missing, all of it is filled up
@@ -55,7 +76,7 @@ class EvacuationBuffer:
             with tiers.lock:
                 if tiers.has_changed:
                     return
-                wanted = self._wanted_bytes()
+                wanted = max(0, self._wanted_bytes() - tiers.host.pinned.nbytes)
                 if not wanted and buffer.nbytes and self._is_idle():
                     buffer.keep(0)
                 missing = wanted - buffer.nbytes
@@ -69,13 +90,50 @@ class EvacuationBuffer:
             with tiers.lock:
                 buffer.touched(step)
 
+    def _tend_pinned(self) -> bool:
+        """The same with pinned memory; whether there is something else to do."""
+        ordinal = None if self._streams is None else self._streams.home_ordinal
+        host = self._tiers.host
+        while ordinal is not None:
+            with self._tiers.lock:
+                if self._tiers.has_changed:
+                    return True
+                host.pinned.collect()
+                wanted = self._wanted_pinned_bytes()
+                if wanted < host.pinned.nbytes and self._is_idle():
+                    host.pinned.keep(wanted)
+                missing = wanted - host.pinned.nbytes
+            try:
+                host.pinned.unpin_surplus()
+                if missing < pinned.PIECE_BYTES or self._refusal:
+                    return False
+                piece = host.pinned.pin(ordinal)
+            except (CudaError, MemoryError) as error:
+                if str(error) != self._refusal:
+                    self._refusal = str(error)
+                    logger.warning("host memory is not pinned: %s", error)
+                return False
+            with self._tiers.lock:
+                host.pinned.add(piece)
+        return False
+
+    def _wanted_pinned_bytes(self) -> int:
+        """Under the lock: for evacuations, and for the offloads that go to the host anyway."""
+        host = self._tiers.host
+        host.evacuation_bytes = self._wanted_bytes()
+        most = host.limit_bytes // PINNED_SHARE
+        room = min(host.reserved_bytes or most, most) - host.used_bytes
+        ahead = min(AHEAD_BYTES, max(0, room)) if host.used_bytes else 0
+        used = host.pinned.pinned_bytes - host.pinned.nbytes
+        return max(0, min(host.evacuation_bytes + ahead, most - used))
+
     def fit(self) -> None:
         """Under the lock, after a slab has gone: no more than what is reserved with the others."""
         host, reserved = self._tiers.host, 0
         for slab in self._tiers.slabs.values():
             if slab.safety is SafetyClass.STORE:
                 reserved += slab.nbytes - host.covered_bytes(slab.lease_id)
-        host.buffer.keep(max(0, reserved))
+        host.keep(max(0, reserved))
 
     def _is_idle(self) -> bool:
         """Whether nothing has been stored in slabs for a while."""

@@ -30,7 +30,11 @@ class HostReserving:
         tiers = self._tiers
         self.reserve(nbytes)
         try:
-            memories = [Memory.of_host(size) for size in piece_sizes(nbytes)]
+            sizes = piece_sizes(nbytes)
+            with tiers.lock:
+                kept = [tiers.host.take_kept(size, evacuating=False) for size in sizes]
+            pairs = zip(sizes, kept, strict=True)
+            memories = [Memory.of_host(size) if one is None else one for size, one in pairs]
             with tiers.lock:
                 stored.reason = reason
                 tiers.counters.count_fallback(reason)
@@ -90,7 +94,7 @@ class HostReserving:
         with self._tiers.lock:
             free = host.free_bytes(has_daemon=False)
             if free < 0:  # what was kept for evacuations goes before an offload fails
-                host.buffer.keep(max(0, host.buffer.nbytes + free))
+                host.keep(max(0, host.kept_bytes + free))
             is_allowed = host.free_bytes(has_daemon=False) >= 0
         if not is_allowed:
             raise self._no_room(nbytes, reason, has_daemon=False)

@@ -8,6 +8,8 @@ lock; `cache` data that went to the host counts like `store` data.
 
 from __future__ import annotations
 
+from aqua_client.copying import Memory
+from aqua_client.pinned import PinnedPages
 from aqua_client.records import HostRoom
 from aqua_client.touched import TouchedPages
 
@@ -28,6 +30,8 @@ class HostTier:
         self.asked_bytes = 0  # of those used: no daemon or limit has agreed to them yet
         # Touched ahead for evacuations, within what is reserved with the slabs: never free.
         self.buffer = TouchedPages()
+        self.pinned = PinnedPages()  # the same on CUDA, and some for offloads
+        self.evacuation_bytes = 0  # of what is pinned: not for offloads
         self._covered_bytes: dict[str, int] = {}  # by leases that are not acknowledged yet
         self._revision = 0
 
@@ -36,7 +40,26 @@ class HostTier:
         if has_daemon:
             return self.reserved_bytes - self.used_bytes
         limit = max(self.limit_bytes, self.reserved_bytes)
-        return limit - self.used_bytes - self.buffer.nbytes
+        return limit - self.used_bytes - self.kept_bytes
+
+    @property
+    def kept_bytes(self) -> int:
+        """Made ready ahead, and not used."""
+        return self.buffer.nbytes + self.pinned.nbytes
+
+    def keep(self, most_bytes: int) -> None:
+        """No more than so many bytes are made ready; what is pinned goes last."""
+        self.buffer.keep(max(0, most_bytes - self.pinned.nbytes))
+        self.pinned.keep(most_bytes)
+
+    def take_kept(self, nbytes: int, *, evacuating: bool) -> Memory | None:
+        """So many bytes of what was made ready; offloads leave what evacuations will want."""
+        if evacuating or self.pinned.nbytes - nbytes >= self.evacuation_bytes:
+            found = self.pinned.take(nbytes)
+            if found is not None:
+                return Memory.of_pages(found[0], pinned_on=found[1])
+        pages = self.buffer.take(nbytes) if evacuating else None
+        return None if pages is None else Memory.of_pages(pages)
 
     def claim(self, nbytes: int) -> None:
         """Use so many bytes more."""

@@ -268,7 +268,8 @@ class Pager:
                 "peer_bytes": sum(place.nbytes for slab in slabs for place in slab.places),
                 "host_bytes": self._tiers.host.used_bytes,
                 "host_reserved_bytes": self._tiers.host.reserved_bytes,
-                "evacuation_buffer_bytes": self._tiers.host.buffer.nbytes,
+                "evacuation_buffer_bytes": self._tiers.host.kept_bytes,
+                "pinned_bytes": self._tiers.host.pinned.pinned_bytes,
                 "prefetched_bytes": self._tiers.prefetched_bytes,
                 "leases": leases,
                 "copy_ways": {} if self.streams is None else self.streams.told(),
@@ -296,7 +297,8 @@ class Pager:
         self._await_idle(seconds)
         with self._tiers.lock:
             slabs = [slab for slab in self._tiers.slabs.values() if not _is_pinned(slab)]
-            self._tiers.host.buffer.keep(0)
+            self._tiers.host.keep(0)
+        self._tiers.host.pinned.close()
         if self._unmap(slabs):
             self._lender.close(seconds=seconds)  # with goodbye, which says that all is unmapped
 

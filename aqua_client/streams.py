@@ -40,9 +40,16 @@ class Event(Protocol):
     def wait_on_current_stream(self) -> None:
         """Let what is enqueued from now on come after it. The caller itself does not wait."""
 
+    def wait(self) -> None:
+        """Let the caller wait. RuntimeError: the device has failed."""
+
 
 class Streams(Protocol):
     """One a client."""
+
+    @property
+    def home_ordinal(self) -> int | None:
+        """The device whose tensors were parked last; None: none was."""
 
     def concern(self, device: torch.device) -> bool:
         """Whether copies of tensors there are enqueued, not done on return."""
@@ -101,3 +108,7 @@ class Never:
 
     def wait_on_current_stream(self) -> None:
         """There is nothing to wait for."""
+
+    def wait(self) -> None:
+        """It would never end."""
+        raise RuntimeError("the end of a copy can't be known: its device has failed")

@@ -77,10 +77,9 @@ def load(
     try:
         for stored in pieces:
             pinned.append(pager.pin(stored))  # noqa: PERF401 - kept if one fails
-        for stored in pieces:
-            written = stored.event
-            if written is not None:
-                written.wait_on_current_stream()
+        if pager.streams is not None:
+            for stored, device, places in zip(pieces, devices, pinned, strict=True):
+                enqueuing.come_after(pager.streams, stored.event, device, places)
         copy(pinned)
         events = _ends(pager, devices, pinned)
         took = perf_counter_ns() - started_at

@@ -68,7 +68,7 @@ class Worker:
         self._tiers = tiers
         self._borrowing = borrowing
         self._arriving = arriving
-        self._buffer = EvacuationBuffer(tiers)
+        self._buffer = EvacuationBuffer(tiers, of_caller)
         self._evacuation = Evacuation(tiers, borrowing, of_caller, self._buffer)
         self._exchanging = Exchanging(tiers, lender)
         self._ahead = LookingAhead(tiers, borrowing, acquire_seconds=acquire_seconds)

@@ -37,6 +37,9 @@ class FakeEvent:
     def wait_on_current_stream(self) -> None:
         self.waits += 1
 
+    def wait(self) -> None:
+        raise AssertionError("no place here is pinned")
+
 
 class FakeStreams:
     """CPU tensors are copied at once, and yet count as enqueued."""
@@ -51,6 +54,10 @@ class FakeStreams:
         self.is_aside = False
         self.recorded_aside = 0
         self.lock = threading.Lock()
+
+    @property
+    def home_ordinal(self) -> None:
+        return None
 
     def concern(self, device: torch.device) -> bool:
         return device.type == "cpu"
