@@ -114,3 +114,6 @@ class Enqueued:
 
     def wait_on_current_stream(self) -> None:
         raise AssertionError("nobody fetches after it")
+
+    def wait(self) -> None:
+        raise AssertionError("nor here")
