@@ -1,16 +1,26 @@
-"""Admins: they drain GPUs and let them be lent again, and what they set is kept in a file."""
+"""Admins: they drain GPUs, let them be lent again, and measure; what they set is kept in a file."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from aqua_daemon.core.errors import Measuring
 from aqua_daemon.core.events import (
     DrainRequested,
+    LinkProbeRequested,
     SessionClosed,
     SessionOpened,
     UndrainRequested,
 )
-from aqua_daemon.core.model import GpuUuid, ProcessIdentity, RequestId, SessionId, TenantName
+from aqua_daemon.core.link_figures import HOST
+from aqua_daemon.core.model import (
+    GpuPair,
+    GpuUuid,
+    ProcessIdentity,
+    RequestId,
+    SessionId,
+    TenantName,
+)
 from tests.simulation.daemon import Daemon
 from tests.simulation.judge import require
 from tests.simulation.stage import Stage
@@ -64,7 +74,27 @@ class Admins:
             for gpu in gpus or tuple(self.kept):
                 del self.kept[gpu]
 
-    def _asks(self, make: Callable[[SessionId], DrainRequested | UndrainRequested]) -> bool:
+    def measure(self) -> None:
+        """One link, or several at the same time; one who asks before it is over is told so."""
+        chance = self._stage.chance
+        ends = [*self._gpus, HOST]
+        pairs = {
+            GpuPair(source=source, target=target)
+            for source, target in ((chance.pick(ends), chance.pick(ends)) for _ in range(3))
+            if source != target
+        }
+        if pairs:
+            self._asks(
+                lambda session_id: LinkProbeRequested(
+                    session_id=session_id,
+                    request_id=RequestId(chance.new_id()),
+                    pairs=tuple(sorted(pairs, key=str)),
+                )
+            )
+
+    def _asks(
+        self, make: Callable[[SessionId], DrainRequested | UndrainRequested | LinkProbeRequested]
+    ) -> bool:
         """Whether a daemon is there; it must not refuse."""
         daemon, chance = self._find_daemon(), self._stage.chance
         if daemon is None:
@@ -79,5 +109,6 @@ class Admins:
         )
         for event in (came, make(session_id), SessionClosed(session_id=session_id)):
             error = daemon.handle(event)
-            require(error is None, "an admin was refused: {}", error)
+            may_wait = isinstance(error, Measuring)
+            require(error is None or may_wait, "an admin was refused: {}", error)
         return True

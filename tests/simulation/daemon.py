@@ -59,6 +59,7 @@ from aqua_daemon.core.model import GpuUuid, NodeSnapshot, RequestId, SessionId
 from tests.simulation.agenda import Stream
 from tests.simulation.keeper_link import KeeperLink
 from tests.simulation.keepers import Keeper
+from tests.simulation.probes import measure
 from tests.simulation.stage import Stage
 from tests.simulation.truth import Process
 
@@ -317,14 +318,15 @@ class Daemon:
                 | AnswerLinkProbe()
             ):
                 self._answer(instruction)
-            case NoteMove() | NoteBrokenInvariant() | NoteRebalance() | ProbeLink():
+            case ProbeLink():
+                measure(instruction, self._stage, self.submit)
+            case NoteMove() | NoteBrokenInvariant() | NoteRebalance():
                 pass
             case _:
                 assert_never(instruction)
 
     def _push(self, order: SendRevoke | TellLost | AnswerKeepalive) -> None:
-        connection = self.connections.get(order.session_id)
-        if connection is not None:
+        if (connection := self.connections.get(order.session_id)) is not None:
             connection.down.send(partial(connection.peer.pushed, order))
 
     def _answer(self, answer: Answer) -> None:
@@ -334,8 +336,7 @@ class Daemon:
 
     def _forget(self, session_id: SessionId) -> None:
         self._holders.pop(session_id, None)
-        connection = self.connections.pop(session_id, None)
-        if connection is not None:
+        if (connection := self.connections.pop(session_id, None)) is not None:
             connection.close()
 
     def _tick(self) -> None:

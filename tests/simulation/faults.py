@@ -61,6 +61,7 @@ class Weather:
             self._impersonate: 0.8,
             node.admins.drain: 0.4,
             node.admins.undrain: 2.0,
+            node.admins.measure: 1.0,
         }
         self._acts = tuple(acts)
         self._odds = tuple(accumulate(acts.values()))

@@ -25,6 +25,7 @@ from aqua_daemon.core.instructions import (
     AnswerDrain,
     AnswerExchange,
     AnswerGranted,
+    AnswerLinkProbe,
     AnswerOffer,
     AnswerReclaim,
     AnswerUndrain,
@@ -32,6 +33,7 @@ from aqua_daemon.core.instructions import (
     FreeSlab,
     Instruction,
     NoteMove,
+    ProbeLink,
     SendRevoke,
 )
 from aqua_daemon.core.model import (
@@ -54,6 +56,7 @@ from tests.simulation.drains import Drains
 from tests.simulation.exchanges import Exchanges
 from tests.simulation.judge import require
 from tests.simulation.moves import Moves
+from tests.simulation.probes import Probes
 from tests.simulation.reclaims import Reclaims
 from tests.simulation.stage import Stage
 from tests.simulation.truth import Process, Slab
@@ -86,6 +89,7 @@ class Oracle:
         self.drains = Drains(stage)
         self.exchanges = Exchanges(stage)
         self.reclaims = Reclaims(stage, find_process)
+        self.probes = Probes(stage)
         self._requests: dict[tuple[SessionId, RequestId], LeaseId] = {}
 
     def daemon_started(self) -> None:
@@ -94,6 +98,7 @@ class Oracle:
         self.books = Books(self.settings, self._stage)
         self.reclaims = Reclaims(self._stage, self._find_process)
         self.exchanges = Exchanges(self._stage)
+        self.probes = Probes(self._stage)
         self._requests.clear()
 
     # --- what a daemon hears and orders ------------------------------------------------------
@@ -158,6 +163,10 @@ class Oracle:
                 self.drains.drained(instruction, self.books)
             case AnswerUndrain():
                 self.drains.undrained(instruction)
+            case ProbeLink():
+                self.probes.ordered(instruction)
+            case AnswerLinkProbe():
+                self.probes.answered(instruction)
             case AnswerExchange():
                 self.exchanges.answered(instruction, self.books)
             case AnswerReclaim():
