@@ -262,4 +262,6 @@ class KeeperConnection:
         if order is None:  # the only other thing that was asked
             msg = f"it refused to be attached: {answer.code}: {answer.message}"
             raise BadFrame(msg)
-        self._listener.failed(order, f"{answer.code}: {answer.message}")
+        is_for_people = isinstance(order, OfferProbe | MeasureLink)
+        code = "" if is_for_people else f"{answer.code}: "
+        self._listener.failed(order, f"{code}{answer.message}")

@@ -210,6 +210,10 @@ def _problems(bench: LinkBench) -> list[Text]:
     for (source, target), found in bench.links.items():
         if found.problem:
             of.setdefault(found.problem, []).append(f"{source} to {target}")
+    for words, sums in (("{} to all others", bench.sent), ("all others to {}", bench.taken)):
+        for gpu, one in sums.items():
+            if one.problem:
+                of.setdefault(one.problem, []).append(words.format(gpu))
     return [
         Text(short_gpus(f"{NOTHING}: {links[0]}{_more(len(links) - 1)}: {problem}"))
         for problem, links in of.items()

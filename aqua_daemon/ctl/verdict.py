@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -61,7 +62,7 @@ def _troubles(state: broker_pb2.GetStateReply) -> Iterator[Verdict]:
         yield Verdict(
             level="warn",
             sentence=f"{_named(gpus, 'lends', 'lend')}, but {warning}",
-            next_command=f"aquactl leases --gpu {gpus[0].gpu}",
+            next_command=_command_of(warning) or f"aquactl leases --gpu {gpus[0].gpu}",
         )
     yield from _shortages(state)
 
@@ -147,6 +148,12 @@ def _command_about(gpus: list[broker_pb2.GpuState]) -> str:
         return f"aquactl undrain {drained[0] if len(drained) == 1 else '--all'}"
     has_policy = any(gpu.lending in {"never", "offered"} for gpu in gpus)
     return "aqua-daemon --check-config  # lending" if has_policy else "aquactl events"
+
+
+def _command_of(warning: str) -> str:
+    """The command that a warning names at its end; empty: it names none."""
+    found = re.search(r"\((aquactl [a-z ]+)\)$", warning)
+    return found[1] if found else ""
 
 
 def _by_word(

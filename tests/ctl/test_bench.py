@@ -68,10 +68,11 @@ def test_sums_are_shown_beside_their_parts() -> None:
 def test_each_reason_is_said_once_with_its_links() -> None:
     """Below the tables."""
     lines = tables(bench()).plain.splitlines()
-    assert lines[-3:] == [
+    assert lines[-4:] == [
         "n/a: SHM-0 to SHM-2 and 1 more: no peer access (PHB)",
         "n/a: SHM-1 to SHM-2: SHM-2: it is quiesced",
         "n/a: SHM-0 to host: a stand-in GPU is host memory itself",
+        "n/a: SHM-1 to all others and 4 more: busy",
     ]
 
 

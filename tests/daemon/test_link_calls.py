@@ -11,6 +11,7 @@ from grpc import aio
 
 from aqua_daemon.core.link_figures import EVERY
 from aqua_daemon.core.sizes import PROBE_SECONDS
+from aqua_daemon.ctl.verdict import findings
 from tests.daemon.api_calls import reason_of, state
 from tests.daemon.in_process import GPUS, MIB, Client, greeted, greeted_as, new_id, running
 
@@ -62,6 +63,26 @@ def test_links_of_one_gpu_at_once_are_its_sum() -> None:
             [link] = (await state(admin)).links
             assert (link.link.source, link.link.target) == (HERE, EVERY)
             assert link.bytes_per_second > 15e9
+
+    asyncio.run(story())
+
+
+def test_a_slow_link_is_named_to_whoever_looks() -> None:
+    """As a warning of its source, which releases before this one show, too; and beside its figures."""
+
+    async def story() -> None:
+        async with running() as node, greeted(node) as admin:
+            await probed(admin, (HERE, THERE))
+            node.keepers.bytes_per_second = 5e9
+            await probed(admin, (THERE, HERE))
+            now = await state(admin)
+            assert {gpu.gpu: len(gpu.warnings) for gpu in now.gpus} == {HERE: 0, THERE: 1}
+            assert (
+                now.gpus[1].warnings[0].startswith(f"its link to {HERE} is 1.5 times slower than")
+            )
+            assert [bool(one.slow) for one in now.links] == [False, True]
+            (verdict, *_) = findings(now)
+            assert (verdict.level, verdict.next_command) == ("warn", "aquactl bench links")
 
     asyncio.run(story())
 

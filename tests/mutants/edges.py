@@ -42,6 +42,18 @@ EDGES = (
         tests=("tests/keeper/test_slabs.py::test_a_free_of_a_mapped_slab_waits_and_loses_nothing",),
     ),
     Mutant(
+        name="what is offered is freed under its reader",
+        path="aqua_daemon/keeper/probing.py",
+        old="        self._loop.add_reader(end, self._end_offer, end)\n",
+        new=(
+            "        self._loop.add_reader(end, self._end_offer, end)\n"
+            "        self._loop.call_soon(memory.close)\n"
+        ),
+        tests=(
+            "tests/cuda/test_link_probes.py::test_what_is_offered_counts_as_used_until_its_reader_is_gone",
+        ),
+    ),
+    Mutant(
         name="the sentinel is ignored",
         path="aqua_daemon/keeper/proofs.py",
         old=" and _polls(self.sentinel, select.POLLHUP)",
