@@ -6,6 +6,7 @@ memory and processes that are killed, are tests/contract's.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import warnings
 from collections.abc import Iterator
@@ -180,7 +181,6 @@ def test_the_source_of_an_overlapping_offload_may_be_dropped(
     assert all(bool((one.fetch() == value).all()) for value, one in enumerate(handles))
 
 
-@pytest.mark.parametrize("stream", ["default", "own"])
 @pytest.mark.parametrize("way", Way)
 def test_scattered_blocks_come_back_by_each_way(
     client: aqua_client.Client,
@@ -188,11 +188,11 @@ def test_scattered_blocks_come_back_by_each_way(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     way: Way,
-    stream: str,
 ) -> None:
-    """Out of one order and into another, at aligned addresses and others; no way is left to torch."""
+    """On the default stream and on another, at aligned addresses and others; none is left to torch."""
     monkeypatch.setattr(calibrating, "_begun", {torch.device("cuda", cuda_device)})
-    for nbytes in (64 * 1024, 3 * 1024 + 16, 999):
+    streams = (None, torch.cuda.Stream())
+    for stream, nbytes in itertools.product(streams, (64 * 1024, 3 * 1024 + 16, 999)):
         table = Crossover()
         table.measured = (Measured(block_bytes=nbytes, count=100, seconds={way: 1e-6}),)
         monkeypatch.setitem(cuda_streams._crossovers, cuda_device, table)
@@ -201,7 +201,7 @@ def test_scattered_blocks_come_back_by_each_way(
         out, back = torch.randperm(200)[:100], torch.randperm(200)[:100]
         torch.cuda.synchronize()
         pool = client.pool((nbytes,), torch.uint8)
-        with torch.cuda.stream(torch.cuda.Stream() if stream == "own" else None):
+        with torch.cuda.stream(stream):
             slots = pool.store(cache, out)
             cache.zero_()
             pool.load(slots, target, back)

@@ -88,6 +88,8 @@ def test_every_question_is_answered_on_a_made_up_driver(node: FakeCudaNode, tmp_
     kept = answer_to(records["kept_handle"], "opened again after the free")
     assert kept[LEGACY].startswith("CUDA_ERROR"), "the made-up driver's handles end with the free"
     assert kept[VMM] == "reads the second's bytes", "a descriptor keeps the memory"
+    mapping = answer_to(records["costs"], "of it: map, 2 MiB")
+    assert (mapping[LEGACY], mapping[VMM][-1]) == ("is the opening itself", "s")
     stopped = {name for name, record in records.items() if "what ended" in str(record.rows)}
     assert stopped == set()
 
