@@ -6,16 +6,17 @@ is faster than host memory lends, one over NVLink that is not does not. What can
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from collections.abc import Set as AbstractSet
+from collections.abc import Iterable
 
+from aqua_daemon.core.accounts import GpuAccount
 from aqua_daemon.core.links import (
     expected_bytes_per_second,
     measured_bytes_per_second,
     why_not_faster_than_host,
 )
-from aqua_daemon.core.model import GpuLink, GpuUuid
+from aqua_daemon.core.model import GpuUuid
 from aqua_daemon.core.placement import Lender
+from aqua_daemon.core.scores import LinkScores
 from aqua_daemon.core.turn import Turn
 
 
@@ -23,14 +24,24 @@ def rate(turn: Turn, lenders: Iterable[Lender], home: GpuUuid) -> None:
     """Say it of each, as far as anything is known of links."""
     accounts, may_use_pcie = turn.ledger.gpus, turn.books.settings.lend_over_pcie
     to_home = accounts[home].links if home in accounts else {}
-    is_measured = bool(turn.books.scores.rates)
-    is_known = bool(to_home) or is_measured
+    scores = turn.books.scores
+    is_known = bool(to_home or scores.rates)
     lending = {one.gpu for one in accounts.values() if home in one.borrowers} if is_known else set()
     for lender in lenders:
         account = accounts[lender.gpu]
         to_lender = account.links.get(home)
         if to_lender is not None:
             lender.too_slow = why_not_faster_than_host(to_lender, may_use_pcie=may_use_pcie)
+        if worth := scores.worth(lender.gpu, home):
+            _judge_measured(scores, lender, account, home)
+            lender.egress_bytes_per_second = measured_bytes_per_second(
+                worth, scores.sent(lender.gpu), account.links, home, account.borrowers.keys()
+            )
+            lender.ingress_bytes_per_second = measured_bytes_per_second(
+                worth, scores.taken(home), to_home, lender.gpu, lending
+            )
+            continue
+        if to_lender is not None:
             lender.egress_bytes_per_second = expected_bytes_per_second(
                 account.links, home, account.borrowers.keys()
             )
@@ -38,28 +49,10 @@ def rate(turn: Turn, lenders: Iterable[Lender], home: GpuUuid) -> None:
             lender.ingress_bytes_per_second = expected_bytes_per_second(
                 to_home, lender.gpu, lending
             )
-        if is_measured and lender.gpu != home:
-            _correct(turn, lender, home, to_home, lending)
 
 
-def _correct(
-    turn: Turn,
-    lender: Lender,
-    home: GpuUuid,
-    to_home: Mapping[GpuUuid, GpuLink],
-    lending: AbstractSet[GpuUuid],
-) -> None:
-    scores, account = turn.books.scores, turn.ledger.gpus[lender.gpu]
+def _judge_measured(scores: LinkScores, lender: Lender, account: GpuAccount, home: GpuUuid) -> None:
     lender.is_slow = scores.is_slow(lender.gpu, home)
-    worth = scores.worth(lender.gpu, home)
-    if not worth:
-        return
     why, to_lender = scores.why_slower_than_host(lender.gpu, home), account.links.get(home)
     if why is not None and (to_lender is None or to_lender.has_peer_access):
         lender.too_slow = why
-    lender.egress_bytes_per_second = measured_bytes_per_second(
-        worth, scores.sent(lender.gpu), account.links, home, account.borrowers.keys()
-    )
-    lender.ingress_bytes_per_second = measured_bytes_per_second(
-        worth, scores.taken(home), to_home, lender.gpu, lending
-    )

@@ -6,6 +6,8 @@ import pytest
 
 from aqua_daemon.core.errors import InvalidRequest, Measuring, NotPermitted
 from aqua_daemon.core.events import (
+    DrainRequested,
+    KeeperDetached,
     LinkProbed,
     LinkProbeRequested,
     QuiesceRequested,
@@ -168,6 +170,28 @@ def test_a_gpu_that_is_left_alone_is_left_alone() -> None:
     )
     bench.handle(quiesce)
     assert refusal(bench, admin) == "SHM-1: it is quiesced"
+
+
+def test_a_drained_gpu_may_be_measured_unless_it_is_left_alone() -> None:
+    """Nothing is lent there, so nobody is disturbed; but a quiet GPU is quiet all the same."""
+    bench, admin = started()
+    drain = DrainRequested(
+        session_id=admin, request_id=bench.request_id(), gpus=(NEAR,), deadline_seconds=None
+    )
+    bench.handle(drain)
+    answer(bench, ask(bench, admin), pair())
+    assert outcomes(bench)[0].samples
+    bench.handle(
+        QuiesceRequested(session_id=admin, request_id=bench.request_id(), gpu=NEAR, seconds=60.0)
+    )
+    assert refusal(bench, admin) == "SHM-1: it is left alone"
+
+
+def test_a_gpu_without_a_keeper_says_so() -> None:
+    """In the words of its trouble."""
+    bench, admin = started()
+    bench.handle(KeeperDetached(gpus=(NEAR,)))
+    assert refusal(bench, admin) == "SHM-1: the link to its keeper is broken"
 
 
 def test_memory_that_is_being_taken_back_is_not_disturbed() -> None:

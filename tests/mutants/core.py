@@ -287,8 +287,8 @@ CORE = (
     Mutant(
         name="what was measured is ignored",
         path="aqua_daemon/core/rating.py",
-        old="    is_measured = bool(turn.books.scores.rates)\n",
-        new="    is_measured = False\n",
+        old="        if worth := scores.worth(lender.gpu, home):\n",
+        new="        if worth := 0.0:\n",
         tests=(
             "tests/core/test_measured_links.py::test_what_was_measured_beats_what_is_printed_on_the_box",
         ),
