@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch.autograd.graph import increment_version
 
-from aqua_client import host_pages, libc
+from aqua_client import libc
 from aqua_client.held_copies import HELD_COPIES
 from aqua_client.layouts import Layout
 from aqua_client.opening import Mapped, UnusableSlab, open_slab
@@ -73,8 +73,6 @@ class Memory:
         Raises:
             MemoryError: there is none.
         """
-        if nbytes >= host_pages.HUGE_BYTES:
-            return cls.of_pages(host_pages.new(nbytes))
         try:
             with _no_inference():
                 return cls(torch.empty(nbytes, dtype=torch.uint8, device="cpu"))

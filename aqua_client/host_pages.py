@@ -1,9 +1,8 @@
 """New memory of this process, by whole pages, that goes back to the kernel with its last view.
 
-What is large is of huge pages where the kernel has some (`transparent_hugepage` not `never`): the first
-write to it and giving it back then cost a fraction. So large memory begins where a huge page does, and
-each piece is mapped by itself, so that none keeps another's pages. All of it is quick, and done
-without letting go of the interpreter, for which an evacuation would wait each time.
+All of it is quick, and done without letting go of the interpreter, for which an evacuation would wait
+each time. Of ordinary pages: a virtual machine that reports its free memory has no huge ones that are
+there, and to evacuate to new ones took three times as long.
 """
 
 from __future__ import annotations
@@ -17,27 +16,7 @@ import numpy.typing as npt
 
 from aqua_client import libc
 
-HUGE_BYTES = 2 * 2**20
-
 _FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-
-
-def new(nbytes: int) -> npt.NDArray[np.uint8]:
-    """So many bytes, of which no page is there yet.
-
-    Raises:
-        MemoryError: they can't be had.
-    """
-    length = in_pages(nbytes)
-    around = map_new(length + HUGE_BYTES)
-    if around is None:
-        raise MemoryError(f"{nbytes} bytes of host memory can't be had: {libc.failure('mmap')}")
-    address = -(-around // HUGE_BYTES) * HUGE_BYTES
-    if address > around:
-        libc.held_munmap(around, address - around)
-    libc.held_munmap(address + length, around + HUGE_BYTES - address)
-    libc.held_madvise(address, length, libc.MADV_HUGEPAGE)  # a wish: without it, it is as any other
-    return array(address, nbytes, length)
 
 
 def map_new(length: int) -> int | None:

@@ -253,3 +253,15 @@ def test_host_memory_that_can_not_be_had_is_a_memory_error() -> None:
     """Not a RuntimeError of the allocator's."""
     with pytest.raises(MemoryError, match="bytes of host memory"):
         Memory.of_host(2**62)
+
+
+@pytest.mark.skipif(
+    not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="this kernel has none"
+)
+def test_huge_pages_are_wished_for_slabs() -> None:
+    """What the kernel makes of it is its operator's affair."""
+    mapping = Mapping(slab_descriptor("wished", 4 * MIB, CANARY), 4 * MIB)
+    maps = iter(Path("/proc/self/smaps").read_text().splitlines())
+    assert any("slab-wished" in line for line in maps)
+    assert "hg" in next(line for line in maps if line.startswith("VmFlags:")).split()
+    mapping.close()
