@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import io
 import os
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -21,6 +22,7 @@ from typing import Any
 import pytest
 import torch
 
+from aqua_client import cuda_driver
 from aqua_client.copying import Memory
 from aqua_client.crossover import Way
 from aqua_client.cuda_driver import acting_on, call
@@ -28,7 +30,6 @@ from aqua_client.cuda_streams import CudaStreams
 from aqua_daemon.keeper.cuda_driver import CudaDevice, CudaError
 from tests.cuda.client_door.looks import LENDER, home
 from tests.cuda.exporter import KINDS, exporting
-from tests.cuda.test_copy_ways import CALLS
 from tests.cuda.test_fakes_are_true import _cuda_bindings
 from tests.fakes.cuda_node import FakeCudaNode, fake_cuda_node
 from tests.fakes.fake_cuda import structs
@@ -39,10 +40,12 @@ from tests.gpu.probe.acting import Acting, Said, Told
 from tests.gpu.probe.findings import Findings
 from tests.gpu.probe.plan import QUICK
 from tests.gpu.probe.steps import STEPS, machine
-from tests.nodes import wait_until
+from tests.nodes import REPOSITORY, wait_until
 
 MIB = 2**20
+PROGRAMS = ("aqua_client", "aqua_daemon")
 SLAB = 2 * MIB
+_NAME = re.compile(r'"(cu[A-Z][A-Za-z0-9_]+)"')
 
 
 class Retold:
@@ -129,59 +132,83 @@ def copy_some(device: CudaDevice) -> None:
         device.free_host(pinned)
 
 
-def test_all_that_a_keeper_calls(node: FakeCudaNode, retold: Retold) -> None:
-    """From its context to its slabs of either kind, and what it asks when something fails."""
-    with CudaDevice(node.uuids[0], no_mps=node.directory / "no-mps") as device:
+def keep(node: FakeCudaNode) -> None:
+    """What a keeper does: from its context to its slabs of either kind, and when something fails."""
+    with (
+        CudaDevice(node.uuids[0], no_mps=node.directory / "no-mps") as device,
+        ExitStack() as stack,
+    ):
         address = device.allocate(SLAB)
         device.write(address, device.read(address, 64))
         device.ipc_handle(address)
         device.free(address)
-        with ExitStack() as stack:
-            memory = device.create(SLAB)
-            stack.callback(device.release, memory)
-            mapped = device.map(memory, SLAB)
-            device.fill_zero(mapped, SLAB)
-            device.unmap(mapped, SLAB)
-            descriptor = device.export(memory)
-            stack.callback(os.close, descriptor)
-            device.release(device.imported(descriptor))
+        memory = device.create(SLAB)
+        stack.callback(device.release, memory)
+        mapped = device.map(memory, SLAB)
+        device.fill_zero(mapped, SLAB)
+        device.unmap(mapped, SLAB)
+        descriptor = device.export(memory)
+        stack.callback(os.close, descriptor)
+        device.release(device.imported(descriptor))
         with ThreadPoolExecutor(1) as pool:
             pool.submit(copy_some, device).result(20)
+        assert device.ailment() is None
         with suppress(CudaError):  # of nobody's memory
             device.open_ipc(bytes(64))
-        node.fail("cuCtxSynchronize", 214)
-        assert device.ailment()
-    assert retold.refused == {}
-    assert {"cuMemSetAccess", "cuIpcGetMemHandle", "cuGetErrorString"} < retold.names
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_all_that_a_client_calls(node: FakeCudaNode, retold: Retold, kind: str) -> None:
-    """Opening, looking at the canary, closing."""
+def find_and_pin() -> None:
+    """What a client asks of devices, and its host memory."""
+    buffer = ctypes.create_string_buffer(MIB)
+    with acting_on(DEVICE):
+        assert cuda_driver.current_ordinal() == DEVICE
+        call("cuCtxSynchronize")
+    assert cuda_driver.has_context(DEVICE)
+    cuda_driver.pin(ctypes.addressof(buffer), MIB, ordinal=DEVICE)
+    cuda_driver.unpin(ctypes.addressof(buffer), ordinal=DEVICE)
+
+
+def open_and_close(node: FakeCudaNode, kind: str) -> None:
+    """What a client does with a slab, but for copying."""
     with exporting(node, gpu=node.uuids[LENDER], kind=kind) as slab:
         Memory.of_grant(slab.grant(), home_gpu=home(node)).close()
-    assert retold.refused == {}
-    opens = {"legacy": "cuIpcOpenMemHandle", "vmm": "cuMemImportFromShareableHandle"}
-    assert {opens[kind], "cuThreadExchangeStreamCaptureMode"} < retold.names
 
 
-@pytest.mark.parametrize("way", [way for way in Way if way is not Way.TORCH])
-@pytest.mark.usefixtures("node")
-def test_all_that_copies_call(retold: Retold, way: Way) -> None:
-    """By each way that is not torch's, beside the default stream and in a stream of the library's."""
+def copy(way: Way) -> None:
+    """Beside the default stream, and in streams of the library's."""
     source, target = (torch.full((64,), fill, dtype=torch.uint8) for fill in (7, 0))
     streams = CudaStreams(HostTorch())
-    with acting_on(DEVICE):
-        call("cuCtxSynchronize")
     streams.copy_by(way, source.device, [(target.data_ptr(), source.data_ptr(), 64)])
     event = streams.record(source.device, [DEVICE])
     assert event is not None
     wait_until(event.is_done, what="it is copied")
     assert torch.equal(source, target)
+    later = streams.record(source.device, [DEVICE])
+    assert later is not None
     with streams.aside(source, inward=True), streams.on_own_stream(DEVICE):
-        event.wait_on_current_stream()
+        later.wait_on_current_stream()
+
+
+def named() -> set[str]:
+    """Every function of the driver that the daemon's and the client's source has in quotes."""
+    files = [path for name in PROGRAMS for path in (REPOSITORY / name).rglob("*.py")]
+    return {name for path in files for name in _NAME.findall(path.read_text())}
+
+
+def test_all_that_the_doors_call(node: FakeCudaNode, retold: Retold) -> None:
+    """No argument is refused, and no function that they name was left out here."""
+    keep(node)
+    find_and_pin()
+    for kind in KINDS:
+        open_and_close(node, kind)
+    for way in Way:
+        if way is not Way.TORCH:
+            copy(way)
+    node.fail("cuCtxSynchronize", 214)
+    with pytest.raises(CudaError, match="ECC"):
+        CudaDevice(node.uuids[1], no_mps=node.directory / "no-mps")
     assert retold.refused == {}
-    assert {CALLS[way], "cuEventQuery", "cuStreamWaitEvent"} < retold.names
+    assert named() - retold.names <= {"cuDeviceGetUuid_v2"}  # of CUDA 12 alone
 
 
 @pytest.mark.parametrize("name", ["machine", "bandwidth", "scattered", "capture"])
