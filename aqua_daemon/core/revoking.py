@@ -135,9 +135,10 @@ def _ranked(turn: Turn, leases: Iterable[Lease]) -> dict[TenantName, list[list[_
         else:
             continue
         used_at = named_at[lease_id] if use is None else named_at[lease_id] - use.idle_seconds
-        if lease.tenant not in ranked:
-            ranked[lease.tenant] = [[] for _ in range(2 * _RANKS)]
-        ranked[lease.tenant][rank].append((used_at, lease))
+        of_tenant = ranked.get(lease.tenant)
+        if of_tenant is None:
+            of_tenant = ranked[lease.tenant] = [[] for _ in range(2 * _RANKS)]
+        of_tenant[rank].append((used_at, lease))
     return ranked
 
 
