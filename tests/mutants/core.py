@@ -298,9 +298,7 @@ CORE = (
         path="aqua_daemon/core/placement.py",
         old="        not lender.is_slow,\n",
         new="        True,\n",
-        tests=(
-            "tests/core/test_measured_links.py::test_a_slow_gpu_lends_after_those_that_are_shared",
-        ),
+        tests=("tests/core/test_slow_links.py::test_a_slow_gpu_lends_after_those_that_are_shared",),
     ),
     Mutant(
         name="a peer slower than DRAM lends",
