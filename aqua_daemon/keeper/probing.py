@@ -99,7 +99,12 @@ class Probes:
             with contextlib.suppress(RuntimeError):  # the keeper has ended
                 self._loop.call_soon_threadsafe(finish, found)
 
-        threading.Thread(target=copy, name="probe", daemon=True).start()
+        try:
+            threading.Thread(target=copy, name="probe", daemon=True).start()
+        except RuntimeError as error:
+            self._running -= 1
+            kept.close()
+            raise exhausted(f"no thread is left to measure with: {error}") from error
 
     def close(self) -> None:
         """Give back what is offered. What is being copied goes with the process."""
