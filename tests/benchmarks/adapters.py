@@ -32,14 +32,40 @@ RESIDENT = 20
 REQUESTS = 500
 WARM = 100  # of the requests, not counted
 TOKENS = 16
-MODEL = LlamaConfig(
-    vocab_size=256,
-    hidden_size=512,
-    intermediate_size=1024,
-    num_hidden_layers=4,
-    num_attention_heads=8,
-    num_key_value_heads=8,
-)
+HOST_BYTES = 16 * 1024 * MIB  # at most; what is not needed is not taken
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """A model, on which device, and how many adapters it has."""
+
+    hidden: int
+    layers: int
+    adapters: int = ADAPTERS
+    requests: int = REQUESTS
+    warm: int = WARM
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+
+    def base(self) -> LlamaForCausalLM:
+        """The model, with random weights."""
+        config = LlamaConfig(
+            vocab_size=256,
+            hidden_size=self.hidden,
+            intermediate_size=2 * self.hidden,
+            num_hidden_layers=self.layers,
+            num_attention_heads=8,
+            num_key_value_heads=8,
+        )
+        with torch.device(self.device):
+            made: LlamaForCausalLM = torch.nn.Module.to(LlamaForCausalLM(config), self.dtype)
+        made.eval()
+        return made
+
+
+SMALL = Case(hidden=512, layers=4)
+LARGE = Case(hidden=4096, layers=32, requests=300, dtype=torch.bfloat16)  # as large as 8B's
+TINY = Case(hidden=64, layers=1, adapters=30, requests=40, warm=10)
 CLOCK = time.perf_counter
 
 
@@ -51,6 +77,18 @@ class Times:
     misses: list[float] = field(default_factory=list)
     requests: list[float] = field(default_factory=list)
 
+    def medians(self) -> dict[str, float]:
+        """Of each, where there is one."""
+        kinds = {"hit": self.hits, "miss": self.misses, "request": self.requests}
+        return {name: statistics.median(row) for name, row in kinds.items() if row}
+
+
+def compare(client: aqua_client.Client, case: Case) -> tuple[Times, Times]:
+    """Parked in leases, and in the process's own memory."""
+    with host_client(host_limit_bytes=HOST_BYTES) as host:
+        leases, dram = _serve([_filled(client, case), _filled(host, case)], case)
+        return leases, dram
+
 
 def measure(socket: str) -> Iterator[Figure]:
     """Measure against the node at *socket*."""
@@ -59,8 +97,8 @@ def measure(socket: str) -> Iterator[Figure]:
         aqua_client.connect(socket=socket, home_gpu="SHM-0") as client,
         host_client(host_limit_bytes=1024 * MIB) as host,
     ):
-        pools = [_filled(client), _filled(host)]
-        leases, dram = _serve(pools)
+        pools = [_filled(client, SMALL), _filled(host, SMALL)]
+        leases, dram = _serve(pools, SMALL)
         where = "" if client.stats()["host_bytes"] == 0 else ", part of it in host memory"
         size = _adapter_bytes(pools[0])
         clone = statistics.median(_milliseconds(torch.ones(size, dtype=torch.uint8).clone))
@@ -96,7 +134,7 @@ def _figures(leases: Times, dram: Times, *, where: str) -> Iterator[Figure]:
         )
 
 
-def _filled(client: aqua_client.Client) -> AdapterPool:
+def _filled(client: aqua_client.Client, case: Case) -> AdapterPool:
     """A pool with all adapters, each with weights of its own."""
     torch.manual_seed(0)
     lora = peft.LoraConfig(
@@ -104,9 +142,9 @@ def _filled(client: aqua_client.Client) -> AdapterPool:
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what transformers and peft plan
-        model = peft.get_peft_model(LlamaForCausalLM(MODEL).eval(), lora, _name(0))
+        model = peft.get_peft_model(case.base(), lora, _name(0))
         pool = AdapterPool(model, resident=1, client=client)  # peft adds sooner where there are few
-        for number in range(1, ADAPTERS):
+        for number in range(1, case.adapters):
             pool.add(_name(number), lora)
     pool.limit = RESIDENT
     return pool
@@ -116,12 +154,12 @@ def _name(number: int) -> str:
     return f"adapter-{number}"
 
 
-def _serve(pools: Sequence[AdapterPool]) -> tuple[Times, ...]:
+def _serve(pools: Sequence[AdapterPool], case: Case) -> tuple[Times, ...]:
     """The same requests for each, in turn; their outputs are compared."""
     generator = torch.Generator().manual_seed(1)
-    popularity = 1 / torch.arange(1, ADAPTERS + 1, dtype=torch.float64)
-    order = torch.multinomial(popularity, REQUESTS, replacement=True, generator=generator)
-    tokens = torch.arange(TOKENS)[None]
+    popularity = 1 / torch.arange(1, case.adapters + 1, dtype=torch.float64)
+    order = torch.multinomial(popularity, case.requests, replacement=True, generator=generator)
+    tokens = torch.arange(TOKENS, device=case.device)[None]
     times = tuple(Times() for _ in pools)
     for number, name in enumerate(map(_name, order.tolist())):
         outputs = []
@@ -132,8 +170,10 @@ def _serve(pools: Sequence[AdapterPool]) -> tuple[Times, ...]:
             switched = CLOCK()
             with torch.no_grad():
                 outputs.append(pool.model(tokens).logits)
+            if tokens.is_cuda:
+                torch.cuda.synchronize()
             ended = CLOCK()
-            if number >= WARM:
+            if number >= case.warm:
                 (row.hits if is_hit else row.misses).append((switched - start) * 1e3)
                 row.requests.append((ended - start) * 1e3)
         assert torch.equal(*outputs), "the figures are of adapters that did not come back"

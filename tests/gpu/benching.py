@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import argparse
 from contextlib import AbstractContextManager
-from dataclasses import asdict, replace
 
 import torch
 
 import aqua_client
 from tests.contract.places import Place, cuda_place, shm_place
-from tests.gpu.benches import blocks, lender, paging, together
+from tests.gpu.benches import blocks, lender, paging, serving, together
 from tests.gpu.benches.timing import machine
 from tests.gpu.probe.findings import Findings
-from tests.gpu.probe.plan import QUICK, WHOLE, Plan
+from tests.gpu.probe.plan import QUICK, WHOLE
 from tests.gpu.tasks import BENCHMARKS
 from tests.nodes import wait_until
 
@@ -49,27 +48,12 @@ def _place(kind: str, *, quick: bool) -> AbstractContextManager[Place]:
     return shm_place() if quick else cuda_place(kind, torch.cuda.current_device())
 
 
-def _prompt(client: aqua_client.Client, device: str, plan: Plan, findings: Findings) -> None:
-    """Long prompts beside transformers' own offloaded cache; the longest is `long_prompt`'s."""
-    from tests.benchmarks.long_prompt.measuring import measure
-    from tests.benchmarks.long_prompt.shapes import REAL, TOY, model
-
-    shape = replace(TOY, prompts=(64, 128)) if plan is QUICK else replace(REAL, rounds=1)
-    where = torch.device(device)
-    llama = model(shape, where)
-    for tokens in shape.prompts[:2]:
-        for row in measure(client, llama, shape, where, prompt_tokens=tokens):
-            words = f"first token {row.first_token_seconds:.3g} s, {row.tokens_per_second:.3g}/s"
-            findings.row(row.key, words)
-            findings.figures(row.key, asdict(row))
-
-
 MEASURES = {
     "paging": paging.measure,
     "blocks": blocks.measure,
     "both": together.both,
     "product": together.beside_a_product,
-    "prompt": _prompt,
+    **serving.MEASURES,
 }
 
 if __name__ == "__main__":

@@ -132,6 +132,9 @@ BENCHMARKS = tuple(
         ("product", "what do copies and a matrix product cost each other"),
         ("lender", "how much slower is a lender that is scrubbed, or read and written"),
         ("prompt", "what does a long prompt cost, streamed by layer"),
+        ("burst", "what do people wait for in a burst, and what does it cost, in four ways"),
+        ("adapters", "what does a switch among 200 LoRA adapters cost"),
+        ("longest", "what does the longest prompt cost"),
     )
     for kind in KINDS
 )

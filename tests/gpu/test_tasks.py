@@ -132,6 +132,20 @@ def test_a_benchmark_is_rehearsed_on_stand_in_gpus(name: str) -> None:
     assert_machine(record)
 
 
+@pytest.mark.limit(180)
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [("longest-legacy", 4), ("burst-legacy", 5), ("adapters-vmm", 4)],
+)
+def test_what_a_server_gains_is_rehearsed_on_stand_in_gpus(name: str, rows: int) -> None:
+    """Each way has its row, and leases another with paced copies."""
+    record = run_step(name, seconds=170.0, quick=True, module=MODULES[BENCH])
+    assert (record.outcome, record.last_words) == (ANSWERED, "")
+    assert len(record.rows) == rows
+    assert any("*paced* to 375 GB/s" in row["question"] for row in record.rows)
+    assert_machine(record)
+
+
 def assert_machine(record: Record) -> None:
     """Without it figures say nothing."""
     machine = record.figures["machine"]

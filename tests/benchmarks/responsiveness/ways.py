@@ -48,6 +48,11 @@ def ways(leases: Callable[[], Opened], paced: float | None) -> tuple[Way, ...]:
     return (*found, Way(name=name, open=leases, bytes_per_second=paced * 1e9))
 
 
+def lent_by(client: Pools) -> Callable[[], Opened]:
+    """A client that is open already, and stays so."""
+    return lambda: nullcontext(client)
+
+
 @contextmanager
 def leases_on(device: torch.device) -> Iterator[Pools]:
     """Of a CUDA GPU that lends to itself, or of two shm GPUs."""
