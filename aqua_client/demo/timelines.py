@@ -5,12 +5,14 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from rich.text import Text
 
 from aqua_client.demo.happenings import RushBegan, RushEnded, TokensCame
 
 LABEL_WIDTH = 4
+PAUSE_COLUMNS = 4  # between two tokens: who is silent for so long has given way
 # Signs tell them apart without colours.
 WAITS, SPEAKS, PARKED, OVER = "·", "█", "░", " "
 STYLES = {WAITS: "yellow", SPEAKS: "green", PARKED: "cyan", OVER: ""}
@@ -90,11 +92,20 @@ def row(times: Sequence[float], *, now: float, span: float, width: int, is_over:
     reached = min(width, int(now / span * width) + 1)
     if not times:
         return WAITS * reached
-    spoken = {min(width - 1, int(at / span * width)) for at in times}
+    spoken = _joined(sorted({min(width - 1, int(at / span * width)) for at in times}))
     first, last = min(spoken), max(spoken)
     signs = [WAITS] * first
     signs += [SPEAKS if column in spoken else PARKED for column in range(first, last + 1)]
     return "".join(signs) + (OVER if is_over else PARKED) * (reached - last - 1)
+
+
+def _joined(columns: Sequence[int]) -> set[int]:
+    """With those between tokens that come one after the other, though not one in each column."""
+    found = set(columns)
+    for before, after in pairwise(columns):
+        if after - before < PAUSE_COLUMNS:
+            found.update(range(before, after))
+    return found
 
 
 def drawn(timelines: Sequence[Timeline], *, width: int) -> list[Text]:

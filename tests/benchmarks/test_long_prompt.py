@@ -34,3 +34,8 @@ def test_rows_are_kept_and_not_measured_again(
     assert len(again) == 6
     assert {name: again[name] for name in first} == first
     assert capsys.readouterr().out.count("the same") == 9
+    main(["--json", str(path), *WORDS, "90", "--paced", "375"])
+    *before, paced = json.loads(path.read_text())["rows"].values()
+    assert before == [*again.values()]
+    assert paced["way"] == f"{LEASES}, *paced* to 375 GB/s"
+    assert paced["answer"] == before[-1]["answer"]

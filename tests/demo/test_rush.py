@@ -79,9 +79,9 @@ def test_without_its_engine_it_is_left_out(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_row_shows_waiting_speaking_and_giving_way() -> None:
-    """Ten columns for ten seconds: nothing until the fourth, then two tokens, a pause, the last."""
-    signs = row([3.5, 4.5, 7.5], now=9.9, span=10.0, width=10, is_over=True)
-    assert signs == f"{WAITS * 3}{SPEAKS * 2}{PARKED * 2}{SPEAKS}  "
+    """A column a second: silence until the fourth, tokens, a short pause and a long one, the last."""
+    signs = row([3.5, 4.5, 6.5, 11.5], now=13.9, span=14.0, width=14, is_over=True)
+    assert signs == f"{WAITS * 3}{SPEAKS * 4}{PARKED * 4}{SPEAKS}  "
     assert row([], now=4.9, span=10.0, width=10, is_over=False) == WAITS * 5
 
 

@@ -1,6 +1,7 @@
 """Long prompts: leases beside transformers' own offloaded cache, and beside no offload.
 
     python -m tests.benchmarks.long_prompt --json FILE [--prompts 8192 32768] [--shape 8B]
+        [--paced 375]
 
 On a CUDA GPU, which lends to itself, an 8B model; elsewhere a toy on shm GPUs. Resumes: what FILE has
 a row of is not measured again. Ours keeps two layers of all; the figures are of one thread on a CPU.
@@ -13,6 +14,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -22,6 +24,7 @@ import aqua_client
 from tests.benchmarks.long_prompt.measuring import Row, key, measure
 from tests.benchmarks.long_prompt.shapes import REAL, TOY, Shape, model
 from tests.benchmarks.long_prompt.ways import LEASES, OFFLOADED, RESIDENT, WHOLE_LAYERS, ways
+from tests.benchmarks.pacing import paced
 from tests.benchmarks.threads import one_thread
 from tests.contract.places import cuda_place
 from tests.nodes import MIB, running_node, wait_until
@@ -36,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, required=True, help="where the rows are kept")
     parser.add_argument("--prompts", type=int, nargs="+", help="in tokens; else the shape's")
     parser.add_argument("--shape", choices=[TOY.name, REAL.name])
+    parser.add_argument(
+        "--paced", type=float, metavar="GB/S", help="leases also with copies so slow"
+    )
     parser.add_argument("--rounds", type=int, help="of which the best counts; else the shape's")
     chosen = parser.parse_args(arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -48,29 +54,43 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rounds=chosen.rounds or shape.rounds,
     )
     rows = _kept(chosen.json)
-    for row in _missing(shape, device, rows):
+    for row in _missing(shape, device, rows, chosen.paced):
         rows[row.key] = asdict(row)
         _keep(chosen.json, rows, device)
     print(*_table(rows), sep="\n")
 
 
 def _missing(
-    shape: Shape, device: torch.device, rows: dict[str, dict[str, object]]
+    shape: Shape, device: torch.device, rows: dict[str, dict[str, object]], rate: float | None
 ) -> Iterator[Row]:
     with (
         one_thread() if device.type == "cpu" else nullcontext(),
         _client(device) as client,
     ):
-        names = list(ways(client, device))
+        slow = f"{LEASES}, *paced* to {rate:g} GB/s" if rate else LEASES
+        names = [*ways(client, device), slow]
         lengths = [
             tokens
             for tokens in shape.prompts
-            if any(key(shape.name, tokens, name) not in rows for name in names)
+            if any(_is_lacking(rows, shape.name, tokens, name) for name in names)
         ]
         llama = model(shape, device) if lengths else None
         for tokens in lengths:
             assert llama is not None
-            yield from measure(client, llama, shape, device, prompt_tokens=tokens)
+            lacking = partial(_is_lacking, rows, shape.name, tokens)
+            yield from measure(client, llama, shape, device, prompt_tokens=tokens, wanted=lacking)
+            if lacking(slow):
+                with paced(rate * 1e9 if rate else None):
+                    for row in measure(
+                        *(client, llama, shape, device),
+                        prompt_tokens=tokens,
+                        wanted=lambda name: name == LEASES,
+                    ):
+                        yield replace(row, way=slow)
+
+
+def _is_lacking(rows: dict[str, dict[str, object]], shape: str, tokens: int, way: str) -> bool:
+    return key(shape, tokens, way) not in rows
 
 
 @contextmanager
@@ -123,9 +143,9 @@ def _table(rows: dict[str, dict[str, object]]) -> Iterator[str]:
 
 
 def _way(row: dict[str, object]) -> str:
-    if row["way"] != LEASES:
+    if not row["tier"]:
         return str(row["way"])
-    return f"{LEASES} ({row['tier']}), {_mib(row['resident_bytes'])} MiB resident"
+    return f"{row['way']} ({row['tier']}), {_mib(row['resident_bytes'])} MiB resident"
 
 
 def _sameness(answer: object, plain: object) -> str:
