@@ -67,7 +67,7 @@ def answer_to(record: Record, question: str) -> dict[str, str]:
     return row
 
 
-@pytest.mark.limit(170)
+@pytest.mark.limit(300)
 def test_every_question_is_answered_on_a_made_up_driver(node: FakeCudaNode, tmp_path: Path) -> None:
     """Each step ends by itself with rows of the right form, and the table shows every one."""
     path = tmp_path / "answers.json"
