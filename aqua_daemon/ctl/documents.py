@@ -30,6 +30,7 @@ def status_document(state: broker_pb2.GetStateReply) -> Document:
         "findings": [_judgement(one) for one in judged],
         "gpus": [_fields(gpu) for gpu in state.gpus],
         "tenants": [_fields(tenant) for tenant in state.tenants],
+        "links": [_link(link) for link in state.links],
         "events": [_fields(event) for event in state.events],
     }
 
@@ -46,6 +47,16 @@ def event_document(event: broker_pb2.EventLine, *, now: float) -> Document:
 
 def _judgement(one: Verdict) -> Document:
     return {"level": one.level, "sentence": one.sentence, "next_command": one.next_command}
+
+
+def _link(state: broker_pb2.LinkState) -> Document:
+    return {
+        "source": state.link.source,
+        "target": state.link.target,
+        "bytes_per_second": state.bytes_per_second,
+        "latency_seconds": state.latency_seconds,
+        "slow": state.slow,
+    }
 
 
 def _lease(lease: broker_pb2.Lease) -> Document:

@@ -226,3 +226,21 @@ def test_colours_are_only_an_addition() -> None:
     plain.print(status_screen(crowded(), columns=80))
     assert isinstance(plain.file, io.StringIO)
     assert "\x1b[3" not in plain.file.getvalue()
+
+
+def test_the_document_has_the_links_that_were_measured() -> None:
+    """Each with its ends, and by how much it is slow."""
+    link = broker_pb2.LinkState(
+        link=broker_pb2.Link(source="SHM-0", target="SHM-1"),
+        bytes_per_second=3e9,
+        latency_seconds=1e-5,
+        slow="2.0 times slower",
+    )
+    [found] = json.loads(json.dumps(status_document(node(links=[link]))))["links"]
+    assert found == {
+        "source": "SHM-0",
+        "target": "SHM-1",
+        "bytes_per_second": 3e9,
+        "latency_seconds": 1e-5,
+        "slow": "2.0 times slower",
+    }

@@ -40,6 +40,7 @@ REVOKES = f'aqua_revokes_total{{{ON},outcome="%s",reason="%s"}}'
 RECLAIMS = f'aqua_reclaim_duration_seconds_bucket{{{ON},le="%s"}}'
 FALLBACKS = f'aqua_fallback_total{{{ON},reason="%s"}}'
 RESERVED, HOST_POOL = f"aqua_host_reserved_bytes{{{ON}}}", f"aqua_host_pool_bytes{{{ON}}}"
+SLOW = f'aqua_link_slow{{{ON},from="A",to="%s"}}'
 
 CASES = (
     Case(
@@ -166,6 +167,13 @@ CASES = (
         series={RESERVED: "94x12", HOST_POOL: "100x12"},
         minutes=12,
     ),
+    Case(
+        alert="AquaLinkSlow",
+        series={SLOW % "B": "1x3", SLOW % "C": "0x3", SLOW % "D": "1x3"},
+        minutes=3,
+        summary="2 links on n1 are slower than the node's median",
+    ),
+    Case(alert="AquaLinkSlow", series={SLOW % "B": "0x3"}, minutes=3),
 )
 
 
