@@ -31,7 +31,7 @@ from aqua_client.counters import Counters
 from aqua_client.descriptors import check_spare
 from aqua_client.errors import AquaError, BrokerUnreachable, NotAnOwner, Refused
 from aqua_client.forking import GATE
-from aqua_client.framed_calls import MOST_BYTES, FramedCalls, Send
+from aqua_client.framed_calls import MOST_BYTES, Ask, FramedCalls
 from aqua_client.link import LinkBroken
 from aqua_client.records import CallAnswer
 from aqua_client.wire import Call, Malformed
@@ -66,11 +66,11 @@ class Calls:
         """Why a call would fail at once; "" when it would go out."""
         return self._shut_reason or (BREAKER if self._breaker.is_open else "")
 
-    def open(self, token: bytes, send: Send | None = None) -> None:
-        """Calls may go out: with this token, and by *send* where the daemon takes them as frames."""
+    def open(self, token: bytes, ask: Ask | None = None) -> None:
+        """Calls may go out: with this token, and by *ask* where the daemon takes them as frames."""
         with self._lock:
             self._token = token
-            self._framed = None if send is None else FramedCalls(send)
+            self._framed = None if ask is None else FramedCalls(ask)
             self._shut_reason = ""
             self._breaker = Breaker()
 

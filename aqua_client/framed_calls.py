@@ -1,4 +1,4 @@
-"""Calls that go out on the presence link: a caller's thread sends, the session's thread hears.
+"""Calls that go out on the presence link: a caller's thread sends, and whoever reads the link hears.
 
 Covers finding each answer's caller. Does not cover what an answer means (`calls`) nor what frames
 look like (`wire_frames`). One is made for each link and ends with it.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -19,15 +20,18 @@ from aqua_client.wire_frames import call_frame
 # buffer, where a keepalive would wait for it.
 MOST_BYTES = 64 * 1024
 
-Send = Callable[[bytes, float], None]
+Ask = Callable[[bytes, float, Callable[[], bool]], None]
 
 
 class FramedCalls:
     """The calls out on one link. Threads may share it."""
 
-    def __init__(self, send: Send) -> None:
-        """*send* sends a frame within so many seconds, or raises TimeoutError or LinkBroken."""
-        self._send = send
+    def __init__(self, ask: Ask) -> None:
+        """*ask* sends a frame within so many seconds, or raises TimeoutError or LinkBroken.
+
+        It may stay there and read what comes until the answer was heard, or those seconds are over.
+        """
+        self._ask = ask
         self._numbers = itertools.count(1)
         self._out: dict[int, _Out] = {}  # whoever takes one out of it lets its caller go on
         self._has_ended = False
@@ -43,8 +47,10 @@ class FramedCalls:
         self._out[number] = out
         try:
             if not self._has_ended:
-                self._send(call_frame(number, method, payload, seconds), seconds)
-                if not out.may_go_on.acquire(timeout=seconds):
+                deadline = time.monotonic() + seconds
+                frame = call_frame(number, method, payload, seconds)
+                self._ask(frame, seconds, lambda: number not in self._out)
+                if not out.may_go_on.acquire(timeout=max(0.0, deadline - time.monotonic())):
                     raise TimeoutError
         finally:
             self._out.pop(number, None)
@@ -53,7 +59,7 @@ class FramedCalls:
         return out.answer
 
     def heard(self, answer: CallAnswer) -> None:
-        """The session's thread hands an answer over; it may come too late for anybody."""
+        """Whoever reads hands an answer over; it may come too late for anybody."""
         out = self._out.pop(answer.number, None)
         if out is not None:
             out.answer = answer

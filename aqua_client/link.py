@@ -5,28 +5,23 @@ Does not cover what the frames say, nor when to connect again: that is `presence
 
 from __future__ import annotations
 
-import contextlib
 import select
 import selectors
 import socket
 import struct
 import threading
 import time
-from collections import deque
+from collections.abc import Callable
 
-from aqua_protos.framing import Disconnected, FrameReader, FrameTooLarge, send_frame
+from aqua_protos.framing import FrameTooLarge, send_frame
+
+from aqua_client.reading import LinkBroken, Reading
+
+__all__ = ["Link", "LinkBroken", "Waker"]
 
 # A daemon that can't take in a keepalive for so long is stuck; the socket buffers 200 KiB.
 SEND_SECONDS = 0.5
 _SEND_TIMEVAL = struct.pack("ll", int(SEND_SECONDS), int(SEND_SECONDS % 1 * 1e6))
-
-
-class LinkBroken(ConnectionError):
-    """The connection is of no more use; *reason* is the label to show."""
-
-    def __init__(self, message: str, *, reason: str) -> None:
-        super().__init__(message)
-        self.reason = reason
 
 
 class Waker:
@@ -60,17 +55,14 @@ class Waker:
 
 
 class Link:
-    """Whoever opens it closes it. One thread reads; others may send."""
+    """Whoever opens it closes it. Threads may share it; `next_payload` is the session's."""
 
-    def __init__(self, path: str, waker: Waker) -> None:
-        """Connect, without waiting for the daemon to look.
+    def __init__(self, path: str, waker: Waker, hear: Callable[[bytes, Link], bool]) -> None:
+        """Connect, without waiting for the daemon to look; *hear* as in `Reading`.
 
         Raises:
             LinkBroken: nobody is there, or it is not ours to use.
         """
-        self._reader = FrameReader()
-        self._payloads: deque[bytes] = deque()
-        self._waker = waker
         self._sending = threading.Lock()
         try:
             self._connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -86,10 +78,12 @@ class Link:
             self._connection.close()
             msg = f"can't connect to {path}: {error}"
             raise LinkBroken(msg, reason=_why_not_connected(error)) from error
-        # poll and not epoll: an epoll set would be shared with forked children.
-        self._incoming, self._room = select.poll(), select.poll()
-        self._incoming.register(self._connection, select.POLLIN)
-        self._incoming.register(waker, select.POLLIN)
+        try:
+            self._reading = Reading(self._connection, waker, lambda payload: hear(payload, self))
+        except OSError as error:
+            self._connection.close()
+            raise LinkBroken(f"no epoll can be had: {error}", reason="no_descriptors") from error
+        self._room = select.poll()
         self._room.register(self._connection, select.POLLOUT)
 
     def send(self, payload: bytes) -> None:
@@ -120,28 +114,20 @@ class Link:
             try:
                 send_frame(self._connection, payload)
             except OSError as error:
-                self._end_both_ways()  # part of the frame may be out
+                self._reading.end_both_ways()  # part of the frame may be out
                 raise LinkBroken(str(error), reason="lost") from error
+
+    def ask(self, payload: bytes, seconds: float, is_over: Callable[[], bool]) -> None:
+        """Send one frame as `send_in_time`, and read for its answer until *is_over* if nobody else does."""
+        self._reading.lead(
+            lambda: self.send_in_time(payload, seconds),
+            is_over=is_over,
+            deadline=time.monotonic() + seconds,
+        )
 
     def next_payload(self, *, deadline: float) -> bytes | None:
-        """The next frame's payload; None: not before *deadline*, or woken.
-
-        Raises:
-            LinkBroken: the connection has ended, or what comes is no frame.
-        """
-        while not self._payloads:
-            if not self._is_readable(deadline):
-                return None
-            try:
-                self._reader.read_from(self._connection)
-                self._payloads.extend(self._reader.frames())
-            except Disconnected as error:
-                raise LinkBroken(str(error), reason="lost") from error
-            except FrameTooLarge as error:
-                raise LinkBroken(str(error), reason="bad_frame") from error
-            except OSError as error:
-                raise LinkBroken(str(error), reason="lost") from error
-        return self._payloads.popleft()
+        """What the session's thread is to hear; see `Reading.next_payload`."""
+        return self._reading.next_payload(deadline=deadline)
 
     def take_descriptor(self) -> int:
         """The descriptor that belongs to the payload just read; the caller owns it.
@@ -150,24 +136,19 @@ class Link:
             LinkBroken: none came.
         """
         try:
-            (descriptor,) = self._reader.take_descriptors(1)
+            (descriptor,) = self._reading.take_descriptors(1)
         except ValueError as error:
-            reason = "no_descriptors" if self._reader.has_lost_descriptors else "bad_frame"
+            reason = "no_descriptors" if self._reading.has_lost_descriptors else "bad_frame"
             raise LinkBroken(str(error), reason=reason) from error
         return descriptor
 
     def close(self) -> None:
-        """Close it, and descriptors that nobody took. May be called twice, and in a child."""
-        self._connection.close()
-        self._reader.close()
+        """Close it, and descriptors that nobody took; who reads it is told. May be called twice."""
+        self._reading.close()
 
-    def _end_both_ways(self) -> None:
-        with contextlib.suppress(OSError):
-            self._connection.shutdown(socket.SHUT_RDWR)  # whoever reads is told
-
-    def _is_readable(self, deadline: float) -> bool:
-        ready = self._incoming.poll(max(0.0, deadline - time.monotonic()) * 1000)
-        return bool(ready) and all(one != self._waker.fileno() for one, _event in ready)
+    def abandon_in_child(self) -> None:
+        """Close a forked child's copies; the link is its parent's."""
+        self._reading.abandon()
 
     def _has_room(self, seconds: float) -> bool:
         # The kernel says so while three quarters of the buffer are free, 150 KiB: more than a call

@@ -10,6 +10,7 @@ Does not cover calls: those go by `calls`, with the token that the Welcome bring
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import threading
@@ -21,7 +22,7 @@ from typing import Protocol, assert_never
 
 from aqua_client.counters import Counters, Figures
 from aqua_client.descriptors import ArrivingDescriptors
-from aqua_client.framed_calls import Send
+from aqua_client.framed_calls import Ask
 from aqua_client.link import Link, LinkBroken, Waker
 from aqua_client.records import (
     OTHER_PROTOCOL,
@@ -43,6 +44,7 @@ from aqua_client.wire import Malformed
 from aqua_client.wire_frames import (
     goodbye_frame,
     hello_frame,
+    is_of_call,
     keepalive_frame,
     parse_daemon_frame,
 )
@@ -88,11 +90,11 @@ class SessionListener(Protocol):
 class Gate(Protocol):
     """What calls pass through: opened by each attach, shut by each detach."""
 
-    def open(self, token: bytes, send: Send | None = None) -> None:
-        """Calls may go out: with this token, and by *send* where the daemon takes them as frames."""
+    def open(self, token: bytes, ask: Ask | None = None) -> None:
+        """Calls may go out: with this token, and by *ask* where the daemon takes them as frames."""
 
     def heard(self, answer: CallAnswer) -> None:
-        """One that went out by *send* has an answer."""
+        """One that went out by *ask* has an answer."""
 
     def shut(self, reason: str) -> None:
         """Calls fail at once; those that are out are given up."""
@@ -157,7 +159,7 @@ class Presence:
         """Close the copies that a fork made, but not the sentinel's."""
         self.standing = Standing(reason="forked", welcome=self.standing.welcome)
         if self._link is not None:
-            self._link.close()
+            self._link.abandon_in_child()
         if self._waker is not None:
             self._waker.close()
 
@@ -187,7 +189,7 @@ class Presence:
     def _attach_and_stay(self, waker: Waker) -> None:
         """Attach, and converse until that ends; what ended it becomes the reason."""
         try:
-            self._link = Link(self._settings.presence_path, waker)
+            self._link = Link(self._settings.presence_path, waker, self._hear_of_call)
             welcome = self._greet(self._link)
             self._enter(welcome, self._link)
             self._converse(self._link, welcome.term_seconds)
@@ -261,7 +263,7 @@ class Presence:
         self._session_id = welcome.session_id
         self._pause_seconds = FIRST_PAUSE_SECONDS
         self.standing = Standing(attached=True, reason="", welcome=welcome)
-        self._gate.open(welcome.token, link.send_in_time if welcome.takes_calls else None)
+        self._gate.open(welcome.token, link.ask if welcome.takes_calls else None)
         logger.info("attached to the daemon as session %s", welcome.session_id)
         self._listener.attached()
         if welcome.ended_lease_ids:
@@ -277,13 +279,11 @@ class Presence:
             # Most reasons pass by themselves; this one is for somebody to see to.
             level = logging.WARNING if reason == OTHER_PROTOCOL else logging.INFO
             logger.log(level, "not attached to the daemon (%s): %s", reason, message)
+        self._gate.shut(reason)
         if was.attached:
             self._counters.session_detaches += 1
-            self._gate.shut(reason)
             self._descriptors.link_ended()
             self._listener.detached(reason)
-        else:
-            self._gate.shut(reason)
 
     def _converse(self, link: Link, term_seconds: float) -> None:
         """Keepalives out, pushes in, until the link breaks or the session stops."""
@@ -313,6 +313,14 @@ class Presence:
         self._sent_figures.append(figures)
         news = None if figures == self._heard_figures else figures  # an idle client has none
         link.send(keepalive_frame(self._sequence, uses, room, news))
+
+    def _hear_of_call(self, payload: bytes, link: Link) -> bool:
+        """A caller has read this; False: it is for the session's thread, also to find fault with."""
+        with contextlib.suppress(Malformed):
+            if is_of_call(payload):
+                self._hear(payload, link)
+                return True
+        return False
 
     def _hear(self, payload: bytes, link: Link) -> None:
         match parse_daemon_frame(payload, now=time.monotonic()):

@@ -29,6 +29,15 @@ from aqua_client.records import (
 )
 from aqua_client.wire import Malformed, parse, room_message
 
+# How a frame begins that holds one of these: by a field with a length.
+_OF_CALL = tuple(
+    bytes([number << 3 | 2])
+    for number in (
+        presence_pb2.DaemonFrame.CALL_REPLY_FIELD_NUMBER,
+        presence_pb2.DaemonFrame.SLAB_DESCRIPTOR_FIELD_NUMBER,
+    )
+)
+
 
 def hello_frame(
     *,
@@ -81,6 +90,11 @@ def call_frame(number: int, method: str, payload: bytes, seconds: float) -> byte
     """A call of the Broker service, whose caller waits so long."""
     call = presence_pb2.Call(number=number, method=method, payload=payload, seconds=seconds)
     return presence_pb2.ClientFrame(call=call).SerializeToString()
+
+
+def is_of_call(payload: bytes) -> bool:
+    """Whether a frame of the daemon begins as an answer does, or a slab that is one's memory."""
+    return payload[:1] in _OF_CALL
 
 
 def parse_daemon_frame(payload: bytes, *, now: float) -> DaemonFrame:

@@ -24,6 +24,7 @@ MOST_DESCRIPTORS = 16  # in one read; the protocol never sends more than 2 with 
 _READ_BYTES = 64 * 1024
 # As plain numbers: to combine the flags of an enum takes as long as to read from the socket.
 _CLOSE_ON_EXEC, _CUT_SHORT = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_CTRUNC)
+_AT_ONCE = int(socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
 
 
 class FrameTooLarge(ValueError):
@@ -70,15 +71,15 @@ class FrameReader:
         item_bytes = array.array("i").itemsize
         self._space = socket.CMSG_SPACE(MOST_DESCRIPTORS * item_bytes) if accepts_descriptors else 0
 
-    def read_from(self, connection: socket.socket) -> None:
-        """Take in what the socket has now.
+    def read_from(self, connection: socket.socket, *, waits: bool = True) -> None:
+        """Take in what the socket has now; without *waits* a socket that blocks does not.
 
         Raises:
             Disconnected: the other end closed.
             BlockingIOError, TimeoutError: nothing there (in time).
         """
         chunk, ancillary, flags, _address = connection.recvmsg(
-            _READ_BYTES, self._space, _CLOSE_ON_EXEC
+            _READ_BYTES, self._space, _CLOSE_ON_EXEC if waits else _AT_ONCE
         )
         if self._space and flags & _CUT_SHORT:
             self._has_lost_descriptors = True

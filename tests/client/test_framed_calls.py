@@ -111,7 +111,7 @@ def test_a_link_that_ends_ends_its_calls(daemon: FakeDaemon, link: Link) -> None
 def test_answers_find_their_callers_whatever_their_order() -> None:
     """One too late for anybody, and one that nobody asked for, do no harm."""
     sent: list[bytes] = []
-    calls = FramedCalls(lambda payload, _seconds: sent.append(payload))
+    calls = FramedCalls(lambda payload, _seconds, _is_over: sent.append(payload))
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(calls.ask, "Release", b"1", seconds=30.0)
         wait_until(lambda: len(sent) == 1, what="the first is out")
@@ -131,6 +131,6 @@ def test_answers_find_their_callers_whatever_their_order() -> None:
 
 def test_an_end_between_the_asking_and_the_waiting_is_noticed() -> None:
     """Whatever the moment: the caller goes on."""
-    calls = FramedCalls(lambda _payload, _seconds: calls.end())
+    calls = FramedCalls(lambda _payload, _seconds, _is_over: calls.end())
     with pytest.raises(LinkBroken):
         calls.ask("Release", b"", seconds=30.0)

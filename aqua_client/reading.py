@@ -1,0 +1,189 @@
+"""Who reads a presence connection: the session's thread, or a caller that waits there for its answer.
+
+A caller whose answer another thread reads is woken by that thread, and then waits for the
+interpreter's lock that it holds: half of what a call cost. So a caller reads by itself, if nobody
+else does. What it finds that is of no call it leaves to the session's thread, and wakes it.
+
+1. Whoever reads holds the turn; nobody waits for it long but `close`.
+2. The session's thread waits on an epoll set, of which a caller takes the connection out for as long
+   as it reads: that wakes nobody. The set is the link's own and is changed by no forked child.
+3. What is read is heard or left to the session's thread before the turn is given back. A signal's
+   exception in between would lose it, and so it ends the link.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from aqua_protos.framing import Disconnected, FrameReader, FrameTooLarge
+
+_TURN_SECONDS = 0.01  # longer than it takes to leave, shorter than anybody notices
+_CLOSE_SECONDS = 1.0
+
+
+class LinkBroken(ConnectionError):
+    """The connection is of no more use; *reason* is the label to show."""
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Wakes(Protocol):
+    """What ends the wait of the session's thread."""
+
+    def fileno(self) -> int:
+        """Readable once woken."""
+
+
+class Reading:
+    """The frames that come by one connection. Whoever makes it closes it."""
+
+    def __init__(
+        self, connection: socket.socket, waker: Wakes, hear: Callable[[bytes], bool]
+    ) -> None:
+        """*hear* takes the payload of a call and says True; False: it is for the session's thread.
+
+        Raises:
+            OSError: there is no descriptor left.
+        """
+        self._connection = connection
+        self._waker = waker
+        self._hear = hear
+        self._frames = FrameReader()
+        self._left: deque[bytes] = deque()  # to the session's thread
+        self._broken: LinkBroken | None = None  # by what a caller read
+        self._turn = threading.Lock()
+        self._is_led = False  # by a caller
+        self._poll = select.poll()
+        self._poll.register(connection, select.POLLIN)
+        self._set = select.epoll()
+        self._set.register(waker.fileno(), select.EPOLLIN)
+        self._set.register(connection, select.EPOLLIN)
+        self._watched = select.EPOLLIN
+        self._watching = threading.Lock()  # for the two above
+
+    def next_payload(self, *, deadline: float) -> bytes | None:
+        """What the session's thread is to hear next; None: not before *deadline*, or woken.
+
+        Raises:
+            LinkBroken: the connection has ended, or what comes is no frame.
+        """
+        while not self._left:
+            ready = self._set.poll(max(0.0, deadline - time.monotonic()))
+            if not ready or any(one == self._waker.fileno() for one, _event in ready):
+                return None
+            if self._turn.acquire(timeout=_TURN_SECONDS):
+                try:
+                    if self._broken is not None and not self._left:
+                        raise self._broken
+                    self._left.extend(self._payloads())
+                finally:
+                    self._turn.release()
+        payload = self._left.popleft()
+        if self._watched & select.EPOLLOUT and not self._left:
+            self._watch()
+        return payload
+
+    def lead(
+        self, send: Callable[[], None], *, is_over: Callable[[], bool], deadline: float
+    ) -> None:
+        """*send*; then, if nobody else reads, read until *is_over* or *deadline*.
+
+        Raises:
+            LinkBroken: as `next_payload`; what *send* raises.
+        """
+        if not self._turn.acquire(blocking=False):
+            send()
+            return
+        try:
+            self._watch(is_led=True)
+            send()
+            while not is_over():
+                seconds = deadline - time.monotonic()
+                if seconds <= 0 or not self._is_readable(seconds):
+                    return
+                self._read_for_callers()
+        finally:
+            self._watch(is_led=False)
+            self._turn.release()
+
+    def take_descriptors(self, count: int) -> list[int]:
+        """Those that belong to the payload being heard; the caller owns them.
+
+        Raises:
+            ValueError: fewer came.
+        """
+        return self._frames.take_descriptors(count)
+
+    @property
+    def has_lost_descriptors(self) -> bool:
+        """Whether the kernel dropped some, as it does where this process may have no more."""
+        return self._frames.has_lost_descriptors
+
+    def end_both_ways(self) -> None:
+        """Whoever reads is told."""
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close the connection once nobody reads it. May be called twice."""
+        self.end_both_ways()
+        has_turn = self._turn.acquire(timeout=_CLOSE_SECONDS)
+        self.abandon()
+        if has_turn:
+            self._turn.release()
+
+    def abandon(self) -> None:
+        """Close everything here, as a forked child has to: the parent goes on."""
+        self._connection.close()
+        self._set.close()
+        self._frames.close()
+
+    def _payloads(self) -> list[bytes]:
+        try:
+            self._frames.read_from(self._connection, waits=False)
+            return list(self._frames.frames())
+        except BlockingIOError:
+            return []  # somebody else has read it
+        except FrameTooLarge as error:
+            raise LinkBroken(str(error), reason="bad_frame") from error
+        except (Disconnected, OSError) as error:
+            raise LinkBroken(str(error), reason="lost") from error
+
+    def _read_for_callers(self) -> None:
+        try:
+            for payload in self._payloads():
+                if not self._hear(payload):
+                    self._left.append(payload)
+        except BaseException as error:
+            lost = LinkBroken("a caller was interrupted while it read", reason="lost")
+            self._broken = error if isinstance(error, LinkBroken) else lost
+            self.end_both_ways()
+            raise
+        if self._left:
+            self._watch(is_led=True)
+
+    def _is_readable(self, seconds: float) -> bool:
+        if self._connection.fileno() < 0:
+            raise LinkBroken("the link was closed", reason="lost")
+        return bool(self._poll.poll(seconds * 1000))
+
+    def _watch(self, *, is_led: bool | None = None) -> None:
+        """Have the session's thread woken by what comes, unless a caller reads, and by what is left to it."""
+        with self._watching:
+            self._is_led = self._is_led if is_led is None else is_led
+            # What is left wakes it by a connection that can be written to, as it nearly always can.
+            events = (0 if self._is_led else select.EPOLLIN) | (
+                select.EPOLLOUT if self._left else 0
+            )
+            if events != self._watched and self._connection.fileno() >= 0:
+                self._set.modify(self._connection, events)
+                self._watched = events
