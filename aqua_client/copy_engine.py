@@ -5,7 +5,7 @@ To be called while acting on the device. Does not cover which way is the quickes
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ def enqueue(way: Way, pieces: Pieces, *, ordinal: int, stream: int, upload: Uplo
         CudaError: the driver refuses; some may be enqueued.
     """
     if way is Way.EACH:
-        _one_by_one(_listed(pieces), stream)
+        one_by_one(_listed(pieces), stream)
     elif way is Way.BATCH:
         _batch(_listed(pieces), stream)
     elif way is Way.KERNEL:
@@ -40,6 +40,16 @@ def enqueue(way: Way, pieces: Pieces, *, ordinal: int, stream: int, upload: Uplo
         raise CudaError("AQUA_NO_SUCH_WAY", f"{way} is torch's")
 
 
+def one_by_one(pieces: Sequence[Piece], stream: int) -> None:
+    """A call for each.
+
+    Raises:
+        CudaError: as `enqueue`.
+    """
+    for to, source, nbytes in pieces:
+        cuda_driver.copy(to, source, nbytes, stream)
+
+
 def is_default(stream: int) -> bool:
     """Null, legacy, or a thread's own: the driver takes no batch there."""
     return stream in {0, 1, 2}
@@ -47,11 +57,6 @@ def is_default(stream: int) -> bool:
 
 def _listed(pieces: Pieces) -> list[Piece]:
     return pieces.tolist() if isinstance(pieces, np.ndarray) else list(pieces)
-
-
-def _one_by_one(pieces: list[Piece], stream: int) -> None:
-    for to, source, nbytes in pieces:
-        call("cuMemcpyAsync", to, source, nbytes, stream)
 
 
 def _batch(pieces: list[Piece], stream: int) -> None:

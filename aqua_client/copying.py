@@ -183,12 +183,9 @@ def read(
     check: Callable[[], None] = lambda: None,
 ) -> None:
     """Copy *spans* into a tensor of the layout's shape and dtype; *check* may end it by raising."""
-    if streams is not None and streams.concern(target.device) and _may_write(target):
-        pieces = [(to, there, nbytes) for there, to, nbytes in _pieces(target, layout, spans)]
-        if pieces and streams.copy(target.device, pieces):
-            if not target.is_inference():
-                increment_version(target)
-            return
+    concerned = streams is not None and streams.concern(target.device)
+    if streams is not None and concerned and _is_read_by(streams, spans, layout, target):
+        return
     if (
         layout.is_plain
         and layout.nbytes <= HELD_COPIES.most_bytes
@@ -221,6 +218,21 @@ def read(
             target.copy_(whole)
 
 
+def _is_read_by(
+    streams: Streams, spans: Sequence[Span], layout: Layout, target: torch.Tensor
+) -> bool:
+    """Whether the streams do it by themselves."""
+    has_version = not target.is_inference()
+    if not has_version and not torch.is_inference_mode_enabled():
+        return False  # an error, which is torch's to raise
+    pieces = [(to, source, nbytes) for source, to, nbytes in _pieces(target, layout, spans)]
+    if not pieces or not streams.copy(target.device, pieces):
+        return False
+    if has_version:
+        increment_version(target)  # as torch's own copies do
+    return True
+
+
 def _pieces(tensor: torch.Tensor, layout: Layout, spans: Sequence[Span]) -> list[Piece]:
     """Each span's address, its part of the tensor and its length; none: that is not all there is.
 
@@ -238,11 +250,6 @@ def _pieces(tensor: torch.Tensor, layout: Layout, spans: Sequence[Span]) -> list
         found.append((memory.pointer + span.offset, address, span.nbytes))
         address += span.nbytes
     return found
-
-
-def _may_write(target: torch.Tensor) -> bool:
-    """As torch's own copies: an inference tensor outside of that mode is an error of theirs."""
-    return not target.is_inference() or torch.is_inference_mode_enabled()
 
 
 def new_tensor(layout: Layout, *, dtype: torch.dtype | None = None) -> torch.Tensor:

@@ -68,9 +68,9 @@ def driver() -> Any:  # noqa: ANN401 - cuda-bindings has no types
     Raises:
         CudaUnavailable: it is not installed, or finds no driver or no device.
     """
-    found = sys.modules.get("cuda.bindings.driver")  # importing it again takes far longer
-    if found is not None and found in _initialised:
-        return found
+    # Importing it again takes far longer.
+    if _initialised and sys.modules.get("cuda.bindings.driver") is _initialised[0]:
+        return _initialised[0]
     try:
         from cuda.bindings import driver as bindings
     except ImportError as error:
@@ -129,7 +129,48 @@ def relaxed_capture() -> Iterator[None]:
 
 def is_current(ordinal: int) -> bool:
     """Whether this thread acts on the device anyway."""
-    return int(call("cuCtxGetCurrent")) == int(_primary_context(ordinal))
+    bindings = driver()
+    context = _contexts.get(ordinal)
+    if context is None:
+        return False
+    code, current = bindings.cuCtxGetCurrent()
+    return not int(code) and int(current) == int(context)
+
+
+def copy(to: int, source: int, nbytes: int, stream: int) -> None:
+    """Enqueue it. This and the next two are on the way of every offload and fetch.
+
+    Raises:
+        CudaError: the driver refuses.
+    """
+    bindings = driver()
+    code = bindings.cuMemcpyAsync(to, source, nbytes, stream)[0]
+    if int(code):
+        raise CudaError(*_explained(bindings, code))
+
+
+def record(event: int, stream: int) -> None:
+    """Let *event* be the end of what the stream has been given.
+
+    Raises:
+        CudaError: as `copy`.
+    """
+    bindings = driver()
+    code = bindings.cuEventRecord(event, stream)[0]
+    if int(code):
+        raise CudaError(*_explained(bindings, code))
+
+
+def wait_for(event: int, stream: int) -> None:
+    """What the stream is given from now on comes after *event*.
+
+    Raises:
+        CudaError: as `copy`.
+    """
+    bindings = driver()
+    code = bindings.cuStreamWaitEvent(stream, event, 0)[0]
+    if int(code):
+        raise CudaError(*_explained(bindings, code))
 
 
 def is_over(event: int) -> bool:

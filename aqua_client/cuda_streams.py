@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from aqua_client import copy_engine, cuda_driver
-from aqua_client.crossover import Crossover, Way
+from aqua_client.crossover import FEW, Crossover, Way
 from aqua_client.cuda_driver import CudaError, CudaUnavailable, call
 from aqua_client.errors import InvalidRequest
 from aqua_client.streams import Event, Pieces, Streams
@@ -64,7 +64,8 @@ class CudaStreams:
         if not ordinals or ordinal is None:  # from and to the host torch has waited
             return None
         event = self._recorded(ordinal, self._torch.current(ordinal))
-        event.ordinals = tuple({ordinal, *ordinals})
+        if ordinals.count(ordinal) != len(ordinals):
+            event.ordinals = tuple({ordinal, *ordinals})
         return event
 
     def copy(self, device: torch.device, pieces: Pieces, *, may_torch: bool = False) -> bool:
@@ -72,13 +73,17 @@ class CudaStreams:
         ordinal = self._torch.ordinal(device)
         if ordinal is None:
             return False
-        longest_bytes = max(int(one[2]) for one in pieces[:2])
-        way = _crossovers[ordinal].choose(longest_bytes, len(pieces), may_torch=may_torch)
-        if way is Way.TORCH:
-            return False
         try:
+            # The shortest way: one tensor's.
+            if len(pieces) < FEW and isinstance(pieces, list) and cuda_driver.is_current(ordinal):
+                copy_engine.one_by_one(pieces, self._torch.current(ordinal))
+                return True
+            longest_bytes = max(int(one[2]) for one in pieces[:2])
+            way = _crossovers[ordinal].choose(longest_bytes, len(pieces), may_torch=may_torch)
+            if way is Way.TORCH:
+                return False
             self.copy_by(way, device, pieces)
-        except RuntimeError as error:
+        except (CudaError, RuntimeError) as error:
             if str(error) not in self._said:
                 self._said.add(str(error))
                 logger.warning("copies are left to torch: %s", error)
@@ -183,9 +188,13 @@ class CudaStreams:
         if events is None:
             events = self._events.setdefault(ordinal, _Events(self._torch, ordinal))
         try:
-            with _acting(ordinal):
+            if cuda_driver.is_current(ordinal) and events.free:
                 event = events.take()
-                call("cuEventRecord", event.handle, stream)
+                cuda_driver.record(event.handle, stream)
+            else:
+                with cuda_driver.acting_on(ordinal):
+                    event = events.take()
+                    cuda_driver.record(event.handle, stream)
         except CudaError as error:
             raise RuntimeError(str(error)) from error
         return event
@@ -247,8 +256,11 @@ class _CudaEvent:
     def wait_on(self, ordinal: int, stream: int) -> None:
         """Let that stream wait."""
         try:
-            with _acting(ordinal):
-                call("cuStreamWaitEvent", stream, self.handle, 0)
+            if cuda_driver.is_current(ordinal):
+                cuda_driver.wait_for(self.handle, stream)
+            else:
+                with cuda_driver.acting_on(ordinal):
+                    cuda_driver.wait_for(self.handle, stream)
         except CudaError as error:
             raise RuntimeError(str(error)) from error
 

@@ -40,6 +40,8 @@ class Tiers:
         self.garbage: deque[Stored] = deque()
         # Asked back although nothing is known of them; the worker acknowledges them.
         self.unknown_leases: list[str] = []
+        # The worker looks anyway: to wake it holds up a caller longer than all else in a call.
+        self.is_watched = False
         # Copies that were enqueued and may not be over: their pins go when they are.
         self.flights: list[Flight] = []
         self.landing = threading.Lock()  # held by who asks after them; never taken inside `lock`
@@ -304,7 +306,7 @@ class Tiers:
             self.wake_worker()
 
     def _watch(self, flight: Flight, of: Stored | Pins | None = None) -> None:
-        if not self.flights:
+        if not self.flights and not self.is_watched:
             self.changed.notify_all()  # the worker looks more often from now on
         if isinstance(of, Pins):
             of.held = 0

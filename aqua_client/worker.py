@@ -36,6 +36,9 @@ TICK_SECONDS = 0.5
 POLL_SECONDS = 0.001
 LONGEST_POLL_SECONDS = 0.05
 
+# After the last of them it goes on so long: in a server that copies all the time nobody wakes it.
+WATCH_SECONDS = 1.0
+
 # Of each class one empty slab stays a while for the next burst: the one used last, or borrowed ahead.
 # Others beside it go back soon: nobody needs two of them, and somebody else may.
 IDLE_SECONDS = 3.0
@@ -74,6 +77,7 @@ class Worker:
         self._ahead = LookingAhead(tiers, borrowing, acquire_seconds=acquire_seconds)
         self._promotion = Promotion(tiers, borrowing, of_caller, acquire_seconds=acquire_seconds)
         self._is_settled = False
+        self._watches_until = 0.0
         self._stuck_since: dict[str, float] = {}
         self._retry_at: dict[str, float] = {}
         self._complaints: dict[str, str] = {}  # the last that was said of a slab
@@ -121,12 +125,15 @@ class Worker:
         tiers = self._tiers
         end = time.monotonic() + TICK_SECONDS
         poll = POLL_SECONDS
-        while (left := end - time.monotonic()) > 0:
+        while (left := end - (now := time.monotonic())) > 0:
             has_landed = in_flight.land(tiers)
             self._promotion.step()
             left = min(left, self._promotion.seconds_left)
             with tiers.lock:
-                if not tiers.flights:
+                if tiers.flights or has_landed:
+                    self._watches_until = now + WATCH_SECONDS
+                tiers.is_watched = now < self._watches_until
+                if not tiers.is_watched:
                     tiers.changed.wait_for(lambda: tiers.has_changed or tiers.flights, left)
                     poll = POLL_SECONDS
                 else:
