@@ -22,6 +22,8 @@ PACKAGES = {
     "grpc": "grpcio",
     "google.protobuf": "protobuf",
     "prometheus_client": "prometheus-client",
+    "click": "click",
+    "rich": "rich",
 }
 
 
