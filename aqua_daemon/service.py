@@ -58,6 +58,7 @@ from aqua_daemon.core.instructions import (
     NoteBrokenInvariant,
     NoteMove,
     NoteRebalance,
+    NoteTrouble,
     ProbeLink,
     SendRevoke,
     TellLost,
@@ -260,7 +261,7 @@ class BrokerService:
             case ForgetSession(session_id=session_id):
                 self._end_requests_of(session_id)
                 self._sessions.forget(session_id)
-            case NoteBrokenInvariant() | NoteRebalance():
+            case NoteBrokenInvariant() | NoteRebalance() | NoteTrouble():
                 pass  # the journal has it
             case NoteMove(after=after, lease=lease):
                 if after in _HANDLE_IS_USELESS:

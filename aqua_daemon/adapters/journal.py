@@ -144,6 +144,10 @@ def in_words(record: Event | Instruction, error: Exception | None = None) -> str
                 f"{nbytes / MIB:g} MiB asked back" if block is None else f"blocked: {block.value}"
             )
             return f"rebalance, {done}: {reason}"
+        case instructions.NoteTrouble(gpu=gpu, trouble=trouble):
+            return f"{gpu} lends nothing: {trouble}" if trouble else f"{gpu} is well again"
+        case instructions.TellLost(lease_ids=lease_ids, reason=reason):
+            return f"{_these(lease_ids)} lost: {reason}"
         case events.SessionOpened(tenant=tenant, process=process):
             return f"session of {tenant} opened by process {process.pid}"
         case events.ProcessEnded(session_id=session_id):

@@ -134,6 +134,7 @@ class GpuAccount:
     )  # by pid: by more than the reserve at once
     newcomer: Newcomer | None = None
     ramp: Ramp | None = None  # None: it lends all that it may
+    told_trouble: str = ""  # what was told of it last
     keeper_ends: tuple[float, ...] = ()  # when, within the last hour
     rest: Rest | None = None  # after too many of them
     probe_bytes: int = 0  # promised to a measurement of its links, while that lasts

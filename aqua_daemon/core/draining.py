@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from aqua_daemon.core import resting
+from aqua_daemon.core import resting, troubles
 from aqua_daemon.core.accounts import GpuAccount
 from aqua_daemon.core.errors import InvalidRequest, NotPermitted
 from aqua_daemon.core.events import DrainRequested, UndrainRequested
@@ -80,6 +80,8 @@ def undrain(turn: Turn, event: UndrainRequested) -> None:
         turn.ledger.mark_drained(gpu, is_drained=False)
     named = [gpu for gpu in turn.ledger.gpus if gpu in event.gpus or not event.gpus]
     rested = [gpu for gpu in named if resting.wake(turn.ledger.gpus[gpu])]
+    for gpu in rested:
+        troubles.tell(turn, turn.ledger.gpus[gpu])
     gpus = tuple(dict.fromkeys((*drained, *rested)))
     turn.answer(AnswerUndrain(session_id=event.session_id, request_id=event.request_id, gpus=gpus))
 

@@ -252,6 +252,14 @@ class NoteRebalance:
     block: RebalanceBlock | None  # None: something was
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoteTrouble:
+    """A GPU lends nothing because something is wrong there, or nothing is any more."""
+
+    gpu: GpuUuid
+    trouble: str  # empty: it is well again
+
+
 # Not frozen: each move makes one, and a frozen one takes three times as long to make.
 @dataclass(slots=True, kw_only=True)
 class NoteMove:
@@ -290,6 +298,7 @@ Instruction = (
     | ForgetSession
     | NoteMove
     | NoteRebalance
+    | NoteTrouble
     | NoteBrokenInvariant
     | Answer
 )

@@ -7,7 +7,7 @@ books, because answers and reports come in order.
 
 from __future__ import annotations
 
-from aqua_daemon.core import draining, lending, resting
+from aqua_daemon.core import draining, lending, resting, troubles
 from aqua_daemon.core.accounts import GpuAccount
 from aqua_daemon.core.events import GpuReported, KeeperAttached, KeeperDetached, KeeperEnded
 from aqua_daemon.core.granting import deny, drop_unseen
@@ -63,6 +63,7 @@ def attach(turn: Turn, event: KeeperAttached) -> None:
         ramp(turn, account)
         draining.go_on(turn, account)
         keep_reserve(turn, account)
+        troubles.tell(turn, account)
 
 
 def report(turn: Turn, event: GpuReported) -> None:
@@ -78,6 +79,7 @@ def report(turn: Turn, event: GpuReported) -> None:
     resting.settle(turn, account)
     ramp(turn, account)
     keep_reserve(turn, account)
+    troubles.tell(turn, account)
 
 
 def detach(turn: Turn, event: KeeperDetached) -> None:
@@ -87,6 +89,7 @@ def detach(turn: Turn, event: KeeperDetached) -> None:
         if account is not None and account.has_keeper:
             account.has_keeper = False
             account.trouble = "the link to its keeper is broken"
+            troubles.tell(turn, account)
 
 
 def end(turn: Turn, event: KeeperEnded) -> None:
@@ -109,6 +112,7 @@ def end(turn: Turn, event: KeeperEnded) -> None:
         lose(turn, held, Move.KEEPER_ENDED, f"the keeper of {gpu} has ended{said}")
         account.keeper_slabs = {}
         _check_slabs(turn, account)
+        troubles.tell(turn, account)
 
 
 def _reconcile(

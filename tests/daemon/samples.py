@@ -249,6 +249,7 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
         reason="below its share",
         block=RebalanceBlock.QUIET,
     ),
+    instructions.NoteTrouble(gpu=GPU, trouble="its keeper has ended"),
 )
 
 SNAPSHOT = NodeSnapshot(

@@ -7,6 +7,8 @@ of which must heal by itself. A client's own context is `tests/cuda/test_dead_cl
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -100,6 +102,20 @@ def trouble(node: Node, machine: FakeCudaNode, gpu: str) -> str:
     return str(gpus_of(node, machine)[gpu]["trouble"])
 
 
+def events_of(node: Node, machine: FakeCudaNode) -> str:
+    """What `aquactl events` prints."""
+    words = [sys.executable, "-m", "aqua_daemon.ctl", "events", "-n", "500", "--socket"]
+    run = subprocess.run(
+        [*words, node.socket],
+        env=machine.environment(),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    return run.stdout
+
+
 def keeper_of(machine: FakeCudaNode, gpu: str, ours: int) -> int:
     (pid,) = {one.pid for one in machine.contexts() if one.uuid == gpu} - {ours}
     return pid
@@ -126,6 +142,9 @@ def test_whatever_fails_of_a_gpu_is_told_and_hurts_nothing_else(
     if fault.loses:
         wait_until(lambda: struck.handle.tier == "lost", seconds=FIRST_SECONDS, what="told")
         check_lost(client, struck, fault)
+        told = events_of(node, machine)
+        assert re.search(rf"^.* lost: the keeper of {gpu} .*{fault.words}", told, re.MULTILINE)
+        assert re.search(rf"^.*{gpu} lends nothing: .*{fault.words}", told, re.MULTILINE)
         assert [
             counted(node, name, gpu) for name in ("leases_lost_total", "keeper_ends_total")
         ] == [value + 1 for value in before]
@@ -149,6 +168,7 @@ def test_whatever_fails_of_a_gpu_is_told_and_hurts_nothing_else(
         what="it is lent again",
     )
     assert counted(node, "gpu_trouble", gpu) == 0
+    assert f"{gpu} is well again" in events_of(node, machine)
 
 
 def check_lost(client: aqua_client.Client, struck: Parked, fault: GpuFault) -> None:

@@ -51,6 +51,7 @@ from aqua_daemon.core.instructions import (
     NoteBrokenInvariant,
     NoteMove,
     NoteRebalance,
+    NoteTrouble,
     ProbeLink,
     SendRevoke,
     TellLost,
@@ -320,7 +321,7 @@ class Daemon:
                 self._answer(instruction)
             case ProbeLink():
                 measure(instruction, self._stage, self.submit)
-            case NoteMove() | NoteBrokenInvariant() | NoteRebalance():
+            case NoteMove() | NoteBrokenInvariant() | NoteRebalance() | NoteTrouble():
                 pass
             case _:
                 assert_never(instruction)
@@ -346,5 +347,4 @@ class Daemon:
         self._stage.agenda.after(TICK_SECONDS, self._tick)
         deadline = self.broker.next_deadline()
         if deadline is not None and 0.0 <= deadline - self._stage.now < TICK_SECONDS:
-            due = partial(self.submit, Ticked())
-            self._stage.agenda.after(deadline - self._stage.now, due)
+            self._stage.agenda.after(deadline - self._stage.now, partial(self.submit, Ticked()))
