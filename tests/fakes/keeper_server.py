@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from aqua_protos.frame_link import FrameLink
@@ -33,10 +33,12 @@ class FakeKeeper:
         assert request.WhichOneof("kind") == kind, request
         return request
 
-    async def accept_attach(self, *gpus: GpuReport, holders: int = 0) -> None:
+    async def accept_attach(
+        self, *gpus: GpuReport, holders: int = 0, features: Sequence[str] = ()
+    ) -> None:
         """Wait for an Attach and answer it."""
         request = await self.request("attach")
-        attached = Attached(protocol=1, keeper_pid=1, gpus=gpus, holders=holders)
+        attached = Attached(protocol=1, keeper_pid=1, gpus=gpus, holders=holders, features=features)
         self.say(KeeperReply(request_id=request.request_id, attached=attached))
 
     def say(self, reply: KeeperReply, descriptors: tuple[int, ...] = ()) -> None:
