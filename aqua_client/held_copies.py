@@ -15,7 +15,7 @@ from contextlib import contextmanager
 # So many bytes `memmove` copies as quickly as torch does, without its preparations.
 PLAIN_BYTES = 128 * 2**10
 
-# A twentieth of a millisecond, in which nobody else computes in Python.
+# A twentieth of a millisecond where the pages are there, in which nobody else computes in Python.
 BESIDE_MOVES_BYTES = 2**20
 
 
