@@ -119,7 +119,7 @@ class Borrowing:
                     logger.debug("no slab of %d bytes for what is in the host: %s", size, error)
                     if not self._may_be_smaller(error, size, smallest, end):
                         return False
-                    size = max(smallest, size // 2)
+                    size = _smaller(size, smallest, error)
         finally:
             self._end_asking(safety)
 
@@ -202,7 +202,7 @@ class Borrowing:
                 return self._take_in(slab, nbytes, stored, avoid_gpu)
             except (Refused, BrokerUnreachable, UnusableSlab) as error:
                 if self._may_be_smaller(error, size, smallest, end):
-                    size = max(smallest, size // 2)
+                    size = _smaller(size, smallest, error)
                     continue
                 self._note_failure(size, stored.safety, error)
                 raise Shortage(error.reason) from error
@@ -218,7 +218,9 @@ class Borrowing:
         smallest: int,
         end: float,
     ) -> bool:
-        return error.reason in SMALLER_MAY_DO and size > smallest and time.monotonic() < end
+        room = _room(error)
+        may_do = error.reason in SMALLER_MAY_DO and (room is None or room >= smallest)
+        return may_do and size > smallest and time.monotonic() < end
 
     def _ask(self, size: int, safety: SafetyClass, nbytes: int, *, seconds: float) -> Slab:
         """Ask for a slab; for *nbytes* that are nowhere yet, beside what lies in the host."""
@@ -247,3 +249,16 @@ class Borrowing:
                 raise Shortage("same_gpu")
         self._arriving.drop(slab)
         raise Shortage(unwanted)
+
+
+def _room(error: Refused | BrokerUnreachable | UnusableSlab) -> int | None:
+    """The largest slab that the daemon says may be had; None: it does not say."""
+    return error.largest_bytes if isinstance(error, Refused) else None
+
+
+def _smaller(size: int, smallest: int, error: Refused | BrokerUnreachable | UnusableSlab) -> int:
+    """What to ask for next: half of *size*, or what there is room for where that is less."""
+    size, room = size // 2, _room(error)
+    while room is not None and size > max(smallest, room):
+        size //= 2
+    return max(smallest, size)

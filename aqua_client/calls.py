@@ -168,7 +168,7 @@ class Calls:
         reason = reason or code.lower()
         if reason == "not_permitted" or code == "PERMISSION_DENIED":
             return NotAnOwner(details, reason=reason)
-        return Refused(details, reason=reason)
+        return Refused(details, reason=reason, largest_bytes=error.largest_bytes)
 
 
 def _by_link(framed: FramedCalls) -> Way:
@@ -181,7 +181,12 @@ def _by_link(framed: FramedCalls) -> Way:
             raise NoReply("CANCELLED", str(error)) from None
         if answer.refusal is not None:
             refusal = answer.refusal
-            raise NoReply(refusal.code, refusal.message, reason=refusal.reason)
+            raise NoReply(
+                refusal.code,
+                refusal.message,
+                reason=refusal.reason,
+                largest_bytes=refusal.largest_bytes,
+            )
         return answer.payload
 
     return ask

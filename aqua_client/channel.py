@@ -36,11 +36,14 @@ _OPTIONS = (
 class NoReply(Exception):
     """A call has no reply: *code* is a status's name, *reason* the daemon's label or empty."""
 
-    def __init__(self, code: str, details: str, *, reason: str = "") -> None:
+    def __init__(
+        self, code: str, details: str, *, reason: str = "", largest_bytes: int | None = None
+    ) -> None:
         super().__init__(details)
         self.code = code
         self.details = details
         self.reason = reason
+        self.largest_bytes = largest_bytes
 
 
 def new_channel(target: str) -> grpc.Channel:

@@ -91,10 +91,16 @@ class BrokerUnreachable(AquaError):
 class Refused(AquaError):
     """The daemon said no. Nothing has changed there."""
 
-    def __init__(self, message: str = "", *, reason: str = "refused") -> None:
-        """*reason* is the daemon's label: no_room, no_host_room, quota, suspect, invalid, ..."""
+    def __init__(
+        self, message: str = "", *, reason: str = "refused", largest_bytes: int | None = None
+    ) -> None:
+        """*reason* is the daemon's label: no_room, no_host_room, quota, suspect, invalid, ...
+
+        *largest_bytes*: of a slab for which there is room; None where the daemon did not say.
+        """
         super().__init__(message or f"the daemon refused ({reason})")
         self.reason = reason
+        self.largest_bytes = largest_bytes
 
 
 class NotAnOwner(Refused):

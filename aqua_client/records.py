@@ -169,6 +169,7 @@ class Refusal:
     code: str  # a gRPC status name; empty: it is we
     message: str
     reason: str = "refused"  # or OTHER_PROTOCOL
+    largest_bytes: int | None = None  # of a slab that may be had all the same; None: not known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -163,7 +163,13 @@ def _answer(reply: presence_pb2.CallReply) -> CallAnswer:
     if not reply.HasField("refusal"):
         return CallAnswer(number=reply.number, payload=reply.payload)
     refusal = reply.refusal
-    no = Refusal(code=refusal.code, message=refusal.message, reason=refusal.reason)
+    largest_bytes = refusal.largest_bytes if refusal.HasField("largest_bytes") else None
+    no = Refusal(
+        code=refusal.code,
+        message=refusal.message,
+        reason=refusal.reason,
+        largest_bytes=largest_bytes,
+    )
     return CallAnswer(number=reply.number, refusal=no)
 
 

@@ -16,7 +16,7 @@ from aqua_daemon.adapters.presence_link import PresenceLink
 from aqua_daemon.adapters.reply import Reply, slab_not_sent
 from aqua_daemon.adapters.statuses import LONGEST_DETAILS, status_of
 from aqua_daemon.adapters.wire import frames
-from aqua_daemon.core.errors import BrokerError, InvalidRequest
+from aqua_daemon.core.errors import BrokerError, InsufficientMemory, InvalidRequest
 from aqua_daemon.core.model import SessionId
 
 
@@ -67,4 +67,9 @@ def _send(link: PresenceLink, call: frames.Call, reply: Reply) -> None:
 def _refuse(link: PresenceLink, call: frames.Call, error: BrokerError) -> None:
     message = str(error)[:LONGEST_DETAILS]
     code = status_of(error).name
-    link.push(frames.call_refused(call.number, code, message, reason=error.reason))
+    largest_bytes = error.largest_bytes if isinstance(error, InsufficientMemory) else None
+    link.push(
+        frames.call_refused(
+            call.number, code, message, reason=error.reason, largest_bytes=largest_bytes
+        )
+    )

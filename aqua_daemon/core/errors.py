@@ -100,6 +100,11 @@ class InsufficientMemory(RefusedForNow):
 
     reason = "no_room"
 
+    def __init__(self, message: str, *, largest_bytes: int | None = None) -> None:
+        """*largest_bytes*: of a slab for which there is room; None where that is not known."""
+        super().__init__(message)
+        self.largest_bytes = largest_bytes
+
 
 class InsufficientHostRoom(RefusedForNow):
     """The ledger of host memory has no room for this."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from aqua_daemon.core.errors import InsufficientMemory
 from aqua_daemon.core.model import GpuUuid
-from aqua_daemon.core.sizes import MIB
+from aqua_daemon.core.sizes import MIB, SLAB_GRANULE_BYTES
 
 
 # Not frozen: each request makes one of each GPU, and a frozen one takes three times as long to make.
@@ -64,15 +64,20 @@ def place(lenders: Iterable[Lender], *, nbytes: int, lend_to_own_gpu: bool) -> P
     """The GPU to borrow *nbytes* from.
 
     Raises:
-        InsufficientMemory: none has them; the message says what each lacked.
+        InsufficientMemory: none has them; the message says what each lacked, and it how large a slab
+            may be.
     """
     lenders = tuple(lenders)
     best: Lender | None = None
     best_rank: tuple[bool, float, float, int, bool] | None = None
+    largest_bytes = 0
     for lender in lenders:
-        if lender.lendable_bytes < nbytes or lender.too_slow:
+        if lender.too_slow:
             continue
         if lender.is_home and not lend_to_own_gpu:
+            continue
+        if lender.lendable_bytes < nbytes:
+            largest_bytes = max(largest_bytes, lender.lendable_bytes)
             continue
         rank = _rank(lender)
         if best_rank is None or rank > best_rank:
@@ -83,7 +88,8 @@ def place(lenders: Iterable[Lender], *, nbytes: int, lend_to_own_gpu: bool) -> P
             f"no GPU has {_mib(nbytes)} that may be lent: {lacks or 'there is no GPU'}. "
             "Use host memory, release leases, or ask for a smaller slab"
         )
-        raise InsufficientMemory(msg)
+        granules = largest_bytes // SLAB_GRANULE_BYTES
+        raise InsufficientMemory(msg, largest_bytes=granules * SLAB_GRANULE_BYTES)
     return Placement(lender=best)
 
 

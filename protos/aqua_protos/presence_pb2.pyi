@@ -196,14 +196,16 @@ class Welcome(_message.Message):
     def __init__(self, protocol: _Optional[int] = ..., features: _Optional[_Iterable[str]] = ..., session_id: _Optional[str] = ..., token: _Optional[bytes] = ..., tenant: _Optional[str] = ..., term_seconds: _Optional[float] = ..., smallest_slab_bytes: _Optional[int] = ..., largest_slab_bytes: _Optional[int] = ..., daemon_version: _Optional[str] = ..., ended_lease_ids: _Optional[_Iterable[str]] = ..., unheard_lease_ids: _Optional[_Iterable[str]] = ..., has_sentinel: bool = ...) -> None: ...
 
 class Refusal(_message.Message):
-    __slots__ = ("code", "message", "reason")
+    __slots__ = ("code", "message", "reason", "largest_bytes")
     CODE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    LARGEST_BYTES_FIELD_NUMBER: _ClassVar[int]
     code: str
     message: str
     reason: str
-    def __init__(self, code: _Optional[str] = ..., message: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+    largest_bytes: int
+    def __init__(self, code: _Optional[str] = ..., message: _Optional[str] = ..., reason: _Optional[str] = ..., largest_bytes: _Optional[int] = ...) -> None: ...
 
 class CallReply(_message.Message):
     __slots__ = ("number", "payload", "refusal")

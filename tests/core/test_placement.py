@@ -119,6 +119,22 @@ def test_a_refusal_says_what_each_gpu_lacked_and_what_to_do() -> None:
     assert "Use host memory" in message
 
 
+def test_a_refusal_says_how_large_a_slab_may_be() -> None:
+    """In whole granules, of a GPU that the session may borrow from: it need not be found by asking."""
+    lenders = (
+        lender("A", 200, is_home=True),
+        replace(lender("B", 100), too_slow="B reaches it over PCIe"),
+        lender("C", 12),
+        replace(lender("D", 0), lendable_bytes=15 * MIB),
+    )
+    with pytest.raises(InsufficientMemory) as caught:
+        place(lenders, nbytes=32 * MIB, lend_to_own_gpu=False)
+    assert caught.value.largest_bytes == 14 * MIB
+    with pytest.raises(InsufficientMemory) as caught:
+        place(lenders[:2], nbytes=32 * MIB, lend_to_own_gpu=False)
+    assert caught.value.largest_bytes == 0
+
+
 def test_a_node_without_gpus_refuses() -> None:
     """Nothing to choose from is no special case for the caller."""
     with pytest.raises(InsufficientMemory, match="there is no GPU"):

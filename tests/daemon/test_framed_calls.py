@@ -55,6 +55,27 @@ def test_a_slab_comes_with_its_descriptor_before_the_reply() -> None:
     asyncio.run(story())
 
 
+def test_a_refused_slab_comes_with_the_size_that_may_be_had() -> None:
+    """So that who wants less may ask for it at once, and who can't use it need not ask again."""
+
+    async def story() -> None:
+        async with running() as node, greeted(node, home_gpu="SHM-0") as client:
+            for number in range(1, 8):  # six of 32 MiB are all that fit above the reserve
+                await client.send(call(number, "Acquire", acquire(32 * MIB)))
+                frame = await client.receive()
+                if frame.HasField("call_reply"):
+                    break
+                (descriptor,) = client.reader.take_descriptors(1)
+                os.close(descriptor)
+                await reply_to(client, number)
+            refusal = frame.call_reply.refusal
+            assert (refusal.reason, refusal.largest_bytes) == ("no_room", 24 * MIB)
+            await client.send(call(9, "Acquire", acquire(refusal.largest_bytes)))
+            assert (await client.receive()).HasField("slab_descriptor")
+
+    asyncio.run(story())
+
+
 @pytest.mark.parametrize(
     ("method", "request_", "code", "reason"),
     [

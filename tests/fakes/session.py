@@ -68,6 +68,7 @@ class FakeNode:
     returned: list[Returned] = field(default_factory=list)
     still_mapped: list[str] = field(default_factory=list)  # at the moment they were given back
     asked: list[int] = field(default_factory=list)  # bytes of each acquire
+    says_room: bool = False  # with a refusal, as a daemon of this release does
     wanted: list[int] = field(default_factory=list)  # and all that it said to want
     revoke_reason: str = "reclaim"
     takes_exchanges: bool = False
@@ -199,8 +200,9 @@ class FakeSession:
             if refusal:
                 raise Refused(reason=refusal)
             gpu = max(node.gpu_bytes, key=lambda one: node.gpu_bytes[one] - node.lent_bytes(one))
-            if node.gpu_bytes[gpu] - node.lent_bytes(gpu) < nbytes:
-                raise Refused(reason="no_room")
+            room = node.gpu_bytes[gpu] - node.lent_bytes(gpu)
+            if room < nbytes:
+                raise Refused(reason="no_room", largest_bytes=room if node.says_room else None)
             lease = FakeLease(uuid4().hex, gpu, nbytes, safety_class)
             node.leases[lease.lease_id] = lease
         threading.Event().wait(min(seconds, node.late_seconds))

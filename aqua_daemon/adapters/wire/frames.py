@@ -156,9 +156,13 @@ def call_reply(number: int, payload: bytes) -> bytes:
     return presence_pb2.DaemonFrame(call_reply=message).SerializeToString()
 
 
-def call_refused(number: int, code: str, message: str, *, reason: str) -> bytes:
-    """CallReply that says no."""
-    refused = presence_pb2.Refusal(code=code, message=message, reason=reason)
+def call_refused(
+    number: int, code: str, message: str, *, reason: str, largest_bytes: int | None = None
+) -> bytes:
+    """CallReply that says no; for a slab, how large a one may be had, where that is known."""
+    refused = presence_pb2.Refusal(
+        code=code, message=message, reason=reason, largest_bytes=largest_bytes
+    )
     reply = presence_pb2.CallReply(number=number, refusal=refused)
     return presence_pb2.DaemonFrame(call_reply=reply).SerializeToString()
 
