@@ -12,11 +12,12 @@ from collections.abc import Sequence
 
 import torch
 
-from aqua_client import copying, prefetching, transfers
+from aqua_client import copying, enqueuing, prefetching, transfers
 from aqua_client.errors import InvalidRequest
 from aqua_client.layouts import Layout, check_out, layout_of
 from aqua_client.pager import Pager
 from aqua_client.slabs import Place, Stored
+from aqua_client.streams import Copier
 from aqua_client.tensors import OffloadedTensor, safety_class
 
 
@@ -33,8 +34,11 @@ def offload_many(pager: Pager, tensors: Sequence[torch.Tensor], keep: str) -> li
     layouts = [layout_of(tensor) for tensor in sources]
 
     def copy(places: Sequence[Sequence[Place]]) -> None:
-        for source, layout, spans in zip(sources, layouts, places, strict=True):
-            copying.write(source, layout, spans, pager.streams)
+        def write(copier: Copier | None) -> None:
+            for source, layout, spans in zip(sources, layouts, places, strict=True):
+                copying.write(source, layout, spans, copier)
+
+        enqueuing.together(pager.streams, write)
 
     def make(stored: Sequence[Stored]) -> list[OffloadedTensor]:
         pairs = zip(stored, layouts, strict=True)
@@ -102,8 +106,11 @@ def _load(
     ]
 
     def copy(places: Sequence[Sequence[Place]]) -> None:
-        for spans, (_, layout, target) in zip(places, rest, strict=True):
-            copying.read(spans, layout, target, pager.streams)
+        def read(copier: Copier | None) -> None:
+            for spans, (_, layout, target) in zip(places, rest, strict=True):
+                copying.read(spans, layout, target, copier)
+
+        enqueuing.together(pager.streams, read)
 
     devices = [target.device for _, _, target in rest]
     transfers.load(pager, [stored for stored, _, _ in rest], devices, copy=copy)

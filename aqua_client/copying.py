@@ -24,7 +24,7 @@ from aqua_client.held_copies import HELD_COPIES
 from aqua_client.layouts import Layout
 from aqua_client.opening import Mapped, UnusableSlab, open_slab
 from aqua_client.records import Grant
-from aqua_client.streams import Piece, Streams
+from aqua_client.streams import Copier, Piece
 
 __all__ = [
     "CHUNK_BYTES",
@@ -145,7 +145,7 @@ class Span(Protocol):
 
 
 def write(
-    source: torch.Tensor, layout: Layout, spans: Sequence[Span], streams: Streams | None = None
+    source: torch.Tensor, layout: Layout, spans: Sequence[Span], streams: Copier | None = None
 ) -> None:
     """Copy a tensor into *spans*, in this order."""
     if streams is not None and streams.concern(source.device):
@@ -178,7 +178,7 @@ def read(
     spans: Sequence[Span],
     layout: Layout,
     target: torch.Tensor,
-    streams: Streams | None = None,
+    streams: Copier | None = None,
     *,
     check: Callable[[], None] = lambda: None,
 ) -> None:
@@ -219,7 +219,7 @@ def read(
 
 
 def _is_read_by(
-    streams: Streams, spans: Sequence[Span], layout: Layout, target: torch.Tensor
+    streams: Copier, spans: Sequence[Span], layout: Layout, target: torch.Tensor
 ) -> bool:
     """Whether the streams do it by themselves."""
     has_version = not target.is_inference()

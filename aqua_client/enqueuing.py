@@ -19,9 +19,43 @@ from aqua_client.layouts import Layout
 from aqua_client.pager import Pager
 from aqua_client.records import SafetyClass
 from aqua_client.slabs import Place, Stored
-from aqua_client.streams import Event, Never, Streams
+from aqua_client.streams import Copier, Event, Never, Piece, Pieces, Streams
 
 HandleT = TypeVar("HandleT")
+
+
+class Together:
+    """Copies of several tensors, enqueued all at once: by one call where that is the quickest."""
+
+    def __init__(self, streams: Streams) -> None:
+        """Nothing is enqueued before `flush`."""
+        self._streams = streams
+        self._pieces: dict[torch.device, list[Piece]] = {}
+
+    def concern(self, device: torch.device) -> bool:
+        """As the streams say."""
+        return self._streams.concern(device)
+
+    def copy(self, device: torch.device, pieces: Pieces, *, may_torch: bool = False) -> bool:
+        """Noted, for now."""
+        self._pieces.setdefault(device, []).extend(pieces)
+        return not may_torch
+
+    def flush(self) -> bool:
+        """Whether all of them are enqueued; otherwise torch is to copy everything."""
+        pairs = self._pieces.items()
+        return all(self._streams.copy(device, pieces) for device, pieces in pairs)
+
+
+def together(streams: Streams | None, copy: Callable[[Copier | None], None]) -> None:
+    """Let *copy* do its copies, those that need no torch all at once."""
+    if streams is None:
+        copy(None)
+        return
+    all_of_them = Together(streams)
+    copy(all_of_them)
+    if not all_of_them.flush():
+        copy(None)
 
 
 def write(

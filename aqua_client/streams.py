@@ -44,6 +44,16 @@ class Event(Protocol):
         """Let the caller wait. RuntimeError: the device has failed."""
 
 
+class Copier(Protocol):
+    """Who enqueues copies by addresses."""
+
+    def concern(self, device: torch.device) -> bool:
+        """Whether copies of tensors there are enqueued, not done on return."""
+
+    def copy(self, device: torch.device, pieces: Pieces, *, may_torch: bool = False) -> bool:
+        """Enqueue them; False: torch is to do it."""
+
+
 class Streams(Protocol):
     """One a client."""
 

@@ -19,7 +19,7 @@ from aqua_client.errors import (
 )
 from aqua_client.layouts import Layout
 from aqua_client.pager import Pager
-from aqua_client.streams import Streams
+from aqua_client.streams import Copier
 from tests.client.pagers import no_daemon, paging, park, random_bytes, two_gpus, wait_acknowledged
 from tests.fakes.session import MIB, FakeNode
 from tests.fakes.streams import FakeStreams
@@ -178,14 +178,14 @@ def test_a_copy_that_fails_half_way_leaves_no_pin_and_no_byte(
     write, read = copying.write, copying.read
 
     def failing_write(
-        source: torch.Tensor, layout: Layout, spans: Sequence[Span], streams: Streams | None
+        source: torch.Tensor, layout: Layout, spans: Sequence[Span], streams: Copier | None
     ) -> None:
         if layout.nbytes == 12:
             raise fault("no copy")
         write(source, layout, spans, streams)
 
     def failing_read(
-        spans: Sequence[Span], layout: Layout, target: torch.Tensor, streams: Streams | None
+        spans: Sequence[Span], layout: Layout, target: torch.Tensor, streams: Copier | None
     ) -> None:
         if layout.nbytes == 12:
             raise fault("no copy")

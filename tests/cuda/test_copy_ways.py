@@ -87,6 +87,26 @@ def test_blocks_that_lie_across_slabs_come_back_too(engine: Engine, table: Cross
     assert torch.equal(target, cache)
 
 
+def test_many_tensors_go_by_one_call(engine: Engine, table: Crossover) -> None:
+    """Out and in, where a batch was measured to be the quickest; else by a call each."""
+    table.measured = only(Way.BATCH)
+    tensors = [noise(4096 + seed, seed=seed, device="cpu") for seed in range(20)]
+    outs = [torch.zeros_like(tensor) for tensor in tensors]
+    before = dict(process.calls)
+    handles = engine.client.offload_many(tensors)
+    engine.client.fetch_many(handles, outs)
+    await_idle(engine)
+    assert all(torch.equal(*pair) for pair in zip(outs, tensors, strict=True))
+    calls = {name: process.calls[name] - before.get(name, 0) for name in CALLS.values()}
+    assert (calls["cuMemcpyBatchAsync"], calls["cuMemcpyAsync"]) == (2, 0)
+    engine.machine.fail("cuMemcpyBatchAsync", int(CUresult.CUDA_ERROR_NOT_SUPPORTED))
+    again = engine.client.offload_many(tensors)
+    engine.machine.fail("cuMemcpyBatchAsync", None)
+    engine.client.fetch_many(again, outs)
+    await_idle(engine)
+    assert all(torch.equal(*pair) for pair in zip(outs, tensors, strict=True))
+
+
 def test_a_way_that_fails_is_done_by_torch(engine: Engine, table: Crossover) -> None:
     """The bytes are right anyway."""
     table.measured = only(Way.KERNEL)
