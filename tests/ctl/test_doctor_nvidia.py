@@ -183,6 +183,7 @@ def test_an_nvml_that_hangs_is_not_waited_for(
 ) -> None:
     """A child that never says a word is left; doctor says so and goes on."""
     monkeypatch.setattr(nvml_asking, "COMMAND", ("sleep", "60"))
+    monkeypatch.setattr(nvml_asking, "WAKE_SECONDS", 0.05)
     found = examined(fake_cuda_node(tmp_path / "node", gpus=1), 0.05)
     assert found.nvml_trouble == "NVML has not answered within 0.05 s"
     assert found.gpus == ()

@@ -18,6 +18,8 @@ from typing import Any
 from aqua_daemon.ctl.doctor.nvidia_facts import Gpu, PeerLink
 
 COMMAND = (sys.executable, "-m", "aqua_daemon.ctl.doctor.nvml_child")
+# A driver that nothing keeps awake takes a second or two for each GPU before it says a word.
+WAKE_SECONDS = 15.0
 _READ_BYTES = 65536
 _MOST_CHILDREN = 3
 
@@ -34,7 +36,10 @@ class NvmlWord:
 
 
 def ask_nvml(*, seconds: float) -> NvmlWord:
-    """Ask; a child that says nothing for *seconds* is left, and followed by two at most."""
+    """Ask; a child that says nothing for *seconds* is left, and followed by two at most.
+
+    Its first word it may take `WAKE_SECONDS` for.
+    """
     hanging: dict[int, Gpu] = {}
     for _ in range(_MOST_CHILDREN):
         word = NvmlWord()
@@ -43,7 +48,7 @@ def ask_nvml(*, seconds: float) -> NvmlWord:
         if not has_hung:
             return word
         if word.asking is None:  # before any GPU: NVML itself hangs
-            word.trouble = f"NVML has not answered within {seconds:g} s"
+            word.trouble = f"NVML has not answered within {max(seconds, WAKE_SECONDS):g} s"
             return word
         known = word.gpus.get(word.asking)
         hanging[word.asking] = Gpu(
@@ -76,13 +81,15 @@ def _ask(word: NvmlWord, left_out: Iterable[int], seconds: float) -> bool:
 
 def _lines(child: subprocess.Popen[bytes], seconds: float) -> Iterator[bytes]:
     """As they come. Raises TimeoutError: nothing came for so long."""
+    patience = max(seconds, WAKE_SECONDS)
     assert child.stdout is not None  # noqa: S101 - it was asked for
     rest = b""
     with selectors.DefaultSelector() as waiting:
         waiting.register(child.stdout, selectors.EVENT_READ)
         while True:
-            if not waiting.select(seconds):
+            if not waiting.select(patience):
                 raise TimeoutError
+            patience = seconds
             chunk = os.read(child.stdout.fileno(), _READ_BYTES)
             if not chunk:
                 return
