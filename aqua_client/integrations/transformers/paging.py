@@ -76,6 +76,7 @@ class Paging(OffloadingManager):
         self._kept: dict[str, tuple[Copies, ...]] = {}
         self._parked: set[str] = set()
         self._just_back: set[str] = set()
+        self._looked = 0
         self.soon: Sequence[str] = ()  # who will come back next, as far as the scheduler knows
         self._counts = Counts()
         self._writer = (
@@ -127,13 +128,20 @@ class Paging(OffloadingManager):
                 self._requeue(state, engine.make_new(state))
 
     def requeue_lost(self) -> None:
-        """Have waiting requests whose bytes are gone computed again."""
-        for request_id in list(self._parked):
-            state = self.scheduler.waiting_requests.get(request_id)
-            if state is not None and any(copies.is_lost for copies in self._kept[request_id]):
-                self._counts.recomputed += 1
-                self.free_request_cpu_cache(state)
-                self.scheduler.waiting_requests[request_id] = engine.make_new(state)
+        """Have waiting requests whose bytes are gone computed again: one is looked at in a step.
+
+        All of them would cost each step as much as a hundred requests do; whose loss is not seen by
+        then is met when it comes back.
+        """
+        if not self._parked:
+            return
+        self._looked += 1
+        request_id = list(self._parked)[self._looked % len(self._parked)]
+        state = self.scheduler.waiting_requests.get(request_id)
+        if state is not None and any(copies.is_lost for copies in self._kept[request_id]):
+            self._counts.recomputed += 1
+            self.free_request_cpu_cache(state)
+            self.scheduler.waiting_requests[request_id] = engine.make_new(state)
 
     def bring_back(self, batch: list[FutureRequestState]) -> list[FutureRequestState]:
         """Restore who was parked; whose bytes are gone leaves *batch* and is computed again."""
