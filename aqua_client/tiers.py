@@ -66,11 +66,10 @@ class Tiers:
         """A place for each, of one class, in one slab; else nothing has changed."""
         nbytes = sum(aligned(one.nbytes) for one in several)
         slab = self._held.with_room(nbytes, several[0].safety, "") if nbytes else None
-        if slab is None:
-            return False
-        slab.put_together([one for one in several if one.nbytes], now=time.monotonic())
-        self._note_fill(slab)
-        return True
+        if slab is not None:
+            slab.put_together([one for one in several if one.nbytes], now=time.monotonic())
+            self._note_fill(slab)
+        return slab is not None
 
     def has_room(self, nbytes: int, safety: SafetyClass) -> bool:
         """Whether `put` would find some."""
@@ -316,8 +315,7 @@ class Tiers:
 
     def _places_of(self, stored: Stored) -> list[Place]:
         """Its places in slabs, also those that nobody else knows yet."""
-        slabs = self.slabs.values()
-        return [place for slab in slabs for place in slab.places if place.stored is stored]
+        return [one for slab in self.slabs.values() for one in slab.places if one.stored is stored]
 
     def _retire_all(self, stored: Stored) -> None:
         places, stored.places = stored.places, []
