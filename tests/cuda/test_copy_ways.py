@@ -51,7 +51,12 @@ def only(way: Way) -> tuple[Measured, ...]:
 @pytest.mark.parametrize("is_default", [True, False], ids=["default stream", "own stream"])
 @pytest.mark.parametrize("way", Way)
 def test_blocks_come_back_by_each_way(
-    engine: Engine, table: Crossover, way: Way, *, is_default: bool
+    engine: Engine,
+    table: Crossover,
+    caplog: pytest.LogCaptureFixture,
+    way: Way,
+    *,
+    is_default: bool,
 ) -> None:
     """Out of one order and into another, after what the stream had to do; by the call that is meant."""
     table.measured = only(way)
@@ -71,6 +76,7 @@ def test_blocks_come_back_by_each_way(
     if way is not Way.TORCH:
         calls = process.calls[CALLS[way]] - before
         assert calls == (2 * BLOCKS if way is Way.EACH else 2)
+    assert "left to torch" not in caplog.text
 
 
 def test_blocks_that_lie_across_slabs_come_back_too(engine: Engine, table: Crossover) -> None:
