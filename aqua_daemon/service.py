@@ -63,7 +63,8 @@ from aqua_daemon.core.instructions import (
     SendRevoke,
     TellLost,
 )
-from aqua_daemon.core.model import LeaseState, NodeSnapshot, RequestId, SessionId
+from aqua_daemon.core.model import LeaseState, RequestId, SessionId
+from aqua_daemon.core.node_snapshot import NodeSnapshot
 from aqua_daemon.ports import Clock, Journal, Keepers, Sessions
 
 Request = (

@@ -45,7 +45,8 @@ from aqua_daemon.core.instructions import (
     AnswerUndrain,
 )
 from aqua_daemon.core.limits import QuotaOutcome
-from aqua_daemon.core.model import BrokerSettings, LeaseId, NodeSnapshot, Session, SessionId
+from aqua_daemon.core.model import BrokerSettings, LeaseId, Session, SessionId
+from aqua_daemon.core.node_snapshot import NodeSnapshot
 from aqua_daemon.core.sizes import LONGEST_REVOKE_SECONDS, REVOKE_GRACE_SECONDS
 from aqua_daemon.ports import Clock, Keepers
 from aqua_daemon.service import BrokerService, Request

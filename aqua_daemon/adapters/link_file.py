@@ -16,7 +16,8 @@ from pathlib import Path
 from aqua_daemon.adapters.settings_file import replace_file
 from aqua_daemon.adapters.wire import checks
 from aqua_daemon.core.errors import InvalidRequest
-from aqua_daemon.core.model import GpuPair, LinkRate, LinkSnapshot, NodeSnapshot
+from aqua_daemon.core.model import GpuPair, LinkRate
+from aqua_daemon.core.node_snapshot import LinkSnapshot, NodeSnapshot
 
 SCHEMA = 1
 NAME = "links.json"

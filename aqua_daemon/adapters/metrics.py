@@ -33,7 +33,8 @@ from prometheus_client.registry import Collector
 from aqua_daemon import __version__
 from aqua_daemon.adapters.tally import Counts, Durations, cumulative
 from aqua_daemon.adapters.wire.figures import FETCH_BUCKETS_SECONDS, TIERS, ClientFigures
-from aqua_daemon.core.model import GpuSnapshot, LeaseState, LinkSnapshot, NodeSnapshot
+from aqua_daemon.core.model import LeaseState
+from aqua_daemon.core.node_snapshot import GpuSnapshot, LinkSnapshot, NodeSnapshot
 
 ANSWER_SECONDS = 1.0
 _CLIENTS = "as clients say, a third of a term late"

@@ -21,7 +21,8 @@ from aqua_daemon.adapters.statuses import NotKept
 from aqua_daemon.adapters.wire import checks
 from aqua_daemon.core.errors import InvalidRequest
 from aqua_daemon.core.limits import Quota
-from aqua_daemon.core.model import GpuUuid, NodeSnapshot, QuotaSnapshot, TenantName
+from aqua_daemon.core.model import GpuUuid, TenantName
+from aqua_daemon.core.node_snapshot import NodeSnapshot, QuotaSnapshot
 from aqua_daemon.core.sizes import LARGEST_WEIGHT, MOST_PRIORITY, SMALLEST_WEIGHT
 
 SCHEMA = 1

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from aqua_daemon.adapters.happenings import Happening
-from aqua_daemon.core.model import NodeSnapshot, Session, owner_of
+from aqua_daemon.core.model import Session, owner_of
+from aqua_daemon.core.node_snapshot import NodeSnapshot
 
 
 def visible_to(viewer: Session, snapshot: NodeSnapshot) -> NodeSnapshot:

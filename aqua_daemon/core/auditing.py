@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 
+from aqua_daemon.core.books import Books
 from aqua_daemon.core.integrity import (
     Violation,
     overdue,
@@ -32,7 +33,6 @@ from aqua_daemon.core.model import (
 )
 from aqua_daemon.core.recount import Recount
 from aqua_daemon.core.sizes import LOOKS_PER_EVENT, LOOKS_PER_TICK
-from aqua_daemon.core.turn import Books
 
 
 def all_violations(books: Books) -> Iterator[Violation]:

@@ -26,6 +26,7 @@ from aqua_daemon.core import (
     terms,
 )
 from aqua_daemon.core.auditing import Audit, all_violations
+from aqua_daemon.core.books import Books
 from aqua_daemon.core.errors import IntegrityViolation
 from aqua_daemon.core.events import (
     DrainRequested,
@@ -65,17 +66,11 @@ from aqua_daemon.core.events import (
 from aqua_daemon.core.instructions import Instruction
 from aqua_daemon.core.ledger import Ledger
 from aqua_daemon.core.limits import Quota
-from aqua_daemon.core.model import (
-    BrokerSettings,
-    GpuPair,
-    GpuUuid,
-    LinkRate,
-    NodeSnapshot,
-    TenantName,
-)
+from aqua_daemon.core.model import BrokerSettings, GpuPair, GpuUuid, LinkRate, TenantName
+from aqua_daemon.core.node_snapshot import NodeSnapshot
 from aqua_daemon.core.scores import LinkScores
 from aqua_daemon.core.sizes import EVENTS_BETWEEN_FULL_CHECKS
-from aqua_daemon.core.turn import Books, Turn
+from aqua_daemon.core.turn import Turn
 
 
 class Broker:

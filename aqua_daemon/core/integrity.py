@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from aqua_daemon.core.accounts import RETURNABLE, GpuAccount
+from aqua_daemon.core.books import Books
 from aqua_daemon.core.ledger import Ledger
 from aqua_daemon.core.model import (
     DEAD,
@@ -25,7 +26,6 @@ from aqua_daemon.core.model import (
     LeaseId,
     TenantName,
 )
-from aqua_daemon.core.turn import Books
 
 # In these states the keeper has said that it made the slab and not that it freed it.
 _MADE = frozenset(

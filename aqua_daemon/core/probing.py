@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from aqua_daemon.core.accounts import GpuAccount
+from aqua_daemon.core.books import Probe
 from aqua_daemon.core.errors import InvalidRequest, Measuring, NotPermitted
 from aqua_daemon.core.events import LinkProbed, LinkProbeRequested, LinksUsed
 from aqua_daemon.core.instructions import AnswerLinkProbe, ProbeLink
@@ -30,7 +31,7 @@ from aqua_daemon.core.sizes import (
     SMALL_PROBE_BYTES,
     SMALLEST_PROBE_BYTES,
 )
-from aqua_daemon.core.turn import Probe, Turn
+from aqua_daemon.core.turn import Turn
 
 
 def start(turn: Turn, event: LinkProbeRequested) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+from aqua_daemon.core.books import Books
 from aqua_daemon.core.errors import InvalidRequest, NotPermitted
 from aqua_daemon.core.events import QuotaSet, Unchanged
 from aqua_daemon.core.instructions import AnswerQuota
@@ -23,7 +24,7 @@ from aqua_daemon.core.sizes import (
     MOST_QUOTAS,
     SMALLEST_WEIGHT,
 )
-from aqua_daemon.core.turn import Books, Turn
+from aqua_daemon.core.turn import Turn
 
 _NumberT = TypeVar("_NumberT", int, float)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from aqua_daemon.core.accounts import GpuAccount, is_coming
+from aqua_daemon.core.books import Reclaim
 from aqua_daemon.core.errors import InvalidRequest, NotPermitted, UnknownSession
 from aqua_daemon.core.events import OfferMade, ReclaimRequested
 from aqua_daemon.core.instructions import AnswerDenied, AnswerOffer, AnswerReclaim
@@ -31,7 +32,7 @@ from aqua_daemon.core.sizes import (
     REVOKE_GRACE_SECONDS,
     STANDARD_REVOKE_SECONDS,
 )
-from aqua_daemon.core.turn import Reclaim, Turn
+from aqua_daemon.core.turn import Turn
 
 
 def make_offer(turn: Turn, event: OfferMade) -> None:

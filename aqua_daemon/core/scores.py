@@ -20,7 +20,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from aqua_daemon.core.link_figures import EVERY, HOST, LinkUse
-from aqua_daemon.core.model import GpuPair, GpuUuid, LinkRate, LinkSnapshot
+from aqua_daemon.core.model import GpuPair, GpuUuid, LinkRate
+from aqua_daemon.core.node_snapshot import LinkSnapshot
 from aqua_daemon.core.sizes import MIB, SLOW_FACTOR
 
 LEAST_USED_BYTES = 16 * MIB  # of one word of a client: less is mostly what each fetch costs besides

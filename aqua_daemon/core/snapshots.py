@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 from aqua_daemon.core.accounts import GpuAccount
+from aqua_daemon.core.books import Books
 from aqua_daemon.core.lending import outgrown
 from aqua_daemon.core.limits import UNSET
-from aqua_daemon.core.model import (
-    GpuSnapshot,
-    LeaseState,
-    NodeSnapshot,
-    QuotaSnapshot,
-    TenantName,
-    TenantSnapshot,
-    owner_of,
-)
-from aqua_daemon.core.turn import Books
+from aqua_daemon.core.model import LeaseState, TenantName, owner_of
+from aqua_daemon.core.node_snapshot import GpuSnapshot, NodeSnapshot, QuotaSnapshot, TenantSnapshot
 
 
 def snapshot(books: Books, now: float) -> NodeSnapshot:

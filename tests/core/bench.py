@@ -30,14 +30,12 @@ from aqua_daemon.core.instructions import AllocateSlab, Instruction, NoteMove
 from aqua_daemon.core.model import (
     BrokerSettings,
     GpuReport,
-    GpuSnapshot,
     GpuUuid,
     HostRoom,
     Lease,
     LeaseId,
     LeaseState,
     LeaseUse,
-    NodeSnapshot,
     ProcessIdentity,
     RequestId,
     SafetyClass,
@@ -45,8 +43,8 @@ from aqua_daemon.core.model import (
     SessionId,
     SlabTag,
     TenantName,
-    TenantSnapshot,
 )
+from aqua_daemon.core.node_snapshot import GpuSnapshot, NodeSnapshot, TenantSnapshot
 from aqua_daemon.core.sizes import MIB
 
 InstructionKind = TypeVar("InstructionKind", bound=Instruction)

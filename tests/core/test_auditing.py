@@ -8,10 +8,10 @@ from collections.abc import Callable
 import pytest
 
 from aqua_daemon.core.auditing import Audit
+from aqua_daemon.core.books import Books
 from aqua_daemon.core.events import Event, LossTold, Ticked
 from aqua_daemon.core.model import LeaseId
 from aqua_daemon.core.sizes import LOOKS_PER_EVENT, LOOKS_PER_TICK, MIB
-from aqua_daemon.core.turn import Books
 from tests.core.bench import ALICE, BOB, NEAR, Bench
 from tests.core.measure_handle import Workload
 from tests.core.test_integrity import SPOILT, books_of, spoil_holder

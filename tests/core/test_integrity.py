@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 
+from aqua_daemon.core.books import Books
 from aqua_daemon.core.errors import InsufficientMemory, IntegrityViolation
 from aqua_daemon.core.events import GpuReported, KeeperEnded, Ticked
 from aqua_daemon.core.instructions import NoteBrokenInvariant, SendRevoke
 from aqua_daemon.core.model import LeaseId, LeaseState, RevokeReason, SessionState
-from aqua_daemon.core.turn import Books
 from tests.core.bench import ALICE, GPU_BYTES, HOME, NEAR, SLAB, Bench, report
 
 FIRST = LeaseId("lease-1")

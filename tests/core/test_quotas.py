@@ -9,7 +9,8 @@ from aqua_daemon.core.errors import InvalidRequest, NotPermitted, QuotaExceeded,
 from aqua_daemon.core.events import UNCHANGED, QuotaSet, SessionOpened, Unchanged
 from aqua_daemon.core.instructions import AnswerQuota, SendRevoke
 from aqua_daemon.core.limits import UNSET, Quota, QuotaOutcome
-from aqua_daemon.core.model import LeaseState, QuotaSnapshot, RequestId, SessionId, TenantName
+from aqua_daemon.core.model import LeaseState, RequestId, SessionId, TenantName
+from aqua_daemon.core.node_snapshot import QuotaSnapshot
 from aqua_daemon.core.sizes import MIB, MOST_QUOTAS
 from tests.core.bench import ALICE, BOB, CACHE, NEAR, SLAB, Bench, process
 

@@ -17,7 +17,8 @@ from aqua_daemon.core.events import (
 )
 from aqua_daemon.core.instructions import AnswerQuota, SendRevoke
 from aqua_daemon.core.limits import Quota, QuotaOutcome
-from aqua_daemon.core.model import QuotaSnapshot, SessionId, TenantName
+from aqua_daemon.core.model import SessionId, TenantName
+from aqua_daemon.core.node_snapshot import QuotaSnapshot
 from aqua_daemon.core.sizes import MIB, SPARE_ADMIN_SESSIONS
 from tests.core.bench import ALICE, BOB, CACHE, SLAB, Bench, process
 

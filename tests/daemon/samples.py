@@ -13,7 +13,6 @@ from aqua_daemon.core.link_figures import LinkOutcome, LinkSample, LinkUse
 from aqua_daemon.core.model import (
     GpuPair,
     GpuReport,
-    GpuSnapshot,
     GpuUuid,
     HostRoom,
     Lease,
@@ -21,8 +20,6 @@ from aqua_daemon.core.model import (
     LeaseState,
     LeaseUse,
     LinkRate,
-    LinkSnapshot,
-    NodeSnapshot,
     ProcessIdentity,
     RebalanceBlock,
     RequestId,
@@ -34,8 +31,8 @@ from aqua_daemon.core.model import (
     SessionState,
     SlabTag,
     TenantName,
-    TenantSnapshot,
 )
+from aqua_daemon.core.node_snapshot import GpuSnapshot, LinkSnapshot, NodeSnapshot, TenantSnapshot
 
 MIB = 2**20
 GPU = GpuUuid("SHM-1")

@@ -9,7 +9,7 @@ from dataclasses import replace
 from aqua_daemon.core import events, instructions
 from aqua_daemon.core.events import Event
 from aqua_daemon.core.instructions import Instruction
-from aqua_daemon.core.model import NodeSnapshot
+from aqua_daemon.core.node_snapshot import NodeSnapshot
 from aqua_daemon.service import BrokerService
 from tests.daemon.samples import GPU, LEASE, MIB, REQUEST_ID, ROOM, SESSION_ID, SNAPSHOT
 from tests.fakes.clock import FakeClock

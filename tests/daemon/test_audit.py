@@ -13,6 +13,7 @@ import pytest
 from aqua_daemon.adapters.audit import AUDIT_KEYS
 from aqua_daemon.adapters.journal import LogJournal
 from aqua_daemon.adapters.json_lines import JsonLines
+from aqua_daemon.core.books import Books
 from aqua_daemon.core.broker import Broker
 from aqua_daemon.core.events import Event, ProcessEnded, SentinelEnded
 from aqua_daemon.core.instructions import Instruction, NoteMove
@@ -24,13 +25,13 @@ from aqua_daemon.core.model import (
     HostRoom,
     LeaseId,
     LeaseState,
-    NodeSnapshot,
     Revocation,
     RevokeReason,
     Session,
     SessionState,
 )
-from aqua_daemon.core.turn import Books, Turn
+from aqua_daemon.core.node_snapshot import NodeSnapshot
+from aqua_daemon.core.turn import Turn
 from tests.core.bench import HOME, NEAR, SETTINGS, Bench
 from tests.daemon.samples import LEASE, LEASE_ID, PROCESS, SESSION_ID, TENANT
 from tests.nodes import REPOSITORY

@@ -20,7 +20,8 @@ from aqua_daemon.adapters.settings_file import (
 )
 from aqua_daemon.adapters.statuses import NotKept
 from aqua_daemon.core.limits import Quota
-from aqua_daemon.core.model import GpuUuid, NodeSnapshot, QuotaSnapshot, TenantName
+from aqua_daemon.core.model import GpuUuid, TenantName
+from aqua_daemon.core.node_snapshot import NodeSnapshot, QuotaSnapshot
 
 MIB = 2**20
 

@@ -7,7 +7,7 @@ from aqua_protos import broker_pb2, keeper_pb2
 
 from aqua_daemon.adapters import keeper_messages
 from aqua_daemon.adapters.wire import replies
-from aqua_daemon.core.model import GpuSnapshot
+from aqua_daemon.core.node_snapshot import GpuSnapshot
 from aqua_daemon.ports import DescriptorKind, SlabHandle
 from tests.daemon.samples import LEASE, SNAPSHOT
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from aqua_daemon.core.model import GpuSnapshot, Lease, LeaseState, NodeSnapshot, SessionId
+from aqua_daemon.core.model import Lease, LeaseState, SessionId
+from aqua_daemon.core.node_snapshot import GpuSnapshot, NodeSnapshot
 from tests.simulation.clients import Client
 from tests.simulation.judge import require
 from tests.simulation.oracle import Oracle

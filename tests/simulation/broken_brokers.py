@@ -36,16 +36,15 @@ from aqua_daemon.core.instructions import (
 from aqua_daemon.core.model import (
     BrokerSettings,
     GpuReport,
-    GpuSnapshot,
     GpuUuid,
     LeaseId,
     LeaseState,
     LeaseUse,
-    NodeSnapshot,
     RequestId,
     SessionId,
     SessionState,
 )
+from aqua_daemon.core.node_snapshot import GpuSnapshot, NodeSnapshot
 from tests.simulation.broken_limits import (
     CountsNoLeases,
     CountsNoSessions,

@@ -56,7 +56,8 @@ from aqua_daemon.core.instructions import (
     SendRevoke,
     TellLost,
 )
-from aqua_daemon.core.model import GpuUuid, NodeSnapshot, RequestId, SessionId
+from aqua_daemon.core.model import GpuUuid, RequestId, SessionId
+from aqua_daemon.core.node_snapshot import NodeSnapshot
 from tests.simulation.agenda import Stream
 from tests.simulation.keeper_link import KeeperLink
 from tests.simulation.keepers import Keeper

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from aqua_daemon.core.broker import Broker
 from aqua_daemon.core.events import Event
 from aqua_daemon.core.instructions import Instruction
-from aqua_daemon.core.model import BrokerSettings, GpuUuid, NodeSnapshot
+from aqua_daemon.core.model import BrokerSettings, GpuUuid
+from aqua_daemon.core.node_snapshot import NodeSnapshot
 
 
 class BrokenBroker:

@@ -21,16 +21,12 @@ from aqua_daemon.core.instructions import (
     AnswerUndrain,
 )
 from aqua_daemon.core.limits import QuotaOutcome
-from aqua_daemon.core.model import (
+from aqua_daemon.core.model import GpuUuid, Lease, LeaseState, LeaseUse, SafetyClass
+from aqua_daemon.core.node_snapshot import (
     GpuSnapshot,
-    GpuUuid,
-    Lease,
-    LeaseState,
-    LeaseUse,
     LinkSnapshot,
     NodeSnapshot,
     QuotaSnapshot,
-    SafetyClass,
     TenantSnapshot,
 )
 from aqua_daemon.ports import DescriptorKind, SlabHandle
