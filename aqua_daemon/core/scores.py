@@ -118,6 +118,8 @@ class LinkScores:
     def _take_use(self, use: LinkUse, borrower: GpuUuid) -> None:
         pair = GpuPair(source=use.lender, target=borrower)
         rate = self.rates.get(pair)
+        if use.lender in {HOST, EVERY}:  # no GPU's names, whatever a client says
+            return
         if rate is None or use.nbytes < LEAST_USED_BYTES or use.seconds <= 0 or use.fetches <= 0:
             return
         bare_seconds = use.fetches * rate.latency_seconds + use.nbytes / rate.bytes_per_second

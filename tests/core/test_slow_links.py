@@ -140,6 +140,7 @@ def test_a_clients_word_is_bounded_and_names_nobody() -> None:
     [
         LinkUse(lender=GpuUuid("GPU-1"), fetches=1, nbytes=2**30, seconds=9.0),
         LinkUse(lender=GpuUuid("host"), fetches=1, nbytes=2**30, seconds=9.0),
+        LinkUse(lender=EVERY, fetches=1, nbytes=2**30, seconds=9.0),
         LinkUse(
             lender=GpuUuid(topologies.four_h100().gpus[1].uuid), fetches=1, nbytes=MIB, seconds=9.0
         ),
@@ -164,9 +165,10 @@ def test_a_clients_word_is_bounded_and_names_nobody() -> None:
     ],
 )
 def test_what_says_nothing_of_a_link_changes_nothing(use: LinkUse) -> None:
-    """Links that were not measured, few bytes, no time."""
+    """Links that were not measured, ends that are no GPU's, few bytes, no time."""
     bench, gpus = bench_of(topologies.four_h100())
-    measure(bench, gpus, *both_ways((0, 1, 125.0), (0, 2, 120.0), (0, 3, 60.0)))
+    alone = both_ways((0, 1, 125.0), (0, 2, 120.0), (0, 3, 60.0), (0, "host", 50.0))
+    measure(bench, gpus, *alone, {(1, 0): 120.0, (2, 0): 115.0})
     session = bench.open(home=gpus[0])
     for _ in range(20):
         bench.handle(LinksUsed(session_id=session, uses=(use,)))
