@@ -13,6 +13,7 @@ from aqua_daemon.core.turn import Turn
 
 REMEMBERED_SECONDS = 3600.0
 LONGEST_REST_SECONDS = 600.0
+_MOST_DOUBLINGS = 16  # of a thousand ends no float knows the double
 
 
 def note_end(turn: Turn, account: GpuAccount) -> None:
@@ -21,7 +22,8 @@ def note_end(turn: Turn, account: GpuAccount) -> None:
     recent = [at for at in account.keeper_ends if at > turn.now - REMEMBERED_SECONDS]
     account.keeper_ends = (*recent, turn.now)
     if recent and shortest:
-        seconds = min(shortest * 2 ** (len(recent) - 1), LONGEST_REST_SECONDS)
+        doublings = min(len(recent) - 1, _MOST_DOUBLINGS)
+        seconds = min(shortest * 2**doublings, LONGEST_REST_SECONDS)
         account.rest = Rest(ends_at=turn.now + seconds, seconds=seconds, keepers=len(recent) + 1)
 
 

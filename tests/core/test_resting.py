@@ -80,6 +80,15 @@ def test_each_further_end_doubles_the_rest_to_ten_minutes_at_most() -> None:
     assert trouble(bench) == ""
 
 
+def test_a_keeper_that_ends_all_the_time_is_borne() -> None:
+    """Each second for an hour, as where something kills it: what it held is lost each time, and said."""
+    bench = resting_bench()
+    for _ in range(1100):
+        end(bench)
+        follow(bench)
+    assert "nothing for 600 s" in trouble(bench)
+
+
 def test_an_admin_ends_it_at_once() -> None:
     """By name or with all others; what was forgiven does not count any more."""
     bench = resting_bench()
