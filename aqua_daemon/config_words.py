@@ -41,7 +41,8 @@ def parse_bytes(key: str, text: str, lowest: int, highest: int) -> int:
         ConfigError: another form, or outside the range.
     """
     found = re.fullmatch(r"(\d{1,19}) ?([KMGT]iB|B|)", text.strip(), re.ASCII)
-    allowed = f"give {format_bytes(lowest)} to {format_bytes(highest)}, such as 64MiB or 1GiB"
+    examples = "64MiB or 1GiB" if highest >= _UNITS["GiB"] else "64MiB"
+    allowed = f"give {format_bytes(lowest)} to {format_bytes(highest)}, such as {examples}"
     if found is None:
         raise ConfigError(key, text, allowed)
     nbytes = int(found[1]) * _UNITS[found[2]]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -23,6 +22,8 @@ SCHEMA = 1
 NAME = "links.json"
 _MOST_LINKS = 4096
 _LARGEST_BYTES = 2**20
+_LEAST_RATE, _LARGEST_RATE = 1.0, 1e18  # bytes a second: what no link is
+_LARGEST_LATENCY_SECONDS = 3600.0
 
 _log = logging.getLogger("aqua.links")
 
@@ -41,7 +42,7 @@ class LinkFile:
             return links_of(self._path.read_bytes()[: _LARGEST_BYTES + 1])
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, InvalidRequest) as error:
+        except (OSError, ValueError, InvalidRequest, RecursionError) as error:
             _log.warning("%s: measured links are forgotten: %s", self._path, error)
             return {}
 
@@ -74,6 +75,7 @@ def links_of(content: bytes) -> dict[GpuPair, LinkRate]:
 
     Raises:
         ValueError: anything else than what `content_of` writes.
+        RecursionError: the same, nested too deeply to be read.
         InvalidRequest: an end that is no GPU's name.
     """
     found = json.loads(content)
@@ -89,10 +91,10 @@ def _link(entry: object) -> tuple[GpuPair, LinkRate]:
     if not isinstance(entry, dict):
         raise ValueError("a link is no object")  # noqa: TRY004 - the file's fault, not a caller's
     source, target = entry.get("source"), entry.get("target")
-    bytes_per_second = _figure(entry.get("bytes_per_second"))
-    latency_seconds = _figure(entry.get("latency_seconds"))
-    if not bytes_per_second:
-        raise ValueError(f"the link from {source!r} to {target!r} carries nothing")
+    if source == target:
+        raise ValueError(f"a link leads from {source!r} to itself")
+    bytes_per_second = _figure(entry.get("bytes_per_second"), _LEAST_RATE, _LARGEST_RATE)
+    latency_seconds = _figure(entry.get("latency_seconds"), 0.0, _LARGEST_LATENCY_SECONDS)
     pair = GpuPair(
         source=checks.gpu("source", source if isinstance(source, str) else ""),
         target=checks.gpu("target", target if isinstance(target, str) else ""),
@@ -100,7 +102,7 @@ def _link(entry: object) -> tuple[GpuPair, LinkRate]:
     return pair, LinkRate(latency_seconds=latency_seconds, bytes_per_second=bytes_per_second)
 
 
-def _figure(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-        raise ValueError(f"a link has {value!r} as a figure")
+def _figure(value: object, least: float, most: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
+        raise ValueError(f"a link has {str(value)[:32]} as a figure")
     return float(value)

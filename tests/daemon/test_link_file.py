@@ -35,6 +35,7 @@ def test_what_is_kept_is_read_again(tmp_path: Path) -> None:
         b"[]",
         b'{"schema": 2, "links": []}',
         b'{"schema": 1}',
+        b"[" * 2**16,  # deeper than a parser goes
         *(
             json.dumps({"schema": 1, "links": [entry]}).encode()
             for entry in (
@@ -45,8 +46,13 @@ def test_what_is_kept_is_read_again(tmp_path: Path) -> None:
                 {**ENTRY, "bytes_per_second": True},
                 {**ENTRY, "bytes_per_second": "1"},
                 {**ENTRY, "bytes_per_second": float("inf")},
+                {**ENTRY, "bytes_per_second": 10**400},
+                {**ENTRY, "bytes_per_second": 1.79e308},
+                {**ENTRY, "bytes_per_second": 5e-324},
                 {**ENTRY, "latency_seconds": float("nan")},
+                {**ENTRY, "latency_seconds": 1e9},
                 {**ENTRY, "source": ""},
+                {**ENTRY, "source": ENTRY["target"]},
                 {**ENTRY, "target": "a b"},
                 {**ENTRY, "target": None},
             )
