@@ -46,6 +46,7 @@ from aqua_daemon.adapters.keeper_processes import (
 from aqua_daemon.adapters.link_file import NAME as LINKS_NAME
 from aqua_daemon.adapters.link_file import LinkFile
 from aqua_daemon.adapters.log_handler import UnhurriedHandler
+from aqua_daemon.adapters.log_writer import to_descriptor
 from aqua_daemon.adapters.metrics import MetricsServer, NodeCollector, Reading, on_loop
 from aqua_daemon.adapters.presence import PresenceServer
 from aqua_daemon.adapters.presence_link import PresenceLimits
@@ -320,7 +321,7 @@ def _say_ready(config: DaemonConfig, node: _Node) -> None:
 
 
 def _log_to_stderr(*, is_journal: bool) -> None:
-    handler = UnhurriedHandler(sys.stderr)
+    handler = UnhurriedHandler(to_descriptor(sys.stderr.fileno()))
     handler.setFormatter(JsonLines(has_priority=is_journal))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     # No line says them, and each record would look them up.

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
+import os
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from aqua_daemon.adapters.log_handler import WRITE_SECONDS, UnhurriedHandler
+from aqua_daemon.adapters.log_writer import MOST_WAITING_CHARACTERS, to_descriptor
 
 
 class Stream(io.StringIO):
@@ -18,7 +22,7 @@ class Stream(io.StringIO):
     def __init__(self) -> None:
         super().__init__()
         self.writes = 0
-        self.written = asyncio.Event()
+        self.written = threading.Event()
 
     def write(self, text: str) -> int:
         self.writes += 1
@@ -36,7 +40,7 @@ def logger(stream: Stream) -> Iterator[logging.Logger]:
     logger = logging.getLogger("aqua.test.unhurried")
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    handler = UnhurriedHandler(stream)
+    handler = UnhurriedHandler(stream.write)
     logger.addHandler(handler)
     yield logger
     logger.removeHandler(handler)
@@ -49,7 +53,7 @@ def test_many_lines_are_one_write_a_moment_later(logger: logging.Logger, stream:
         for number in range(20):
             logger.info("line %d", number)
         assert stream.getvalue() == ""
-        await asyncio.wait_for(stream.written.wait(), timeout=500 * WRITE_SECONDS)
+        assert await asyncio.to_thread(stream.written.wait, 500 * WRITE_SECONDS)
 
     asyncio.run(log_and_wait())
     assert stream.getvalue().splitlines() == [f"line {number}" for number in range(20)]
@@ -94,3 +98,29 @@ def test_a_stream_that_fails_takes_no_caller_along(
     monkeypatch.setattr(logging, "raiseExceptions", False)
     stream.close()
     logger.warning("lost")
+
+
+def test_a_pipe_that_nobody_reads_holds_nobody_up(logger: logging.Logger) -> None:
+    """A moment once, then nothing; what is lost is counted, and the story goes on where it is read."""
+    reading, writing = os.pipe()
+    handler = UnhurriedHandler(to_descriptor(writing))
+    logger.handlers = [handler]
+    line = "x" * 2**16
+
+    async def log_more_than_fits() -> float:
+        began = time.monotonic()
+        for _ in range(2 * MOST_WAITING_CHARACTERS // len(line)):
+            logger.warning(line)
+        return time.monotonic() - began
+
+    try:
+        assert asyncio.run(log_more_than_fits()) < 5.0
+        with open(reading, "rb", closefd=False) as pipe:
+            handed = [pipe.readline() for _ in range(MOST_WAITING_CHARACTERS // len(line) - 1)]
+            assert {len(one) for one in handed} == {len(line) + 1}
+            logger.warning("here again")
+            assert b"lines of the log were lost" in pipe.readline()
+            assert pipe.readline() == b"here again\n"
+    finally:
+        os.close(writing)
+        os.close(reading)

@@ -107,6 +107,41 @@ def test_a_stop_waits_for_nobody() -> None:
             waiting.join(STOP_SECONDS)
 
 
+def test_a_log_that_nobody_reads_holds_nobody_up() -> None:
+    """With its stderr a pipe that is full, it starts, lends, takes back and stops as ever."""
+    with running_node(gpus=2) as node:
+        node.terminate_daemon()
+        reading, writing = full_pipe()
+        process = subprocess.Popen(
+            words(node), env=environment(), stdout=subprocess.PIPE, stderr=writing, text=True
+        )
+        try:
+            assert process.stdout is not None
+            assert json.loads(read_line(process.stdout, seconds=20))["event"] == "ready"
+            with borrowing(node) as borrower:
+                for _ in range(3):
+                    borrower.give_back(borrower.borrow(4 * MIB))
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(STOP_SECONDS) == 0
+        finally:
+            process.kill()
+            process.communicate()
+            os.close(reading)
+            os.close(writing)
+
+
+def full_pipe() -> tuple[int, int]:
+    """Both ends; whoever writes waits."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    try:
+        while True:
+            os.write(writing, b"\n" * 4096)
+    except BlockingIOError:
+        os.set_blocking(writing, True)
+    return reading, writing
+
+
 def test_the_next_daemon_adopts_what_a_killed_one_left() -> None:
     """Same keeper, same lease, same bytes; the stale sockets are replaced; the client re-attaches."""
     with running_node() as node, borrowing(node) as borrower:
