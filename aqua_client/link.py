@@ -113,9 +113,11 @@ class Link:
                 raise TimeoutError
             try:
                 send_frame(self._connection, payload)
-            except OSError as error:
+            except BaseException as error:
                 self._reading.end_both_ways()  # part of the frame may be out
-                raise LinkBroken(str(error), reason="lost") from error
+                if isinstance(error, OSError):
+                    raise LinkBroken(str(error), reason="lost") from error
+                raise
 
     def ask(self, payload: bytes, seconds: float, is_over: Callable[[], bool]) -> None:
         """Send one frame as `send_in_time`, and read for its answer until *is_over* if nobody else does."""

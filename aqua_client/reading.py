@@ -4,11 +4,13 @@ A caller whose answer another thread reads is woken by that thread, and then wai
 interpreter's lock that it holds: half of what a call cost. So a caller reads by itself, if nobody
 else does. What it finds that is of no call it leaves to the session's thread, and wakes it.
 
-1. Whoever reads holds the turn; nobody waits for it long but `close`.
+1. Whoever reads holds the turn; nobody waits for it long but `close`. An interrupt may come wherever
+   a call begins or has ended, so it is taken and given back between two of these.
 2. The session's thread waits on an epoll set, of which a caller takes the connection out for as long
    as it reads: that wakes nobody. The set is the link's own and is changed by no forked child.
-3. What is read is heard or left to the session's thread before the turn is given back. A signal's
-   exception in between would lose it, and so it ends the link.
+3. What is read is heard or left to the session's thread before the turn is given back: descriptors
+   are taken in the order of their frames, whoever reads these. A signal's exception in between would
+   lose it, and so it ends the link.
 """
 
 from __future__ import annotations
@@ -59,8 +61,10 @@ class Reading:
         self._hear = hear
         self._frames = FrameReader()
         self._left: deque[bytes] = deque()  # to the session's thread
-        self._broken: LinkBroken | None = None  # by what a caller read
-        self._turn = threading.Lock()
+        self._broken: LinkBroken | None = None  # by what somebody read
+        self._lock = threading.Lock()  # never held while somebody reads or waits
+        self._given_back = threading.Condition(self._lock)
+        self._turn: object | None = None  # of whoever reads
         self._is_led = False  # by a caller
         self._poll = select.poll()
         self._poll.register(connection, select.POLLIN)
@@ -68,7 +72,6 @@ class Reading:
         self._set.register(waker.fileno(), select.EPOLLIN)
         self._set.register(connection, select.EPOLLIN)
         self._watched = select.EPOLLIN
-        self._watching = threading.Lock()  # for the two above
 
     def next_payload(self, *, deadline: float) -> bytes | None:
         """What the session's thread is to hear next; None: not before *deadline*, or woken.
@@ -77,20 +80,17 @@ class Reading:
             LinkBroken: the connection has ended, or what comes is no frame.
         """
         while not self._left:
-            ready = self._set.poll(max(0.0, deadline - time.monotonic()))
+            self._watch()
+            seconds = deadline - time.monotonic()
+            ready = self._set.poll(max(0.0, seconds))
             if not ready or any(one == self._waker.fileno() for one, _event in ready):
                 return None
-            if self._turn.acquire(timeout=_TURN_SECONDS):
-                try:
-                    if self._broken is not None and not self._left:
-                        raise self._broken
-                    self._left.extend(self._payloads())
-                finally:
-                    self._turn.release()
-        payload = self._left.popleft()
-        if self._watched & select.EPOLLOUT and not self._left:
-            self._watch()
-        return payload
+            if not self._left:
+                self._read_in_turn()
+            # However much comes for callers, and whoever keeps the turn: keepalives have to go out.
+            if seconds <= 0 and not self._left:
+                return None
+        return self._left.popleft()
 
     def lead(
         self, send: Callable[[], None], *, is_over: Callable[[], bool], deadline: float
@@ -100,20 +100,29 @@ class Reading:
         Raises:
             LinkBroken: as `next_payload`; what *send* raises.
         """
-        if not self._turn.acquire(blocking=False):
-            send()
-            return
+        turn = object()
         try:
-            self._watch(is_led=True)
+            with self._lock:
+                if self._turn is None:
+                    self._turn, self._is_led = turn, True
+            if self._turn is not turn:
+                send()
+                return
+            self._watch()
             send()
             while not is_over():
                 seconds = deadline - time.monotonic()
                 if seconds <= 0 or not self._is_readable(seconds):
                     return
-                self._read_for_callers()
+                self._read()
         finally:
-            self._watch(is_led=False)
-            self._turn.release()
+            with self._lock:
+                is_mine = self._turn is turn
+                if is_mine:
+                    self._turn, self._is_led = None, False
+                    self._given_back.notify_all()
+            if is_mine:
+                self._watch()
 
     def take_descriptors(self, count: int) -> list[int]:
         """Those that belong to the payload being heard; the caller owns them.
@@ -136,10 +145,9 @@ class Reading:
     def close(self) -> None:
         """Close the connection once nobody reads it. May be called twice."""
         self.end_both_ways()
-        has_turn = self._turn.acquire(timeout=_CLOSE_SECONDS)
-        self.abandon()
-        if has_turn:
-            self._turn.release()
+        with self._lock:
+            self._given_back.wait_for(lambda: self._turn is None, _CLOSE_SECONDS)
+            self.abandon()
 
     def abandon(self) -> None:
         """Close everything here, as a forked child has to: the parent goes on."""
@@ -158,32 +166,48 @@ class Reading:
         except (Disconnected, OSError) as error:
             raise LinkBroken(str(error), reason="lost") from error
 
-    def _read_for_callers(self) -> None:
+    def _read_in_turn(self) -> None:
+        """The session's thread reads, unless a caller does or has broken the link."""
+        with self._lock:
+            if not self._given_back.wait_for(lambda: self._turn is None, _TURN_SECONDS):
+                return
+            self._turn = object()
+        try:
+            if self._broken is None:
+                self._read()
+            elif not self._left:
+                raise self._broken
+        finally:
+            with self._lock:
+                self._turn = None
+                self._given_back.notify_all()
+
+    def _read(self) -> None:
         try:
             for payload in self._payloads():
                 if not self._hear(payload):
                     self._left.append(payload)
         except BaseException as error:
-            lost = LinkBroken("a caller was interrupted while it read", reason="lost")
+            lost = LinkBroken("whoever read it was interrupted", reason="lost")
             self._broken = error if isinstance(error, LinkBroken) else lost
             self.end_both_ways()
             raise
         if self._left:
-            self._watch(is_led=True)
+            self._watch()
 
     def _is_readable(self, seconds: float) -> bool:
         if self._connection.fileno() < 0:
             raise LinkBroken("the link was closed", reason="lost")
         return bool(self._poll.poll(seconds * 1000))
 
-    def _watch(self, *, is_led: bool | None = None) -> None:
+    def _watch(self) -> None:
         """Have the session's thread woken by what comes, unless a caller reads, and by what is left to it."""
-        with self._watching:
-            self._is_led = self._is_led if is_led is None else is_led
+        with self._lock:
             # What is left wakes it by a connection that can be written to, as it nearly always can.
             events = (0 if self._is_led else select.EPOLLIN) | (
                 select.EPOLLOUT if self._left else 0
             )
             if events != self._watched and self._connection.fileno() >= 0:
+                self._watched = -1  # until it has been done: an interrupt may come in between
                 self._set.modify(self._connection, events)
                 self._watched = events

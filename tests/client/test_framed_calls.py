@@ -104,7 +104,7 @@ def test_a_link_that_ends_ends_its_calls(daemon: FakeDaemon, link: Link) -> None
     assert error.reason == "lost"
     assert time.monotonic() - before < 5.0
     daemon.hangs = False
-    wait_until(lambda: session.attached, what="attached again")
+    wait_until(lambda: len(daemon.hellos) == 2 and session.attached, what="attached again")
     assert session.reserve_host(ROOM) == ROOM
 
 

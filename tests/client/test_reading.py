@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import itertools
+import os
 import socket
 import threading
 import time
@@ -9,10 +13,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
-from aqua_protos.framing import encode_frame
+from aqua_protos.framing import encode_frame, send_frame
 
 from aqua_client.link import Waker
 from aqua_client.reading import LinkBroken, Reading
+from tests.client.test_interrupts import interrupted
 from tests.nodes import wait_until
 
 ANSWER, PUSH = b"answer", b"push"
@@ -28,6 +33,7 @@ class Bench:
         self.heard: list[bytes] = []
         self.readers: list[int] = []  # which thread heard it
         self.fails: BaseException | None = None
+        self.take: Callable[[], None] = lambda: None
         self.reading = Reading(ours, self.waker, self._hear)
         self.pool = ThreadPoolExecutor(4)
 
@@ -63,6 +69,7 @@ class Bench:
         if self.fails is not None:
             raise self.fails
         if payload == ANSWER:
+            self.take()
             self.heard.append(payload)
             self.readers.append(threading.get_ident())
         return payload == ANSWER
@@ -122,10 +129,12 @@ def test_one_reads_for_all(bench: Bench) -> None:
 
 
 def test_a_call_ends_by_its_deadline(bench: Bench) -> None:
-    """And the session's thread reads again: a late answer comes to it."""
+    """And the session's thread reads again: it hears a late answer."""
     bench.reading.lead(lambda: None, is_over=lambda: False, deadline=time.monotonic() + 0.01)
-    bench.push(ANSWER)
-    assert bench.next_payload() == ANSWER
+    bench.push(ANSWER, PUSH)
+    assert bench.pool.submit(bench.next_payload).result(10.0) == PUSH
+    assert bench.heard == [ANSWER]
+    assert bench.readers != [threading.get_ident()]
 
 
 def test_an_end_is_told_to_caller_and_session(bench: Bench) -> None:
@@ -167,3 +176,46 @@ def test_a_frame_that_is_none_ends_both(bench: Bench) -> None:
         with pytest.raises(LinkBroken) as caught:
             one.result(10.0)
         assert caught.value.reason == "bad_frame"
+
+
+def test_descriptors_go_with_their_frames_whoever_reads(bench: Bench) -> None:
+    """The session's thread takes those of what it has read before a caller reads more."""
+    first, second = os.pipe()
+    taken: list[int] = []
+    bench.take = lambda: taken.extend(bench.reading.take_descriptors(1))
+    send_frame(bench.daemon, ANSWER, [first])
+    assert bench.next_payload(0.1) is None
+    bench.lead(lambda: send_frame(bench.daemon, ANSWER, [second]))
+    try:
+        assert [os.fstat(one) for one in taken] == [os.fstat(first), os.fstat(second)]
+        assert len(bench.readers) == 2
+    finally:
+        for one in (*taken, first, second):
+            os.close(one)
+
+
+def test_keepalives_go_out_however_much_comes_for_callers(bench: Bench) -> None:
+    """What comes without a pause does not keep the session's thread beyond its deadline."""
+    bench.take = lambda: bench.push(ANSWER)
+    bench.push(ANSWER)
+    assert bench.next_payload(0.05) is None
+    assert len(bench.heard) > 1
+
+
+def test_an_interrupt_at_any_step_leaves_the_turn_free_or_ends_the_link() -> None:
+    """Nobody is kept from reading by a caller that is there no more."""
+    for step in itertools.count(1):
+        one = Bench()
+        call = functools.partial(one.lead, functools.partial(one.push, ANSWER))
+        try:
+            is_early = interrupted(call, at=step)
+            with contextlib.suppress(LinkBroken, BrokenPipeError):
+                one.push(ANSWER, PUSH)
+                assert one.next_payload(10.0) == PUSH, step
+            with contextlib.suppress(LinkBroken, BrokenPipeError):
+                call()
+                assert one.readers[-1] == threading.get_ident(), step
+        finally:
+            one.close()
+        if not is_early:
+            return
