@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -39,6 +40,10 @@ def links_command(
 
     The keepers copy, with memory of their own that is gone afterwards. What is measured is what
     lenders are chosen by from then on. A link that can't be measured now says why.
+
+    Keepers map each other's memory meanwhile: a GPU or link that fails just then may end the
+    keepers of both ends, and what they lent is lost. With a GPU in doubt drain it, and those that
+    it is measured with, first.
     """
     wanted = _sizes(sizes)
     with opened(path, seconds=seconds) as link:
@@ -47,6 +52,9 @@ def links_command(
             gpus = tuple(gpu.gpu for gpu in state.gpus)
         if not gpus:
             raise Refused("the daemon has no GPUs: see `aquactl status`")
+        gpus = tuple(dict.fromkeys(gpus))
+        if sys.stderr.isatty():
+            click.echo(f"measuring the links of {len(gpus)} GPUs, one after the other", err=True)
         bench = measure(link, gpus, wanted)
     if as_json:
         print_document(document(bench))

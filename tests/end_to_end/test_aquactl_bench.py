@@ -56,7 +56,7 @@ def test_each_pair_is_measured_by_size(node: Node) -> None:
     assert run.returncode == 0, run.stderr
     assert "GB/s, copies of 1MiB" in run.stdout
     assert "a stand-in GPU is host memory itself" in run.stdout
-    run = bench(node, "--json")
+    run = bench(node, "--json", "--gpu", "SHM-0", "--gpu", "SHM-1", "--gpu", "SHM-0")
     links = json.loads(run.stdout)["links"]
     measured = {(one["source"], one["target"]) for one in links if one["bytes_per_second"]}
     assert measured == {("SHM-0", "SHM-1"), ("SHM-1", "SHM-0")}
