@@ -3,7 +3,8 @@
 Covers what is offered to other keepers, what is copied, and when all of it is given back. The memory
 and the copies are the GPU's (`gpu`).
 
-1. Copies are made on a thread of their own: one that hangs holds up no allocation and no free. Memory
+1. Copies are made on a thread of their own: one that hangs holds up no allocation and no free, as far
+   as the driver lets others go on beside it. Memory
    is made and given back on the keeper's own thread, and never under a copy: what hangs keeps it, and
    it stays counted as used.
 2. What is offered is freed when the other end of its socket pair is closed by everybody: whoever maps
@@ -30,6 +31,7 @@ from aqua_daemon.keeper.requests import HOST, check_measure, check_offer
 
 MOST_AT_ONCE = 32
 BEST_OF_SECONDS, MOST_ROUNDS = 0.05, 20
+SHORTEST_SECONDS = 1e-7  # a device's clock tells less apart: a small copy may seem to take no time
 _log = logging.getLogger("aqua.keeper")
 
 Done = Callable[[Sequence[LinkSample] | Refused], None]
@@ -162,9 +164,12 @@ def _measured(
             return [
                 LinkSample(
                     nbytes=nbytes,
-                    seconds=_mean(copying, source, target, nbytes, each_seconds)
-                    if each_seconds
-                    else _best(copying, source, target, nbytes),
+                    seconds=max(
+                        SHORTEST_SECONDS,
+                        _mean(copying, source, target, nbytes, each_seconds)
+                        if each_seconds
+                        else _best(copying, source, target, nbytes),
+                    ),
                 )
                 for nbytes in request.sizes
             ]

@@ -245,7 +245,10 @@ class KeeperServer:
         (end,) = self._taken(link, request_id, 1)
         with contextlib.closing(self._probes.offer(request, end)) as handle:
             descriptors = () if handle.descriptor is None else (handle.descriptor,)
-            link.send(answers.probe_offered(request_id, handle), descriptors)
+            try:
+                link.send(answers.probe_offered(request_id, handle), descriptors)
+            except OSError as error:  # whoever asked lets go of the other end then
+                raise exhausted(f"the memory's descriptor can't be sent: {error}") from error
 
     def _measure_link(self, link: FrameLink, request_id: int, request: MeasureLink) -> None:
         def done(found: Sequence[LinkSample] | Refused) -> None:

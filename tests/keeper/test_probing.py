@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+from collections.abc import Sequence
 
 import pytest
 from aqua_protos.agreement import KEEPER_FEATURES
-from aqua_protos.keeper_pb2 import KeeperRequest, MeasureLink, OfferProbe
+from aqua_protos.keeper_pb2 import KeeperRequest, LinkSample, MeasureLink, OfferProbe
 
+from aqua_daemon.keeper import shm_gpu
+from aqua_daemon.keeper.node import KeptGpus
+from aqua_daemon.keeper.probing import Probes
+from aqua_daemon.keeper.refusal import Refused
 from tests.keeper.holders import holder
 from tests.keeper.keepers import GPU_BYTES, running_keeper
 from tests.keeper.peers import MIB, Peer
@@ -105,3 +111,25 @@ def test_only_the_daemon_may_measure() -> None:
 
 def _refusal(peer: Peer) -> str:
     return peer.answer(peer.ask(measure())).failed.code
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.01])
+def test_a_clock_that_has_not_moved_is_no_figure(
+    monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """A copy that took no time would be a rate without end, and no daemon believes it."""
+    monkeypatch.setattr(shm_gpu, "copy_seconds", lambda *_copy: 0.0)
+
+    async def measured() -> Sequence[LinkSample] | Refused:
+        gpus = shm_gpu.shm_gpus(
+            count=2, gpu_bytes=64 * MIB, smallest_slab_bytes=MIB, largest_slab_bytes=MIB
+        )
+        with KeptGpus(gpus, smallest_slab_bytes=MIB, largest_slab_bytes=MIB) as node:
+            probes = Probes(node, lambda: None)
+            found = asyncio.get_running_loop().create_future()
+            probes.measure(measure(seconds=seconds).measure_link, (), found.set_result)
+            return await asyncio.wait_for(found, timeout=20)
+
+    samples = asyncio.run(measured())
+    assert not isinstance(samples, Refused)
+    assert all(one.seconds > 0 for one in samples)
