@@ -189,6 +189,16 @@ def test_an_nvml_that_hangs_is_not_waited_for(
     assert found.gpus == ()
 
 
+def test_a_driver_that_talks_on_stdout_is_overheard(
+    tmp_path: Path, examined: Examine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A library may print what it likes there: what is none of the child's words is left out."""
+    words = """echo 'no json'; echo '7'; echo '{"library": "580.1", "cuda_version": 13000}'"""
+    monkeypatch.setattr(nvml_asking, "COMMAND", ("sh", "-c", words))
+    found = examined(fake_cuda_node(tmp_path / "node", gpus=1), SECONDS)
+    assert (found.nvml_trouble, found.library) == ("", "580.1")
+
+
 def test_an_nvml_that_fails_is_quoted(tmp_path: Path, examined: Examine) -> None:
     """Without a library, and where the child itself fails."""
     node = fake_cuda_node(tmp_path / "node", gpus=1)

@@ -68,7 +68,7 @@ def _ask(word: NvmlWord, left_out: Iterable[int], seconds: float) -> bool:
     ) as child:
         try:
             for line in _lines(child, seconds):
-                _take(word, json.loads(line))
+                _take(word, _said(line))
         except TimeoutError:
             child.kill()
             child.returncode = -1  # not waited for: it may hang where no signal gets through
@@ -97,6 +97,15 @@ def _lines(child: subprocess.Popen[bytes], seconds: float) -> Iterator[bytes]:
             yield from lines
 
 
+def _said(line: bytes) -> dict[str, Any]:
+    """A word of the child's; nothing for what else is on its stdout, as libraries print there."""
+    try:
+        said = json.loads(line)
+    except ValueError:
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
 def _take(word: NvmlWord, said: dict[str, Any]) -> None:
     if "trouble" in said:
         word.trouble = said["trouble"]
@@ -107,5 +116,5 @@ def _take(word: NvmlWord, said: dict[str, Any]) -> None:
     elif "links" in said and word.asking is not None:
         links = tuple(PeerLink(**link) for link in said["links"])
         word.gpus[word.asking] = replace(word.gpus[word.asking], links=links)
-    else:
+    elif "library" in said:
         word.library, word.cuda_version = said["library"], said["cuda_version"]
