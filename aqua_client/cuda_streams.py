@@ -112,8 +112,9 @@ class CudaStreams:
                 )
         except CudaError as error:
             raise RuntimeError(str(error)) from error
-        if stream != current:
-            self._recorded(ordinal, stream).wait_on(ordinal, current)
+        finally:  # some may be enqueued: who does it again, and what lets go of it, comes after them
+            if stream != current:
+                self._come_after(ordinal, stream, current)
 
     def upload(self, device: torch.device, numbers: torch.Tensor) -> torch.Tensor:
         """To a device that is none of CUDA's as torch does it."""
@@ -182,6 +183,14 @@ class CudaStreams:
             if stream is None:
                 stream = self._made[ordinal, use] = cuda_driver.new_stream(ordinal)
             return stream
+
+    def _come_after(self, ordinal: int, stream: int, current: int) -> None:
+        """What *current* is given from now on comes after what *stream* has."""
+        try:
+            self._recorded(ordinal, stream).wait_on(ordinal, current)
+        except RuntimeError:
+            with cuda_driver.acting_on(ordinal):
+                call("cuStreamSynchronize", stream)
 
     def _recorded(self, ordinal: int, stream: int) -> _CudaEvent:
         events = self._events.get(ordinal)

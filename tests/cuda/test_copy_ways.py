@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 import torch
 
-from aqua_client import calibrating, cuda_streams
+from aqua_client import calibrating, copy_engine, cuda_streams
+from aqua_client.copy_engine import Upload
 from aqua_client.crossover import Crossover, Measured, Way
+from aqua_client.cuda_driver import CudaError
+from aqua_client.streams import Pieces
 from tests.contract.tensors import noise
 from tests.cuda.engines import Engine, await_idle, running_engine
 from tests.fakes.fake_cuda import process
@@ -121,6 +125,34 @@ def test_a_way_that_fails_is_done_by_torch(engine: Engine, table: Crossover) -> 
     engine.machine.fail("cuLaunchKernel", int(CUresult.CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES))
     slots = pool.store(cache, range(BLOCKS))
     engine.machine.fail("cuLaunchKernel", None)
+    pool.load(slots, target, range(BLOCKS))
+    await_idle(engine)
+    assert torch.equal(target, cache)
+
+
+@pytest.mark.parametrize("call", ["cuStreamWaitEvent", "cuStreamSynchronize"])
+def test_what_a_failed_batch_has_begun_is_waited_for(
+    engine: Engine, table: Crossover, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """It goes beside the default stream: its copies must not be later than those that stand in."""
+    table.measured = only(Way.BATCH)
+    enqueue = copy_engine.enqueue
+    calls: Counter[str] = Counter()
+
+    def half(way: Way, pieces: Pieces, *, ordinal: int, stream: int, upload: Upload) -> None:
+        enqueue(way, pieces[: BLOCKS // 2], ordinal=ordinal, stream=stream, upload=upload)
+        calls.update(process.calls)
+        if call == "cuStreamSynchronize":  # as nothing else can be had
+            engine.machine.fail("cuStreamWaitEvent", int(CUresult.CUDA_ERROR_OUT_OF_MEMORY))
+        raise CudaError("CUDA_ERROR_UNKNOWN", "in the middle")
+
+    cache = noise(BLOCKS * BLOCK_BYTES, seed=5, device="cpu").view(-1, BLOCK_BYTES)
+    pool, target = engine.client.pool((BLOCK_BYTES,), torch.uint8), torch.zeros_like(cache)
+    with monkeypatch.context() as patch:
+        patch.setattr(copy_engine, "enqueue", half)
+        slots = pool.store(cache, range(BLOCKS))
+    assert process.calls[call] - calls[call] == 1
+    engine.machine.fail("cuStreamWaitEvent", None)
     pool.load(slots, target, range(BLOCKS))
     await_idle(engine)
     assert torch.equal(target, cache)
