@@ -39,6 +39,7 @@ def offload_many(pager: Pager, tensors: Sequence[torch.Tensor], keep: str) -> li
                 copying.write(source, layout, spans, copier)
 
         enqueuing.together(pager.streams, write)
+        enqueuing.used_here(pager.streams, sources)
 
     def make(stored: Sequence[Stored]) -> list[OffloadedTensor]:
         pairs = zip(stored, layouts, strict=True)

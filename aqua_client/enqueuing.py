@@ -115,6 +115,13 @@ def come_after(
         written.wait()  # the caller itself moves the bytes, in no stream's order
 
 
+def used_here(streams: Streams | None, sources: Sequence[torch.Tensor]) -> None:
+    """They may have been made under another stream, and may go before the copies are over."""
+    if streams is not None:
+        for source in sources:
+            streams.used_here(source)
+
+
 def wait(pager: Pager, stored: Stored) -> None:
     """Let the current stream wait for the writing of *stored*."""
     written = stored.event

@@ -19,12 +19,12 @@ from typing import NoReturn
 import numpy as np
 import torch
 
-from aqua_client import calibrating, transfers
+from aqua_client import calibrating, enqueuing, transfers
 from aqua_client.errors import HandleReleased, InvalidRequest
 from aqua_client.pager import Pager
 from aqua_client.records import SafetyClass
 from aqua_client.rows import Rows
-from aqua_client.slabs import Stored
+from aqua_client.slabs import Place, Stored
 
 BlockIds = Sequence[int] | torch.Tensor
 
@@ -75,7 +75,7 @@ class BlockPool:
             [nbytes],
             [rows.device],
             safety=self._safety,
-            copy=lambda places: rows.write(ids, places[0], self._pager.streams),
+            copy=lambda places: self._write(cache, rows, ids, places[0]),
             make=lambda stored: Slots(self, self._pager, stored[0], ids.numel()),
         )
         if slots.tier == "peer":
@@ -119,6 +119,13 @@ class BlockPool:
 
     def __repr__(self) -> str:
         return f"<BlockPool {self.block_shape} {self.dtype}, {self.block_nbytes} bytes a block>"
+
+    def _write(
+        self, cache: torch.Tensor, rows: Rows, ids: torch.Tensor, places: Sequence[Place]
+    ) -> None:
+        streams = self._pager.streams
+        rows.write(ids, places, streams)
+        enqueuing.used_here(streams, [cache])
 
 
 class Slots:

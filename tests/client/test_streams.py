@@ -12,9 +12,11 @@ import time
 import pytest
 import torch
 
-from aqua_client import in_flight, tensors
+from aqua_client import batches, in_flight, tensors
 from aqua_client.errors import InvalidRequest, LeaseLost
 from aqua_client.pager import Pager
+from aqua_client.pools import BlockPool
+from aqua_client.records import SafetyClass
 from aqua_client.settings import ClientSettings
 from aqua_client.worker import THREAD_NAME
 from tests.client.flights import some_looks, used_bytes
@@ -159,6 +161,19 @@ def test_nothing_is_enqueued_on_a_stream_that_is_captured() -> None:
         assert len(streams.events) == 1
         streams.is_capturing = False
         assert torch.equal(handle.fetch(), random_bytes(MIB))
+
+
+def test_what_is_parked_may_go_once_it_was_handed_over() -> None:
+    """By itself, with others or as blocks: it may have been made under another stream."""
+    streams, node = FakeStreams(is_quick=True), FakeNode()
+    made = [random_bytes(MIB, seed=seed) for seed in range(3)]
+    with paging(node, streams=streams) as pager:
+        kept = [park(pager, made[0]), *batches.offload_many(pager, made[1:2], "store")]
+        pool = BlockPool(pager, (MIB,), torch.uint8, SafetyClass.STORE)
+        slots = pool.store(made[2].view(1, MIB), [0])
+        parked = [one.data_ptr() for one in streams.handed_over]
+        assert parked == [one.data_ptr() for one in made]
+        assert (slots.nbytes, len(kept)) == (MIB, 2)
 
 
 def test_an_overlapping_offload_goes_beside_the_current_stream() -> None:
