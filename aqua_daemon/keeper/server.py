@@ -184,7 +184,7 @@ class KeeperServer:
         with contextlib.closing(slab.memory.handle_for_holder()) as handle:
             descriptors = () if handle.descriptor is None else (handle.descriptor,)
             try:
-                link.send(answers.allocated(request_id, slab, handle), descriptors)
+                link.send_soon(answers.allocated(request_id, slab, handle), descriptors)
             except OSError as error:
                 raise exhausted(f"the slab's descriptor can't be sent: {error}") from error
 
@@ -200,7 +200,7 @@ class KeeperServer:
         freed = self._node.free(request)
         if freed is None:
             return False
-        link.send(answers.freed(request_id, request.lease_id, freed))
+        link.send_soon(answers.freed(request_id, request.lease_id, freed))
         return True
 
     def _retry_soon(self) -> None:

@@ -28,6 +28,9 @@ from aqua_protos.framing import (
 MOST_QUEUED_BYTES = 8 * 2**20
 # Frames in one go; the rest waits, so that one busy peer does not hold up the others.
 _MOST_SENDS = 64
+# What is sent as one: the kernel takes so little whole or not at all, so that no frame's descriptors
+# are ahead of its bytes.
+_MOST_BYTES_AS_ONE = 16 * 1024
 
 
 class BadFrame(Exception):
@@ -68,6 +71,7 @@ class FrameLink:
         self._queue: deque[_Outgoing] = deque()
         self._queued_bytes = 0
         self._most_queued_bytes = most_queued_bytes
+        self._is_reading = False
         self.is_closed = False
         self._loop.add_reader(connection, self._read)
 
@@ -87,12 +91,21 @@ class FrameLink:
         # Nearly always all of it is taken at once: then no descriptor need be copied.
         sent = 0 if self._queue else self._send_now(frame, descriptors)
         if sent < len(frame):
-            copies = [] if sent else _copies_of(descriptors)
-            self._queue.append(_Outgoing(rest=memoryview(frame)[sent:], descriptors=copies))
-            self._queued_bytes += len(frame) - sent
+            self._enqueue(memoryview(frame)[sent:], () if sent else descriptors)
             self._loop.add_writer(self._connection, self._write)
-        if self._queued_bytes > self._most_queued_bytes:
-            self._end_soon(f"the peer does not read: {self._queued_bytes} bytes wait for it")
+
+    def send_soon(self, payload: bytes, descriptors: Sequence[int] = ()) -> None:
+        """As `send`, at the end of this turn of the loop, at the cost of one for all of the turn.
+
+        To wake the peer costs as much as deciding what to tell it. Of what comes by this link the
+        answers go together, and sooner.
+        """
+        if self.is_closed:
+            return
+        is_first = not self._queue
+        self._enqueue(memoryview(encode_frame(payload)), descriptors)
+        if is_first and not self._is_reading:
+            self._loop.call_soon(self._write)
 
     def take_descriptors(self, count: int) -> list[int]:
         """The next *count* descriptors that came; the caller owns and closes them.
@@ -133,16 +146,22 @@ class FrameLink:
         except (Disconnected, OSError) as error:
             self._end(str(error))
             return
+        self._is_reading = True
         try:
             for payload in self._reader.frames():
                 self._on_frame(payload)
                 if self.is_closed:
                     return
         except (FrameTooLarge, BadFrame) as error:
+            self._write()  # answers to what came before it
             if self._last_words is not None:
                 self.send(self._last_words(str(error)))
             self._end(str(error))
             return
+        finally:
+            self._is_reading = False
+        if self._queue:
+            self._write()
         if self._reader.waiting_descriptors > MOST_DESCRIPTORS:
             self._end("descriptors came that no frame asks for")
 
@@ -160,26 +179,55 @@ class FrameLink:
             self._end_soon(str(error))
             return len(frame)
 
+    def _enqueue(self, rest: memoryview, descriptors: Sequence[int]) -> None:
+        self._queue.append(_Outgoing(rest=rest, descriptors=_copies_of(descriptors)))
+        self._queued_bytes += len(rest)
+        if self._queued_bytes > self._most_queued_bytes:
+            self._end_soon(f"the peer does not read: {self._queued_bytes} bytes wait for it")
+
     def _write(self) -> None:
         for _ in range(_MOST_SENDS):
-            if not self._queue:
-                self._loop.remove_writer(self._connection)
-                return
-            first = self._queue[0]
+            if not self._queue or self.is_closed:
+                break
+            together = self._next_as_one()
+            descriptors = [one for outgoing in together for one in outgoing.descriptors]
             try:
-                sent = socket.send_fds(self._connection, [first.rest], first.descriptors)
+                sent = socket.send_fds(
+                    self._connection, [one.rest for one in together], descriptors
+                )
             except (BlockingIOError, InterruptedError):
                 break
             except OSError as error:
                 self._end_soon(str(error))
                 return
-            self._queued_bytes -= sent
-            first.rest = first.rest[sent:]
-            _close_all(first.descriptors)
-            first.descriptors = []
-            if not first.rest:
+            self._sent(together, sent)
+        if self._queue:
+            self._loop.add_writer(self._connection, self._write)
+        elif not self.is_closed:
+            self._loop.remove_writer(self._connection)
+
+    def _next_as_one(self) -> list[_Outgoing]:
+        """The first of the queue, and what may go along."""
+        together: list[_Outgoing] = []
+        nbytes, descriptors = 0, 0
+        for outgoing in self._queue:
+            nbytes += len(outgoing.rest)
+            descriptors += len(outgoing.descriptors)
+            if together and (nbytes > _MOST_BYTES_AS_ONE or descriptors > MOST_DESCRIPTORS):
+                break
+            together.append(outgoing)
+        return together
+
+    def _sent(self, together: list[_Outgoing], nbytes: int) -> None:
+        self._queued_bytes -= nbytes
+        for outgoing in together:
+            _close_all(outgoing.descriptors)
+            outgoing.descriptors = []
+            taken = min(nbytes, len(outgoing.rest))
+            outgoing.rest = outgoing.rest[taken:]
+            nbytes -= taken
+            if not outgoing.rest:
                 self._queue.popleft()
-        self._loop.add_writer(self._connection, self._write)
 
     def _end_soon(self, reason: str) -> None:
         # The sender is in the middle of something else: tell it when that is done.

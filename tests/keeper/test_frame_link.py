@@ -8,7 +8,7 @@ import socket
 from collections.abc import Awaitable, Callable
 
 from aqua_protos.frame_link import BadFrame, FrameLink
-from aqua_protos.framing import encode_frame
+from aqua_protos.framing import MOST_DESCRIPTORS, FrameReader, encode_frame
 
 SECONDS = 20.0
 
@@ -85,6 +85,69 @@ def test_a_queued_descriptor_is_a_copy() -> None:
         assert os.read(reading, 1) == b"x"
         os.close(descriptors[0])
         os.close(reading)
+
+    run(story)
+
+
+def test_what_is_sent_soon_goes_together() -> None:
+    """All frames of one turn of the loop and their descriptors are one read for the peer."""
+
+    async def story(ends: Ends) -> None:
+        for payload in (b"first", b"second", b"third"):
+            ends.link.send_soon(payload, (ends.far.fileno(),))
+        ends.link.send(b"fourth")  # behind them: nothing overtakes
+        await asyncio.sleep(0)
+        content, descriptors, _, _ = socket.recv_fds(ends.far, 100, 4)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        payloads = (b"first", b"second", b"third", b"fourth")
+        assert content == b"".join(map(encode_frame, payloads))
+        assert len(descriptors) == 3
+
+    run(story)
+
+
+def test_answers_to_what_came_together_go_together() -> None:
+    """They wait for no further turn of the loop, and those to what came before a bad frame go too."""
+    ours, far = socket.socketpair()
+    far.settimeout(SECONDS)
+
+    async def story() -> None:
+        def answer(payload: bytes) -> None:
+            if payload == b"bad":
+                msg = "that is no word of ours"
+                raise BadFrame(msg)
+            link.send_soon(payload.upper())
+
+        ended: asyncio.Queue[str] = asyncio.Queue()
+        link = FrameLink(ours, on_frame=answer, on_end=ended.put_nowait)
+        far.sendall(encode_frame(b"first") + encode_frame(b"second"))
+        far.sendall(encode_frame(b"third") + encode_frame(b"bad"))
+        async with asyncio.timeout(SECONDS):
+            assert "no word of ours" in await ended.get()
+
+    asyncio.run(story())
+    with far:
+        assert far.recv(100) == b"".join(map(encode_frame, (b"FIRST", b"SECOND", b"THIRD")))
+
+
+def test_no_read_has_more_descriptors_than_it_may() -> None:
+    """What is sent soon is cut where its descriptors are too many for one read."""
+
+    async def story(ends: Ends) -> None:
+        count = MOST_DESCRIPTORS // 2 + 1
+        for _ in range(count):
+            ends.link.send_soon(b"two", (ends.far.fileno(), ends.far.fileno()))
+        await asyncio.sleep(0)
+        reader = FrameReader()
+        frames: list[bytes] = []
+        while len(frames) < count:
+            reader.read_from(ends.far)
+            for payload in reader.frames():
+                frames.append(payload)
+                for descriptor in reader.take_descriptors(2):
+                    os.close(descriptor)
+        assert not reader.has_lost_descriptors
 
     run(story)
 
