@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -66,6 +67,7 @@ from aqua_daemon.service import BrokerService
 # one on which nothing is granted, and no reason to keep clients out.
 KEEPERS_HEARD_SECONDS = 5.0
 _LOOK_SECONDS = 0.02
+_MOST_NEW_OBJECTS = 10_000  # until these are looked through; log lines are gone long before
 _CALLS_END_SECONDS = 0.3  # what is being answered when a stop comes may still go out
 
 _log = logging.getLogger("aqua")
@@ -141,6 +143,7 @@ async def _serve(config: DaemonConfig, gpus: tuple[GpuUuid, ...]) -> None:
         await _first_of(stopped, ticking, heard)
         if heard.done() and not stopped.done():
             node.health.is_serving = True
+            _spare_collector()
             manager.tell("READY=1")
             _say_ready(config, node)
             await _first_of(stopped, ticking)
@@ -306,6 +309,12 @@ async def _told_to_stop(came: asyncio.Event) -> None:
 
 async def _first_of(*tasks: asyncio.Task[None]) -> None:
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+
+
+def _spare_collector() -> None:
+    """Have no grant wait while all that the daemon is made of is looked through again."""
+    gc.freeze()
+    gc.set_threshold(_MOST_NEW_OBJECTS)
 
 
 def _say_ready(config: DaemonConfig, node: _Node) -> None:
