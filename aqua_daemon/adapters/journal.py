@@ -56,17 +56,18 @@ class LogJournal:
         self._logger = logging.getLogger(LOGGER_NAME) if logger is None else logger
         self._tenants = TenantsOfSessions()
         self._observers: set[SessionId] = set()
+        self._begun: list[Line] = []  # of the event that is being applied
 
     def event(self, event: Event) -> None:
-        """Something happened."""
+        """Something happened; its line goes with those of what comes of it."""
         self._tenants.happened(event)
         if isinstance(event, events.SessionOpened) and event.is_observer:
             self._observers.add(event.session_id)
-        self._log(self._noted("event", event))
+        self._begun += self._noted("event", event)
 
     def instructed(self, *wanted: Instruction) -> None:
         """The broker wants all this done about the last event."""
-        lines = []
+        lines = self._taken()
         for instruction in wanted:
             lines += self._noted("instruction", instruction)
             self._tenants.instructed(instruction)
@@ -76,7 +77,7 @@ class LogJournal:
 
     def refused(self, event: Event, error: Exception) -> None:
         """The broker refused an event."""
-        self._log(self._noted("refused", event, error))
+        self._log(self._taken() + self._noted("refused", event, error))
         self._tenants.refused(event)
         if isinstance(event, events.SessionOpened):
             self._observers.discard(event.session_id)
@@ -96,6 +97,10 @@ class LogJournal:
                 tenant = self._tenants.of(record)
                 self.happenings.remember(words, at=self._clock(), tenant=tenant)
         return [Line(level, kind, record, error)] if self._logger.isEnabledFor(level) else []
+
+    def _taken(self) -> list[Line]:
+        begun, self._begun = self._begun, []
+        return begun
 
     def _log(self, lines: Sequence[Line]) -> None:
         if lines:

@@ -113,6 +113,7 @@ def test_routine_is_silent_at_the_usual_level() -> None:
     journal.event(Ticked())
     keepalive = next(event for event in EVENTS if isinstance(event, KeepaliveReceived))
     journal.event(keepalive)
+    journal.instructed()
     assert log.lines() == []
     journal.refused(keepalive, QuotaExceeded("no"))
     assert [line["refused"] for line in log.lines()] == ["KeepaliveReceived"]
@@ -127,6 +128,7 @@ def test_an_observers_coming_and_going_is_silent_at_the_usual_level() -> None:
         journal = LogJournal(clock=lambda: 7.0, logger=log.logger)
         journal.event(watching)
         journal.event(ProcessEnded(session_id=SESSION_ID))
+        journal.instructed()
         assert [line["event"] for line in log.lines()] == expected
 
 
