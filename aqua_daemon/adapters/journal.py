@@ -36,6 +36,18 @@ _ROUTINE = frozenset(  # in no words either
         instructions.AnswerKeepalive,
     }
 )
+_TOLD_BY_MOVES = frozenset(  # the rest of a grant and a return: in no words
+    {
+        events.LeaseRequested,
+        events.SlabAllocated,
+        events.LeasesReleased,
+        events.SlabFreed,
+        instructions.AllocateSlab,
+        instructions.AnswerGranted,
+        instructions.AnswerReturned,
+        instructions.FreeSlab,
+    }
+)
 _COMING_AND_GOING = (
     events.SessionOpened,
     events.PresenceEnded,
@@ -87,7 +99,9 @@ class LogJournal:
     ) -> list[Line]:
         """Remember in words what is news to people; the line of it, if the log is to have it."""
         level = logging.INFO
-        if error is None and (type(record) in _ROUTINE or self._is_observers(record)):
+        if error is None and type(record) in _TOLD_BY_MOVES:
+            pass
+        elif error is None and (type(record) in _ROUTINE or self._is_observers(record)):
             level = logging.DEBUG
         else:
             if isinstance(record, instructions.NoteBrokenInvariant):

@@ -31,6 +31,7 @@ except ImportError:  # a bare checkout on a machine's own Python: `json` does it
     HAS_ORJSON = False
 else:
     HAS_ORJSON = True
+    _OPTIONS = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_NON_STR_KEYS
 
 _LEASE_FIELDS = ("lease_id", "session_id", "tenant", "lender", "nbytes", "safety_class", "state")
 _LOGGED_LINES = "lines"
@@ -115,8 +116,7 @@ def _encoded(line: Fields) -> str:
     if not HAS_ORJSON:
         return json.dumps(line, default=_plain)
     try:
-        options = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_NON_STR_KEYS
-        return orjson.dumps(line, _plain, options).decode()
+        return orjson.dumps(line, _plain, _OPTIONS).decode()
     except orjson.JSONEncodeError:  # half a character of a file's name; a number past 64 bits
         return json.dumps(line, default=_plain)
 

@@ -11,7 +11,7 @@ from typing import get_args
 import pytest
 
 from aqua_daemon.adapters import json_lines
-from aqua_daemon.adapters.journal import FanOut, LogJournal
+from aqua_daemon.adapters.journal import FanOut, LogJournal, in_words
 from aqua_daemon.adapters.json_lines import JsonLines, Line, LoggedLines
 from aqua_daemon.core.errors import QuotaExceeded
 from aqua_daemon.core.events import (
@@ -147,6 +147,22 @@ def test_recent_is_in_words_with_the_clocks_time(journal: LogJournal) -> None:
         (7.0, "refused LeaseRequested (quota): all used"),
         (7.0, "refused LeaseRequested (fault): oops"),
     ]
+
+
+def test_what_has_words_is_remembered(log: Log) -> None:
+    """Of every kind, and nothing of those that have none."""
+    for event in EVENTS:
+        journal = LogJournal(clock=lambda: 7.0, logger=log.logger)
+        journal.event(event)
+        assert [line.text for line in journal.happenings.after(0)] == _words_of(event)
+    for instruction in INSTRUCTIONS:
+        journal = LogJournal(clock=lambda: 7.0, logger=log.logger)
+        journal.instructed(instruction)
+        assert [line.text for line in journal.happenings.after(0)] == _words_of(instruction)
+
+
+def _words_of(record: Event | Instruction) -> list[str]:
+    return [words] if (words := in_words(record)) else []
 
 
 def test_other_log_records_are_lines_too(log: Log) -> None:
