@@ -154,10 +154,22 @@ def test_nothing_writes_to_out_after_a_cancelled_fetch(
     async def cancel() -> None:
         handle = await client.offload_async(torch.ones(10))
         monkeypatch.setattr(copying, "read", slowly)
-        out = torch.zeros(10)
-        asyncio.get_running_loop().call_later(0.1, gate.opened.set)
+        out, deadline = torch.zeros(10), asyncio.timeout(None)
+
+        async def fetch() -> None:
+            async with deadline:
+                await handle.fetch_async(out=out)
+
+        fetching = asyncio.create_task(fetch())
+        await gate.has_begun()
+        deadline.reschedule(0.0)  # it has passed
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert deadline.expired()
+        assert not fetching.done()
+        gate.opened.set()
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(handle.fetch_async(out=out), 0.01)
+            await fetching
         assert torch.equal(out, torch.ones(10))
         assert all(place.pins == 0 for place in handle._stored.places)
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from aqua_daemon.adapters import log_handler
 from aqua_daemon.adapters.log_handler import WRITE_SECONDS, UnhurriedHandler
 from aqua_daemon.adapters.log_writer import MOST_WAITING_CHARACTERS, to_descriptor
 
@@ -79,8 +80,11 @@ def test_where_no_loop_runs_nothing_waits(logger: logging.Logger, stream: Stream
     assert stream.getvalue() == "now\n"
 
 
-def test_what_still_waits_is_written_by_a_flush(logger: logging.Logger, stream: Stream) -> None:
+def test_what_still_waits_is_written_by_a_flush(
+    logger: logging.Logger, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As the interpreter does at its end."""
+    monkeypatch.setattr(log_handler, "WRITE_SECONDS", 60.0)  # the loop ends sooner, however slowly
 
     async def log() -> None:
         logger.info("last words")
