@@ -21,7 +21,7 @@ from typing import TypeVar
 import torch
 
 from aqua_client import cuda_driver
-from aqua_client.cuda_driver import CudaError
+from aqua_client.cuda_errors import CudaError
 
 # Two saturate a link or the memory's bandwidth; the others are for calls that wait for the daemon.
 THREADS = 4

@@ -14,7 +14,8 @@ import torch
 
 from aqua_client import cuda_driver, cuda_kernels
 from aqua_client.crossover import Way
-from aqua_client.cuda_driver import CudaError, call
+from aqua_client.cuda_driver import call
+from aqua_client.cuda_errors import CudaError
 from aqua_client.streams import Piece, Pieces
 
 # Numbers to memory of the device, in the current stream's order; the tensor must be kept meanwhile.

@@ -1,7 +1,7 @@
-"""The CUDA driver as the client uses it: finding it, acting on a device, and its errors.
+"""The CUDA driver as the client uses it: finding it, and acting on a device.
 
 The client's only importer of `cuda.bindings`, and it imports it late: a process without CUDA never
-pays for it. What is called when is `cuda_mapping`'s and `streams`'.
+pays for it. What is called when is `cuda_mapping`'s and `streams`', what it refuses `cuda_errors`'.
 
 Story of a thread that acts: a server may be capturing a graph in another thread, and there one
 call of ours could end that capture. So whoever acts on a device does it in that device's primary
@@ -19,47 +19,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from aqua_client.errors import AquaError
+from aqua_client.cuda_errors import CudaError, CudaUnavailable, explained
 
 _SUCCESS = 0
 _NOT_READY = 600
 _FIRST_WITH_BATCHES = 12080  # CUDA 12.8
 _PORTABLE = 1  # CU_MEMHOSTREGISTER_PORTABLE: for every context of the process
-# The context went first, and took with it what was mapped or pinned in it.
-CONTEXT_GONE = frozenset({"CUDA_ERROR_DEINITIALIZED", "CUDA_ERROR_CONTEXT_IS_DESTROYED"})
 _GPU_PREFIX = "GPU-"
-
-# Remedies for what a user can do something about; the driver's own words for the rest.
-_REMEDIES = {
-    "CUDA_ERROR_OUT_OF_MEMORY": "free device memory on this process's own GPU",
-    "CUDA_ERROR_INVALID_CONTEXT": "the memory was made in this very process, or another PID "
-    "namespace uses the same process id: share the host's (hostPID)",
-    "CUDA_ERROR_NOT_INITIALIZED": "CUDA does not work in a forked child: start it with spawn",
-    "CUDA_ERROR_PEER_ACCESS_UNSUPPORTED": "the two GPUs can't reach each other",
-    "CUDA_ERROR_NO_DEVICE": "no GPU is visible: check CUDA_VISIBLE_DEVICES and the container",
-}
-# What ends a context for good, and with it all that this process does on the GPU.
-_DEADLY = frozenset(
-    f"CUDA_ERROR_{name}"
-    for name in (
-        *("ASSERT", "CONTAINED", "ECC_UNCORRECTABLE", "EXTERNAL_DEVICE", "HARDWARE_STACK_ERROR"),
-        *("ILLEGAL_ADDRESS", "ILLEGAL_INSTRUCTION", "INVALID_ADDRESS_SPACE", "INVALID_PC"),
-        *("LAUNCH_FAILED", "LAUNCH_TIMEOUT", "MISALIGNED_ADDRESS", "NVLINK_UNCORRECTABLE"),
-    )
-)
-_DEAD = "this process's CUDA context is dead, and what it has mapped goes back when it ends"
-
-
-class CudaError(AquaError):
-    """The driver refused: `NAME: explanation`. Never leaves the library."""
-
-    def __init__(self, name: str, explanation: str) -> None:
-        super().__init__(f"{name}: {explanation}")
-        self.name = name
-
-
-class CudaUnavailable(CudaError):
-    """There is no driver to call in this process."""
 
 
 def driver() -> Any:  # noqa: ANN401 - cuda-bindings has no types
@@ -82,7 +48,7 @@ def driver() -> Any:  # noqa: ANN401 - cuda-bindings has no types
         except RuntimeError as error:  # how cuda-bindings says that libcuda is missing
             raise CudaUnavailable("CUDA_DRIVER_MISSING", str(error)) from error
         if int(code) != _SUCCESS:
-            raise CudaUnavailable(*_explained(bindings, code))
+            raise CudaUnavailable(*explained(bindings, code))
         _contexts.clear()
         _initialised[:] = [bindings]
     return bindings
@@ -100,7 +66,7 @@ def call(name: str, *arguments: object) -> Any:  # noqa: ANN401 - cuda-bindings 
     except RuntimeError as error:  # this driver has no such function
         raise CudaError("CUDA_FUNCTION_MISSING", f"{name}: {error}") from error
     if int(code) != _SUCCESS:
-        raise CudaError(*_explained(bindings, code))
+        raise CudaError(*explained(bindings, code))
     return values[0] if len(values) == 1 else tuple(values)
 
 
@@ -146,7 +112,7 @@ def copy(to: int, source: int, nbytes: int, stream: int) -> None:
     bindings = driver()
     code = bindings.cuMemcpyAsync(to, source, nbytes, stream)[0]
     if int(code):
-        raise CudaError(*_explained(bindings, code))
+        raise CudaError(*explained(bindings, code))
 
 
 def record(event: int, stream: int) -> None:
@@ -158,7 +124,7 @@ def record(event: int, stream: int) -> None:
     bindings = driver()
     code = bindings.cuEventRecord(event, stream)[0]
     if int(code):
-        raise CudaError(*_explained(bindings, code))
+        raise CudaError(*explained(bindings, code))
 
 
 def wait_for(event: int, stream: int) -> None:
@@ -170,7 +136,7 @@ def wait_for(event: int, stream: int) -> None:
     bindings = driver()
     code = bindings.cuStreamWaitEvent(stream, event, 0)[0]
     if int(code):
-        raise CudaError(*_explained(bindings, code))
+        raise CudaError(*explained(bindings, code))
 
 
 def is_over(event: int) -> bool:
@@ -185,7 +151,7 @@ def is_over(event: int) -> bool:
     if int(code) == _NOT_READY:
         return False
     if int(code) != _SUCCESS:
-        raise CudaError(*_explained(bindings, code))
+        raise CudaError(*explained(bindings, code))
     return True
 
 
@@ -329,16 +295,6 @@ def _primary_context(ordinal: int) -> Any:  # noqa: ANN401 - cuda-bindings has n
 
 def _relaxed() -> Any:  # noqa: ANN401 - cuda-bindings has no types
     return driver().CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
-
-
-def _explained(bindings: Any, code: Any) -> tuple[str, str]:  # noqa: ANN401 - as above
-    """The code's name, and what it means for whoever reads it."""
-    name = getattr(code, "name", f"CUDA_ERROR_{int(code)}")
-    if name in _REMEDIES:
-        return name, _REMEDIES[name]
-    found = bindings.cuGetErrorString(code)[1]
-    text = found.decode() if isinstance(found, bytes) else f"code {int(code)}"
-    return name, f"{text}; {_DEAD}" if name in _DEADLY else text
 
 
 def _forget_in_child() -> None:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from aqua_client import cuda_driver
-from aqua_client.cuda_driver import CudaError, call
+from aqua_client.cuda_driver import call
+from aqua_client.cuda_errors import CudaError
 
 NAME = b"aqua_copy_pieces"
 THREADS = 512

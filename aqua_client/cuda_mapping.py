@@ -25,16 +25,8 @@ from dataclasses import dataclass
 import torch
 
 from aqua_client import dlpack
-from aqua_client.cuda_driver import (
-    CONTEXT_GONE,
-    CudaError,
-    acting_on,
-    call,
-    driver,
-    is_host_memory,
-    known_bytes,
-    read_bytes,
-)
+from aqua_client.cuda_driver import acting_on, call, driver, is_host_memory, known_bytes, read_bytes
+from aqua_client.cuda_errors import CONTEXT_GONE, CudaError
 
 HANDLE_BYTES = 64  # CU_IPC_HANDLE_SIZE
 

@@ -20,7 +20,8 @@ import torch
 
 from aqua_client import copy_engine, cuda_driver
 from aqua_client.crossover import FEW, Crossover, Way
-from aqua_client.cuda_driver import CudaError, CudaUnavailable, call
+from aqua_client.cuda_driver import call
+from aqua_client.cuda_errors import CudaError, CudaUnavailable
 from aqua_client.errors import InvalidRequest
 from aqua_client.streams import Event, Pieces, Streams
 from aqua_client.torch_streams import OfTorch, TorchStreams

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 from aqua_client import pinned
 from aqua_client.copying import Memory
-from aqua_client.cuda_driver import CudaError
+from aqua_client.cuda_errors import CudaError
 from aqua_client.records import SafetyClass
 from aqua_client.streams import Streams
 from aqua_client.tiers import Tiers

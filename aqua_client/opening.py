@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 
 from aqua_client import cuda_mapping, own_device
-from aqua_client.cuda_driver import CudaError, CudaUnavailable
+from aqua_client.cuda_errors import CudaError, CudaUnavailable
 from aqua_client.cuda_mapping import CudaMapping
 from aqua_client.errors import AquaError
 from aqua_client.forking import GATE

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aqua_client import cuda_driver, host_pages, libc
-from aqua_client.cuda_driver import CudaError
+from aqua_client.cuda_errors import CONTEXT_GONE, CudaError
 
 PIECE_BYTES = 4 * 2**20  # the host tier's largest; much smaller ones are not worth one
 LEAST_BYTES = PIECE_BYTES // 2
@@ -124,6 +124,6 @@ class PinnedPages:
             try:
                 cuda_driver.unpin(piece.address, ordinal=piece.ordinal)
             except CudaError as error:
-                if error.name not in cuda_driver.CONTEXT_GONE:
+                if error.name not in CONTEXT_GONE:
                     raise
             libc.munmap(piece.address, PIECE_BYTES)

@@ -19,7 +19,8 @@ from aqua_client.calls import BREAKER, Calls, is_lost_to_fork
 from aqua_client.counters import Counters
 from aqua_client.descriptors import ArrivingDescriptors, check_spare
 from aqua_client.errors import BrokerUnreachable, ForkedChild, Refused
-from aqua_client.presence import Presence, SessionListener, Standing
+from aqua_client.listeners import SessionListener, Standing
+from aqua_client.presence import Presence
 from aqua_client.records import (
     GpuBytes,
     Grant,

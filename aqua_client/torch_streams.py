@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 
 from aqua_client import cuda_driver
-from aqua_client.cuda_driver import CudaUnavailable
+from aqua_client.cuda_errors import CudaUnavailable
 
 
 class TorchStreams(Protocol):

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from aqua_client import cuda_streams, in_flight
 from aqua_client.arriving import Arriving
 from aqua_client.borrowing import Borrowing
-from aqua_client.cuda_driver import CudaError
+from aqua_client.cuda_errors import CudaError
 from aqua_client.evacuation import Evacuation
 from aqua_client.evacuation_buffer import EvacuationBuffer
 from aqua_client.exchanging import Exchanging

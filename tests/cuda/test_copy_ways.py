@@ -14,7 +14,7 @@ import torch
 from aqua_client import calibrating, copy_engine, cuda_streams
 from aqua_client.copy_engine import Upload
 from aqua_client.crossover import Crossover, Measured, Way
-from aqua_client.cuda_driver import CudaError
+from aqua_client.cuda_errors import CudaError
 from aqua_client.streams import Pieces
 from tests.contract.tensors import noise
 from tests.cuda.engines import Engine, await_idle, running_engine

@@ -12,7 +12,8 @@ from typing import Protocol
 from aqua_daemon.core.errors import BrokerError
 from aqua_daemon.core.instructions import Answer
 from aqua_daemon.core.model import SessionId
-from tests.simulation.daemon import Call, Connection, Daemon
+from tests.simulation.connection import Connection
+from tests.simulation.daemon import Call, Daemon
 from tests.simulation.stage import Stage
 from tests.simulation.truth import Process
 

@@ -58,7 +58,7 @@ from aqua_daemon.core.instructions import (
 )
 from aqua_daemon.core.model import GpuUuid, RequestId, SessionId
 from aqua_daemon.core.node_snapshot import NodeSnapshot
-from tests.simulation.agenda import Stream
+from tests.simulation.connection import Connection
 from tests.simulation.keeper_link import KeeperLink
 from tests.simulation.keepers import Keeper
 from tests.simulation.probes import measure
@@ -100,38 +100,6 @@ class Witness(Protocol):
     def admitted(self, event: SessionOpened | SessionReattached) -> None: ...
 
     def ordered(self, instruction: Instruction) -> None: ...
-
-
-class Peer(Protocol):
-    """The client at the other end of a presence connection."""
-
-    process: Process
-
-    def welcomed(self, connection: Connection, session_id: SessionId) -> None: ...
-
-    def refused(self, connection: Connection, error: BrokerError) -> None: ...
-
-    def pushed(self, order: SendRevoke | TellLost | AnswerKeepalive) -> None: ...
-
-    def closed(self, connection: Connection) -> None: ...
-
-
-class Connection:
-    """A presence connection: two streams, and the life of the token that every call carries."""
-
-    def __init__(self, peer: Peer, stage: Stage) -> None:
-        self.peer = peer
-        self.session_id: SessionId | None = None
-        self.up = Stream(stage.agenda, stage.chance)
-        self.down = Stream(stage.agenda, stage.chance)
-        self.is_open = True  # as the daemon sees it
-
-    def close(self) -> None:
-        """The daemon closes; the client sees the end of the stream after what was sent."""
-        if self.is_open:
-            self.is_open = False
-            self.up.cut()
-            self.down.send(partial(self.peer.closed, self))
 
 
 @dataclass(slots=True)

@@ -22,7 +22,7 @@ from aqua_daemon.core.model import (
 )
 from aqua_daemon.core.sizes import MIB
 from tests.simulation.clients import Client
-from tests.simulation.daemon import Connection
+from tests.simulation.connection import Connection
 from tests.simulation.node import Node
 from tests.simulation.owners import Owners
 from tests.simulation.truth import Process

@@ -14,7 +14,8 @@ from aqua_daemon.core.events import KeepaliveReceived, SessionOpened, SessionRea
 from aqua_daemon.core.instructions import AnswerKeepalive, SendRevoke, TellLost
 from aqua_daemon.core.model import GpuUuid, LeaseId, RequestId, SessionId
 from tests.simulation.calls import Caller
-from tests.simulation.daemon import Connection, Daemon
+from tests.simulation.connection import Connection
+from tests.simulation.daemon import Daemon
 from tests.simulation.holdings import Holdings
 from tests.simulation.judge import Judge
 from tests.simulation.stage import Stage

@@ -11,7 +11,8 @@ import torch
 
 from aqua_client import cuda_streams
 from aqua_client.copying import Memory
-from aqua_client.cuda_driver import CudaError, call, driver, settle_thread
+from aqua_client.cuda_driver import call, driver, settle_thread
+from aqua_client.cuda_errors import CudaError
 from aqua_client.cuda_streams import CudaStreams
 from tests.cuda.client_door.looks import home
 from tests.cuda.exporter import ExportedSlab

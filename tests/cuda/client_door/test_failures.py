@@ -13,7 +13,8 @@ import torch
 
 from aqua_client import own_device
 from aqua_client.copying import Memory, UnusableSlab
-from aqua_client.cuda_driver import CudaError, CudaUnavailable, acting_on, call
+from aqua_client.cuda_driver import acting_on, call
+from aqua_client.cuda_errors import CudaError, CudaUnavailable
 from aqua_client.cuda_mapping import open_legacy
 from aqua_client.records import Grant
 from tests.cuda.client_door.looks import HOME, LENDER, home, is_open, mapped_by_us, own_contexts
