@@ -21,7 +21,7 @@ import torch
 from aqua_client import copy_engine, cuda_driver
 from aqua_client.crossover import FEW, Crossover, Way
 from aqua_client.cuda_driver import call
-from aqua_client.cuda_errors import CudaError, CudaUnavailable
+from aqua_client.cuda_errors import CudaError
 from aqua_client.errors import InvalidRequest
 from aqua_client.streams import Event, Pieces, Streams
 from aqua_client.torch_streams import OfTorch, TorchStreams
@@ -118,9 +118,14 @@ class CudaStreams:
                 self._come_after(ordinal, stream, current)
 
     def upload(self, device: torch.device, numbers: torch.Tensor) -> torch.Tensor:
-        """To a device that is none of CUDA's as torch does it."""
+        """To a device that is none of CUDA's as torch does it, and where nothing can be pinned."""
         ordinal = self._torch.ordinal(device)
-        return numbers.to(device) if ordinal is None else self._torch.upload(numbers, ordinal)
+        if ordinal is not None:
+            try:
+                return self._torch.upload(numbers, ordinal)
+            except (CudaError, RuntimeError) as error:
+                logger.debug("numbers are waited for on their way to %s: %s", device, error)
+        return numbers.to(device)
 
     def crossover(self, device: torch.device) -> Crossover | None:
         """All clients of the process share what was measured."""
@@ -147,14 +152,13 @@ class CudaStreams:
     def aside(self, tensor: torch.Tensor, *, inward: bool) -> Iterator[None]:
         """One side stream a direction; torch keeps the tensor's memory until it is done."""
         ordinal = self._torch.ordinal(tensor.device)
-        try:
-            side = None if ordinal is None else self._stream(ordinal, "in" if inward else "out")
-        except CudaUnavailable:  # so there are no slabs either
-            side = None
+        side = None if ordinal is None else self._beside(ordinal, "in" if inward else "out")
         if ordinal is None or side is None:
-            yield
+            try:
+                yield
+            finally:
+                self.used_here(tensor)
             return
-        self._recorded(ordinal, self._torch.current(ordinal)).wait_on(ordinal, side)
         with self._torch.using(ordinal, side):
             try:
                 yield
@@ -177,6 +181,16 @@ class CudaStreams:
             finally:
                 with cuda_driver.acting_on(ordinal):
                     call("cuStreamSynchronize", own)
+
+    def _beside(self, ordinal: int, use: str) -> int | None:
+        """A stream that waits for the current one; None: it can't be had, be it for want of memory."""
+        try:
+            side = self._stream(ordinal, use)
+            self._recorded(ordinal, self._torch.current(ordinal)).wait_on(ordinal, side)
+        except (CudaError, RuntimeError) as error:
+            logger.info("copies go on the current stream: %s", error)
+            return None
+        return side
 
     def _stream(self, ordinal: int, use: str) -> int:
         with self._lock:

@@ -16,10 +16,12 @@ import pytest
 import torch
 
 import aqua_client
+from aqua_client import calibrating
 from aqua_client.cuda_driver import acting_on, call, driver
 from tests.contract.tensors import noise
 from tests.cuda.engines import Engine, await_idle, running_engine
 from tests.fakes.fake_cuda import process
+from tests.fakes.fake_cuda.results import CUresult
 from tests.fakes.fake_cuda.streams import SYNCHRONIZE_DEFAULT
 from tests.fakes.torch_streams import DEVICE
 from tests.nodes import MIB, wait_until
@@ -211,3 +213,40 @@ def test_events_are_used_again(engine: Engine) -> None:
         rounds(10)
     assert calls["cuEventRecord"] >= 20
     assert calls["cuEventCreate"] <= 5
+
+
+def test_without_a_side_stream_copies_go_on_the_current_one(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is when a device's memory is tight that the driver has none, and that tensors are parked."""
+    streams = engine.client._pager.streams
+    monkeypatch.setattr(streams, "_made", {})
+    tensor = noise(MIB, seed=11, device="cpu")
+    engine.machine.fail("cuStreamCreate", int(CUresult.CUDA_ERROR_OUT_OF_MEMORY))
+    try:
+        handle = engine.client.offload(tensor, overlap=True)
+        handle.prefetch()
+        out = handle.fetch()
+    finally:
+        engine.machine.fail("cuStreamCreate", None)
+    assert handle.tier == "peer"
+    await_idle(engine)
+    assert torch.equal(out, tensor)
+    assert any(kept.data_ptr() == tensor.data_ptr() for kept, _ in engine.torch.kept)
+
+
+def test_numbers_that_cant_be_pinned_are_sent_as_they_are(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pinned memory can run out: blocks are parked all the same."""
+
+    def refuse(numbers: torch.Tensor, ordinal: int) -> torch.Tensor:
+        raise RuntimeError(f"out of memory: {numbers.numel()} for {ordinal}")
+
+    monkeypatch.setattr(calibrating, "_begun", {torch.device("cpu")})  # nobody measures meanwhile
+    monkeypatch.setattr(engine.torch, "upload", refuse)
+    cache, out = noise(MIB, seed=12, device="cpu").view(16, -1), torch.zeros(16, MIB // 16).byte()
+    pool = engine.client.pool((MIB // 16,), torch.uint8)
+    pool.load(pool.store(cache, range(16)), out, range(16))
+    await_idle(engine)
+    assert torch.equal(out, cache)
