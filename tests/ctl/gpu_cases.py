@@ -139,6 +139,12 @@ GPU_CASES = [
     fail(NAME, "waits for a repair", "--gpu-reset", nvidia=one(repair_pending=True)),
     fail(
         NAME,
+        "3 errors of its memory",
+        "--gpu-reset",
+        nvidia=one(repair_pending=True, uncorrected_errors=3),
+    ),
+    fail(
+        NAME,
         "can't be repaired any more",
         "replaced",
         nvidia=one(repair_pending=True, repair_failed=True),
@@ -155,6 +161,7 @@ GPU_CASES = [
     ok("P2P", "2 of 2 directions, 2 by NVLink", nvidia=pair("NV", "OK")),
     warn("P2P", "1 of 2 directions", "never lend to each other", nvidia=pair("NV", "OK", "CNS")),
     warn("P2P", "2 by NODE: PCIe is no faster", "lend_over_pcie", nvidia=pair("NODE", "OK")),
+    warn("P2P", "until it is measured", "aquactl bench links", nvidia=pair("NODE", "OK")),
     fail(
         "P2P",
         "no GPU reaches another: none from GPU-8f6e0000 to GPU-9a7f1111 and 1 more (GNS: the GPU",

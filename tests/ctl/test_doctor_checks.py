@@ -181,6 +181,8 @@ def test_what_is_found_is_judged_and_remedied(case: Case) -> None:
     assert finding.level is case.level
     assert case.says in finding.sentence
     assert case.advises in finding.remedy
+    steps = finding.remedy.split("; ")
+    assert len(steps) == len({*steps}), "advised twice"
     assert bool(finding.remedy) == (case.level is not Level.OK)
 
 

@@ -123,7 +123,7 @@ def _gpu(gpu: Gpu) -> Finding:
         check=check,
         level=troubles[0][0],
         sentence=f"{settings}: {'; '.join(dict.fromkeys(words for _, words, _ in troubles))}",
-        remedy="; ".join(remedy for _, _, remedy in troubles),
+        remedy="; ".join(dict.fromkeys(remedy for _, _, remedy in troubles)),
     )
 
 

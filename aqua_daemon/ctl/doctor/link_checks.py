@@ -60,8 +60,8 @@ def _peers(pairs: list[_Pair]) -> Finding:
     if set(by_kind) - {"NVLink"}:
         return warn(
             "P2P",
-            f"{matrix}: PCIe is no faster than host memory, and lends nothing",
-            "measure it (nvbandwidth), and set lend_over_pcie = true if it is faster",
+            f"{matrix}: PCIe is no faster than host memory, and lends nothing until it is measured",
+            "aquactl bench links: what is faster lends then; without: lend_over_pcie = true",
         )
     return ok("P2P", matrix)
 
