@@ -76,8 +76,9 @@ class Calls:
 
     def heard(self, answer: CallAnswer) -> None:
         """An answer has come by the presence link."""
-        if self._framed is not None:
-            self._framed.heard(answer)
+        framed = self._framed  # which another thread may shut meanwhile
+        if framed is not None:
+            framed.heard(answer)
 
     def shut(self, reason: str) -> None:
         """Calls fail at once with *reason*; those that are out are given up."""

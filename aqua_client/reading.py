@@ -16,6 +16,7 @@ else does. What it finds that is of no call it leaves to the session's thread, a
 from __future__ import annotations
 
 import contextlib
+import logging
 import select
 import socket
 import threading
@@ -28,6 +29,8 @@ from aqua_protos.framing import Disconnected, FrameReader, FrameTooLarge
 
 _TURN_SECONDS = 0.01  # longer than it takes to leave, shorter than anybody notices
 _CLOSE_SECONDS = 1.0
+
+logger = logging.getLogger("aqua")
 
 
 class LinkBroken(ConnectionError):
@@ -187,13 +190,23 @@ class Reading:
             for payload in self._payloads():
                 if not self._hear(payload):
                     self._left.append(payload)
-        except BaseException as error:
-            lost = LinkBroken("whoever read it was interrupted", reason="lost")
-            self._broken = error if isinstance(error, LinkBroken) else lost
-            self.end_both_ways()
+        except LinkBroken as broken:
+            self._break(broken)
+            raise
+        except Exception as error:  # a fault of who hears, perhaps another caller's, is no caller's
+            logger.exception("what came could not be heard; the session connects again")
+            lost = LinkBroken(f"what came could not be heard: {error!r}", reason="internal")
+            self._break(lost)
+            raise lost from error
+        except BaseException:
+            self._break(LinkBroken("whoever read it was interrupted", reason="lost"))
             raise
         if self._left:
             self._watch()
+
+    def _break(self, broken: LinkBroken) -> None:
+        self._broken = broken
+        self.end_both_ways()
 
     def _is_readable(self, seconds: float) -> bool:
         if self._connection.fileno() < 0:

@@ -167,6 +167,16 @@ def test_an_interrupt_while_a_caller_reads_ends_the_link(bench: Bench) -> None:
     wait_until(lambda: bench.daemon.recv(1) == b"", what="the daemon is told")
 
 
+def test_a_fault_in_hearing_is_no_error_of_the_caller_s(bench: Bench) -> None:
+    """It may be another's answer: the link ends, and the caller does without the daemon."""
+    bench.fails = AttributeError("of another's")
+    with pytest.raises(LinkBroken) as caught:
+        bench.lead(lambda: bench.push(ANSWER))
+    assert caught.value.reason == "internal"
+    with pytest.raises(LinkBroken):
+        bench.next_payload()
+
+
 def test_a_frame_that_is_none_ends_both(bench: Bench) -> None:
     """With the same reason, whoever has read it."""
     waiting = bench.pool.submit(bench.next_payload)
