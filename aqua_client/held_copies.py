@@ -8,6 +8,7 @@ meanwhile. That thread then waits for its turn, as beside any that computes in P
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,10 @@ class HeldCopies:
     """One a process, as there is one interpreter."""
 
     def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """In a forked child: whoever emptied a slab, or held the lock, is not here."""
         self.most_bytes = PLAIN_BYTES
         self._emptying = 0
         self._lock = threading.Lock()
@@ -43,3 +48,5 @@ class HeldCopies:
 
 
 HELD_COPIES = HeldCopies()
+
+os.register_at_fork(after_in_child=HELD_COPIES.forget)

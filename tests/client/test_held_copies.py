@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
@@ -18,6 +20,17 @@ def test_more_is_held_as_long_as_anybody_empties_a_slab() -> None:
             _ = 1 // 0
         assert HELD_COPIES.most_bytes == BESIDE_MOVES_BYTES
     assert HELD_COPIES.most_bytes == PLAIN_BYTES
+
+
+def test_a_forked_child_empties_nothing() -> None:
+    """Whoever does, or holds the lock just then, is not there: nor would it ever be given up."""
+    with HELD_COPIES.beside_moves(), HELD_COPIES._lock:
+        child = os.fork()
+        if not child:
+            with HELD_COPIES.beside_moves():
+                held = HELD_COPIES.most_bytes
+            os._exit((held, HELD_COPIES.most_bytes) != (BESIDE_MOVES_BYTES, PLAIN_BYTES))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 @pytest.mark.parametrize(
