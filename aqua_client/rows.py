@@ -115,7 +115,7 @@ class Rows:
     def pieces(self, ids: torch.Tensor, spans: Sequence[Span]) -> npt.NDArray[np.uint64]:
         """Each row's address, or a part's, its place's in *spans*, and its bytes.
 
-        None: they are not all in slabs that are open on the rows' device. To pinned memory of the host
+        No pieces: they are not all in slabs that are open on the rows' device. To pinned memory of the host
         one copy of what torch has gathered is quicker than any of these.
         """
         opened = {None if one.memory.is_pinned else one.memory.opened_on for one in spans}
