@@ -91,8 +91,10 @@ def _run(prefetched: Prefetched, read: Callable[[], Event | None]) -> None:
         return
     try:
         prefetched.done.set_result(read())
-    except BaseException as error:  # noqa: BLE001 - whoever fetches meets it again, by itself
+    except BaseException as error:
         prefetched.done.set_exception(error)
+        if not isinstance(error, Exception):  # whoever fetches meets others again, by itself
+            raise
 
 
 def _read(pager: Pager, stored: Stored, layout: Layout, target: torch.Tensor) -> Event | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from aqua_client import batches
+from aqua_client import batches, copying
 from aqua_client.errors import HandleReleased, InvalidRequest
 from tests.client.pagers import paging, park, random_bytes, two_gpus
 from tests.client.prefetches import NBYTES, prefetch, stat
@@ -68,6 +68,23 @@ def test_in_inference_mode_what_is_prefetched_can_be_used_outside() -> None:
         fetched = handle.fetch()
         assert not fetched.is_inference()
         fetched.add_(1)
+
+
+def test_an_interrupt_is_not_kept_for_the_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the caller itself enqueues, it is the caller's; the fetch reads as if nothing had been."""
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    streams, tensor = FakeStreams(is_quick=True), random_bytes(MIB)
+    with paging(FakeNode(), streams=streams) as pager:
+        handle = park(pager, tensor)
+        with monkeypatch.context() as patch:
+            patch.setattr(copying, "read", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                handle.prefetch()
+        assert torch.equal(handle.fetch(), tensor)
+        assert stat(pager, "prefetched_bytes") == 0
 
 
 def test_where_copies_are_enqueued_the_stream_waits_and_not_the_caller() -> None:
