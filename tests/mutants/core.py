@@ -78,7 +78,7 @@ CORE = (
         name="who is silent is asked for ever more",
         path="aqua_daemon/core/balancing.py",
         old="{LEASED, QUARANTINED}",
-        new="set[LeaseState]()",
+        new="()",
         tests=(
             "tests/core/test_balancing.py::test_who_does_not_answer_is_asked_for_no_more_until_it_does",
         ),

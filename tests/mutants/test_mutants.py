@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,25 @@ def test_a_mutant_applies(mutant: Mutant) -> None:
     for test in mutant.tests:
         path, _, name = test.partition("::")
         assert f"def {name}" in (ROOT / path).read_text(), test
+
+
+def test_no_mutant_names_what_is_not_there(tmp_path: Path) -> None:
+    """A module that can't be imported fails every test, whatever its fault."""
+    for at, mutant in enumerate(MUTANTS):
+        (tmp_path / f"mutant_{at}.py").write_text(mutant.source())
+    rules = ("--isolated", "--no-cache", "--select", "F821")
+    subprocess.run([sys.executable, "-m", "ruff", "check", *rules, tmp_path], check=True)
+
+
+def test_a_mutant_whose_tests_cant_be_run_is_not_caught() -> None:
+    """It is named, and the others are tried."""
+    first = MUTANTS[0]
+    nowhere = Mutant(
+        name="no such test", path=first.path, old=first.old, new=first.new, tests=("tests/none.py",)
+    )
+    [tried] = try_all([nowhere], jobs=1)
+    assert (tried.is_caught, tried.verdict) == (False, "BROKEN")
+    assert "tests/none.py" in tried.why
 
 
 def test_names_are_told_apart() -> None:
