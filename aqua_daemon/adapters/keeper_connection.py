@@ -98,18 +98,18 @@ class KeeperConnection:
             OSError: the descriptors can't be sent, or the slab's, which the answer brings, could not
                 be taken; nothing was asked.
         """
-        # Copies are made of them: an answer whose descriptor finds no room would break the link, and
-        # with it all that is pending.
+        # An answer whose descriptor finds no room breaks the link, and with it all that is pending.
+        os.close(os.dup(pidfd))
         request_id = self._next_id()
         request = keeper_messages.allocate_request(request_id, order)
-        self._link.send_soon(request, (pidfd, sentinel))
+        self._send(request, (pidfd, sentinel))
         self._orders[request_id] = order
 
     def free(self, order: FreeSlab) -> None:
         """Ask. The answer comes when nobody maps the slab any more."""
         request_id = self._next_id()
+        self._send(keeper_messages.free_request(request_id, order))
         self._orders[request_id] = order
-        self._link.send_soon(keeper_messages.free_request(request_id, order))
 
     @property
     def measures_links(self) -> bool:
@@ -146,6 +146,13 @@ class KeeperConnection:
         if not self._link.is_closed:
             self._link.close()
             self._ended(reason)
+
+    def _send(self, request: bytes, descriptors: Sequence[int] = ()) -> None:
+        """At once to a keeper that has nothing to do; to another with the rest of this turn."""
+        if self._orders:
+            self._link.send_soon(request, descriptors)
+        else:
+            self._link.send(request, descriptors)
 
     def _next_id(self) -> int:
         self._asked += 1
