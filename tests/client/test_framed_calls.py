@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
+from aqua_protos.framing import encode_frame
 
+from aqua_client import link as link_module
 from aqua_client.errors import BrokerUnreachable, Refused
 from aqua_client.framed_calls import MOST_BYTES, FramedCalls
 from aqua_client.link import LinkBroken
@@ -104,6 +107,24 @@ def test_a_link_that_ends_ends_its_calls(daemon: FakeDaemon, link: Link) -> None
     assert error.reason == "lost"
     assert time.monotonic() - before < 5.0
     daemon.hangs = False
+    wait_until(lambda: len(daemon.hellos) == 2 and session.attached, what="attached again")
+    assert session.reserve_host(ROOM) == ROOM
+
+
+def test_an_interrupt_in_the_middle_of_a_frame_ends_the_link(
+    daemon: FakeDaemon, link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was sent next would be taken for the rest of it."""
+    session = link()
+
+    def half(connection: socket.socket, payload: bytes) -> None:
+        connection.sendall(encode_frame(payload)[:-1])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(link_module, "send_frame", half)
+        with pytest.raises(KeyboardInterrupt):
+            session.reserve_host(ROOM)
     wait_until(lambda: len(daemon.hellos) == 2 and session.attached, what="attached again")
     assert session.reserve_host(ROOM) == ROOM
 
