@@ -3,8 +3,8 @@
 Each time that the library's thread comes back from copying it needs the interpreter, and one that
 computes in Python keeps it for `sys.getswitchinterval()`, 5 ms, first: then what counts is how often
 that is, and the more pieces together the better. But the books of many pieces keep the interpreter
-from everybody else, so where somebody fetches and nobody computes they are few. The program's own
-switch interval is left alone. Knows nothing of pieces.
+from everybody else, so where somebody fetches and nobody computes they are few. How soon the
+interpreter comes round is `quick_turns`' matter. Knows nothing of pieces.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from aqua_client import cuda_streams, in_flight
 from aqua_client.arriving import Arriving
@@ -23,6 +24,7 @@ from aqua_client.exchanging import Exchanging
 from aqua_client.lender import Lender
 from aqua_client.looking_ahead import LookingAhead
 from aqua_client.promotion import Promotion
+from aqua_client.quick_turns import QUICK_TURNS
 from aqua_client.slabs import Slab
 from aqua_client.streams import Streams
 from aqua_client.tiers import Tiers
@@ -111,7 +113,8 @@ class Worker:
                 fenced = [slab for slab in slabs if slab.is_fenced]
             try:
                 self._settle(slabs)
-                self._serve(unknown, fenced)
+                with QUICK_TURNS.wanted() if fenced else nullcontext():
+                    self._serve(unknown, fenced)
                 self._buffer.tend()
             except Exception:
                 # Leases would be quarantined one by one if this thread ended.

@@ -6,6 +6,13 @@ from tests.mutants.mutant import Mutant
 
 EDGES = (
     Mutant(
+        name="turns are slow beside a revoke",
+        path="aqua_client/worker.py",
+        old="QUICK_TURNS.wanted() if fenced else nullcontext()",
+        new="nullcontext()",
+        tests=("tests/client/test_quick_turns.py::test_a_revoke_is_such_a_time",),
+    ),
+    Mutant(
         name="a tag is written after the handle left",
         path="aqua_daemon/keeper/server.py",
         old="        slab = self._node.allocate(request, pidfd=pidfd, sentinel=sentinel)\n",
