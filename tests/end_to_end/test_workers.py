@@ -33,15 +33,22 @@ class Rows(Dataset):
 def work(seed):
     tensor = noise(seed).repeat(6)
     try:
+        assert torch.equal(aqua_client.offload(tensor).fetch(), tensor)
+        has_begun.release()
         while not is_over.is_set():
             assert torch.equal(aqua_client.offload(tensor).fetch(), tensor)
     except BaseException as fault:
         faults.append(repr(fault))
 
 is_over, faults = threading.Event(), []
+has_begun = threading.Semaphore(0)
 threads = [threading.Thread(target=work, args=(seed,)) for seed in range(2)]
 for thread in threads:
     thread.start()
+# What torch sets up at a function's first call takes a lock of the C library's, `__exit_funcs_lock`, which
+# a child forked just then has for ever (glibc leaves it as it was).
+for _ in threads:
+    has_begun.acquire()
 say(**state())
 sys.stdin.readline()
 rows = []
