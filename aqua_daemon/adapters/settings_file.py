@@ -62,7 +62,7 @@ class SettingsFile:
             return kept_of(self._path.read_bytes()[: _LARGEST_BYTES + 1])
         except FileNotFoundError:
             return Kept()
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             msg = (
                 f"{self._path} can't be read ({error}), so nobody knows what quotas were set. "
                 f"Restore it from a backup, or start with the default quota for everybody and no "
@@ -107,6 +107,7 @@ def kept_of(content: bytes) -> Kept:
 
     Raises:
         ValueError: anything else than what `content_of` writes.
+        RecursionError: the same, nested too deeply to be read.
     """
     found = json.loads(content)
     if not isinstance(found, dict) or found.get("schema") != SCHEMA:

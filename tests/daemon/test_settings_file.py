@@ -141,6 +141,7 @@ BAD_DRAINED: tuple[object, ...] = (None, {}, "SHM-1", [7], [""], ["SHM-1; rm"])
         b"not json",
         b"[]",
         b"null",
+        b"[" * 2**16,  # deeper than a parser goes
         content_of(SHOWN)[:-10],
         json.dumps({**GOOD, "schema": 2}).encode(),
         json.dumps({**GOOD, "more": 1}).encode(),
