@@ -148,6 +148,11 @@ class GpuAccount:
         return self.total_bytes - self.others_bytes - self.held_bytes - self.strange_bytes
 
     @property
+    def above_reserve_bytes(self) -> int:
+        """What is free beside the reserve as new uses of it have to leave it; may be below 0."""
+        return self.free_bytes - math.ceil(GRANT_RESERVE_FACTOR * self.reserve_bytes)
+
+    @property
     def limit_bytes(self) -> int | None:
         """The lowest limit that a producer has set."""
         return min(self.limits.values()) if self.limits else None
@@ -157,7 +162,7 @@ class GpuAccount:
         """What may be granted here now."""
         if self.no_grants_because or self.waits_for:
             return 0
-        room = self.free_bytes - math.ceil(GRANT_RESERVE_FACTOR * self.reserve_bytes)
+        room = self.above_reserve_bytes
         room -= self.unsettled_bytes + self.probe_bytes
         if self.limits:
             room = min(room, min(self.limits.values()) - self.held_bytes)

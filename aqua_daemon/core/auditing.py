@@ -28,9 +28,7 @@ from aqua_daemon.core.integrity import (
     violations_of_slab,
     violations_of_tenant,
 )
-from aqua_daemon.core.model import (
-    REVOKING,
-)
+from aqua_daemon.core.model import REVOKING
 from aqua_daemon.core.recount import Recount
 from aqua_daemon.core.sizes import LOOKS_PER_EVENT, LOOKS_PER_TICK
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from aqua_daemon.core import resting, troubles
 from aqua_daemon.core.accounts import GpuAccount
-from aqua_daemon.core.errors import InvalidRequest, NotPermitted
+from aqua_daemon.core.errors import InvalidRequest
 from aqua_daemon.core.events import DrainRequested, UndrainRequested
 from aqua_daemon.core.instructions import AnswerDrain, AnswerUndrain, DrainHit
 from aqua_daemon.core.model import (
@@ -24,7 +24,6 @@ from aqua_daemon.core.model import (
     GpuUuid,
     Lease,
     RevokeReason,
-    Session,
     SessionId,
 )
 from aqua_daemon.core.revoking import call_back, revocations
@@ -37,7 +36,7 @@ _TO_COME = frozenset({LEASED, REVOKING})
 
 def drain(turn: Turn, event: DrainRequested) -> None:
     """Keep GPUs from being lent and ask for all that is lent there, or only say what that does."""
-    session = _admin(turn, event)
+    session = turn.living_admin(event.session_id, "drain a GPU")
     for gpu in event.gpus:
         if gpu not in turn.ledger.gpus:
             raise _not_here(turn, gpu)
@@ -67,7 +66,7 @@ def drain(turn: Turn, event: DrainRequested) -> None:
 
 def undrain(turn: Turn, event: UndrainRequested) -> None:
     """Let GPUs be lent again, those that rest too. What was asked back stays asked back."""
-    session = _admin(turn, event)
+    session = turn.living_admin(event.session_id, "drain a GPU")
     for gpu in event.gpus:
         if gpu not in turn.ledger.gpus and gpu not in turn.ledger.drained:
             raise _not_here(turn, gpu)
@@ -96,14 +95,6 @@ def go_on(turn: Turn, account: GpuAccount) -> None:
             seconds=None,
             least_seconds=turn.books.settings.term_seconds,
         )
-
-
-def _admin(turn: Turn, event: DrainRequested | UndrainRequested) -> Session:
-    session = turn.ledger.living_session(event.session_id)
-    if not session.is_admin:
-        msg = f"only an admin may drain a GPU: ask {turn.books.settings.whom_to_ask}"
-        raise NotPermitted(msg)
-    return session
 
 
 def _not_here(turn: Turn, gpu: GpuUuid) -> InvalidRequest:

@@ -9,19 +9,17 @@ own figure and nothing else; what it says later is for nobody.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 from aqua_daemon.core.accounts import GpuAccount
 from aqua_daemon.core.books import Probe
-from aqua_daemon.core.errors import InvalidRequest, Measuring, NotPermitted
+from aqua_daemon.core.errors import InvalidRequest, Measuring
 from aqua_daemon.core.events import LinkProbed, LinkProbeRequested, LinksUsed
 from aqua_daemon.core.instructions import AnswerLinkProbe, ProbeLink
 from aqua_daemon.core.link_figures import HOST, LinkOutcome, rate_of
-from aqua_daemon.core.model import GpuPair, GpuUuid, LendingPolicy
+from aqua_daemon.core.model import NEVER, GpuPair
 from aqua_daemon.core.sizes import (
-    GRANT_RESERVE_FACTOR,
     LARGE_PROBE_SLABS,
     LARGEST_PROBE_BYTES,
     MIB,
@@ -36,10 +34,7 @@ from aqua_daemon.core.turn import Turn
 
 def start(turn: Turn, event: LinkProbeRequested) -> None:
     """Have the keepers measure, each link of those that may be measured now."""
-    session = turn.ledger.living_session(event.session_id)
-    if not session.is_admin:
-        msg = f"only an admin may measure links: ask {turn.books.settings.whom_to_ask}"
-        raise NotPermitted(msg)
+    session = turn.living_admin(event.session_id, "measure links")
     sizes = _sizes(turn, event)
     _check_pairs(turn, event)
     if turn.repeated(session, event.request_id):
@@ -177,19 +172,18 @@ def _problem(turn: Turn, pair: GpuPair, event: LinkProbeRequested, nbytes: int) 
 def _gpu_problem(account: GpuAccount, nbytes: int) -> str:
     if account.no_grants_because or (account.waits_for and not account.is_drained):
         return account.no_grants_because or account.waits_for
-    if account.is_quiet or account.newcomer is not None or account.policy is LendingPolicy.NEVER:
+    if account.is_quiet or account.newcomer is not None or account.policy is NEVER:
         return "it is left alone"
     if account.coming_bytes:
         return "memory is being taken back there"
-    room = account.free_bytes - math.ceil(GRANT_RESERVE_FACTOR * account.reserve_bytes)
+    room = account.above_reserve_bytes
     if room < nbytes:
         return f"{max(0, room) // MIB} MiB are free above its reserve, {nbytes / MIB:g} are needed"
     return ""
 
 
 def _access_problem(turn: Turn, pair: GpuPair) -> str:
-    accounts: dict[GpuUuid, GpuAccount] = turn.ledger.gpus
-    link = accounts[pair.target].links.get(pair.source) if pair.target != HOST else None
+    link = None if pair.target == HOST else turn.ledger.gpus[pair.target].links.get(pair.source)
     if link is not None and not link.has_peer_access:
         return f"no peer access ({link.kind})"
     return ""

@@ -9,12 +9,10 @@ its owner may still grow into the reserve. So it ends soon, and with the session
 from __future__ import annotations
 
 from aqua_daemon.core.accounts import GpuAccount, Quiet
-from aqua_daemon.core.errors import InvalidRequest, NotPermitted
+from aqua_daemon.core.errors import InvalidRequest
 from aqua_daemon.core.events import QuiesceRequested
 from aqua_daemon.core.instructions import AnswerQuiesce
-from aqua_daemon.core.model import (
-    RETURNED,
-)
+from aqua_daemon.core.model import RETURNED
 from aqua_daemon.core.returning import send_free
 from aqua_daemon.core.sizes import LONGEST_QUIESCE_SECONDS
 from aqua_daemon.core.turn import Turn
@@ -22,10 +20,7 @@ from aqua_daemon.core.turn import Turn
 
 def request_quiet(turn: Turn, event: QuiesceRequested) -> None:
     """Make a GPU quiet for so long from now, or with 0 seconds end what this session asked for."""
-    session = turn.ledger.living_session(event.session_id)
-    if not session.is_admin:
-        msg = f"only an admin may quiesce a GPU: ask {turn.books.settings.whom_to_ask}"
-        raise NotPermitted(msg)
+    session = turn.living_admin(event.session_id, "quiesce a GPU")
     account = turn.ledger.gpus.get(event.gpu)
     if account is None:
         msg = f"GPU {event.gpu} is not on this node; it has {', '.join(turn.ledger.gpus) or 'none'}"

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 from aqua_daemon.core.books import Books
-from aqua_daemon.core.errors import InvalidRequest, NotPermitted
+from aqua_daemon.core.errors import InvalidRequest
 from aqua_daemon.core.events import QuotaSet, Unchanged
 from aqua_daemon.core.instructions import AnswerQuota
 from aqua_daemon.core.limits import UNSET, Quota, QuotaOutcome
@@ -31,9 +31,7 @@ _NumberT = TypeVar("_NumberT", int, float)
 
 def set_quota(turn: Turn, event: QuotaSet) -> None:
     """Put a quota in force, unless a later one is; the answer says which is."""
-    session = turn.ledger.living_session(event.session_id)
-    if not session.is_admin:
-        raise NotPermitted(f"only an admin may set quotas: ask {turn.books.settings.whom_to_ask}")
+    session = turn.living_admin(event.session_id, "set quotas")
     _check(turn.books, event)
     if turn.repeated(session, event.request_id):
         return

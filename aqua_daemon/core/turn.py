@@ -11,7 +11,7 @@ from dataclasses import fields
 from typing import Final
 
 from aqua_daemon.core.books import Books
-from aqua_daemon.core.errors import InvalidRequest, StaleRequest
+from aqua_daemon.core.errors import InvalidRequest, NotPermitted, StaleRequest
 from aqua_daemon.core.instructions import Answer, Instruction, NoteMove
 from aqua_daemon.core.lifecycle import Move, next_state
 from aqua_daemon.core.model import (
@@ -49,6 +49,19 @@ class Turn:
     def emit(self, instruction: Instruction) -> None:
         """Add to what must be done about the event."""
         self.instructions.append(instruction)
+
+    def living_admin(self, session_id: SessionId, deed: str) -> Session:
+        """The session, unless it has ended, or *deed* is not for it.
+
+        Raises:
+            UnknownSession: it has ended.
+            NotPermitted: only admins may do that.
+        """
+        session = self.ledger.living_session(session_id)
+        if not session.is_admin:
+            msg = f"only an admin may {deed}: ask {self.books.settings.whom_to_ask}"
+            raise NotPermitted(msg)
+        return session
 
     # Slabs
 
