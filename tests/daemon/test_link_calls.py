@@ -94,8 +94,8 @@ def test_a_slow_link_is_named_to_whoever_looks() -> None:
         (((HERE, "SHM-9"),), (), "SHM-9 is no link of this node"),
         (((HERE, "a b"),), (), "names no GPU"),
         (((HERE, THERE),), (0,), "sizes is 0"),
-        (((HERE, THERE),) * 99, (), "give at most 32"),
-        (((HERE, THERE),), (4096,) * 99, "give at most 8"),
+        (((HERE, THERE),) * 99, (), "name at most 32"),
+        (((HERE, THERE),), (4096,) * 99, "name at most 8"),
     ],
 )
 def test_what_is_no_measurement_is_refused(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
+from typing import TypeVar
 
 from aqua_daemon.core.errors import InvalidRequest
 from aqua_daemon.core.model import GpuUuid, LeaseId, RequestId, SessionId, TenantName
@@ -28,6 +29,7 @@ LONGEST_SECONDS = 10 * 365 * 86_400.0  # an idle time can't be longer than a nod
 LONGEST_RECLAIM_SECONDS = 600.0
 _LARGEST_COUNTER = 2**62
 
+_ItemT = TypeVar("_ItemT")
 _ID = re.compile(r"[0-9a-f]{32}")
 _TENANT = re.compile(r"uid-\d{1,10}(/[!-*,-.0-~]{1,255})?(\+[a-z0-9._-]{1,64})?", re.ASCII)
 _GPU = re.compile(r"[A-Za-z0-9-]{1,96}")
@@ -138,7 +140,7 @@ def seconds(field: str, value: float, *, most: float) -> float:
     return value
 
 
-def bounded(field: str, values: Iterable[str], most: int) -> list[str]:
+def bounded(field: str, values: Iterable[_ItemT], most: int) -> list[_ItemT]:
     """A list that is not too long."""
     listed = list(values)
     if len(listed) > most:

@@ -213,10 +213,8 @@ def undrain_requested(payload: bytes, *, session_id: SessionId) -> UndrainReques
 def link_probe_requested(payload: bytes, *, session_id: SessionId) -> LinkProbeRequested:
     """ProbeLinks."""
     message = parsed(broker_pb2.ProbeLinksRequest, payload)
-    for field, most in (("links", MOST_PROBE_PAIRS), ("sizes", MOST_PROBE_SIZES)):
-        if len(getattr(message, field)) > most:
-            msg = f"{field} has {len(getattr(message, field))} entries: give at most {most}"
-            raise InvalidRequest(msg)
+    links = checks.bounded("links", message.links, MOST_PROBE_PAIRS)
+    sizes = checks.bounded("sizes", message.sizes, MOST_PROBE_SIZES)
     return LinkProbeRequested(
         session_id=session_id,
         request_id=checks.request_id(message.request_id),
@@ -224,9 +222,9 @@ def link_probe_requested(payload: bytes, *, session_id: SessionId) -> LinkProbeR
             GpuPair(
                 source=checks.gpu("source", link.source), target=checks.gpu("target", link.target)
             )
-            for link in message.links
+            for link in links
         ),
-        sizes=tuple(checks.nbytes("sizes", nbytes, least=1) for nbytes in message.sizes),
+        sizes=tuple(checks.nbytes("sizes", nbytes, least=1) for nbytes in sizes),
     )
 
 
