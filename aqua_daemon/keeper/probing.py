@@ -4,9 +4,8 @@ Covers what is offered to other keepers, what is copied, and when all of it is g
 and the copies are the GPU's (`gpu`).
 
 1. Copies are made on a thread of their own: one that hangs holds up no allocation and no free, as far
-   as the driver lets others go on beside it. Memory
-   is made and given back on the keeper's own thread, and never under a copy: what hangs keeps it, and
-   it stays counted as used.
+   as the driver lets others go on beside it. Memory is made and given back on the keeper's own thread,
+   and never under a copy: what hangs keeps it, and it stays counted as used.
 2. What is offered is freed when the other end of its socket pair is closed by everybody: whoever maps
    it keeps that end, so that its death frees it, too.
 """
@@ -20,7 +19,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from aqua_protos.keeper_pb2 import LinkSample, MeasureLink, OfferProbe
 
@@ -37,12 +35,6 @@ _log = logging.getLogger("aqua.keeper")
 Done = Callable[[Sequence[LinkSample] | Refused], None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Offer:
-    end: int
-    memory: OfferedMemory
-
-
 class Probes:
     """All measurements of one keeper. Made on a running loop; *on_change* is told of used bytes."""
 
@@ -50,7 +42,7 @@ class Probes:
         self._loop = asyncio.get_running_loop()
         self._node = node
         self._on_change = on_change
-        self._offers: dict[int, _Offer] = {}  # by the descriptor of our end
+        self._offers: dict[int, OfferedMemory] = {}  # by the descriptor of our end
         self._running = 0
 
     def offer(self, request: OfferProbe, end: int) -> Handle:
@@ -66,7 +58,7 @@ class Probes:
             undo.callback(memory.close)
             handle = memory.handle()
             undo.pop_all()
-        self._offers[end] = _Offer(end=end, memory=memory)
+        self._offers[end] = memory
         self._loop.add_reader(end, self._end_offer, end)
         self._on_change()
         return handle
@@ -115,9 +107,9 @@ class Probes:
 
     def _end_offer(self, end: int) -> None:
         self._loop.remove_reader(end)
-        offer = self._offers.pop(end)
+        memory = self._offers.pop(end)
         os.close(end)
-        offer.memory.close()
+        memory.close()
         self._on_change()
 
     def _end(
@@ -129,7 +121,8 @@ class Probes:
         stack: contextlib.ExitStack,
     ) -> ProbeMemory:
         """One end's memory, to be closed with *stack*: before our end of the socket pair is."""
-        nbytes, memory = max(request.sizes), None
+        nbytes = max(request.sizes)
+        memory: ProbeMemory
         if name == HOST:
             memory = gpu.host_probe_memory(nbytes)
         elif name == request.source and is_offered(request):
