@@ -51,9 +51,7 @@ class ProbeLink:
     request_id: RequestId
     pair: GpuPair
     sizes: tuple[int, ...]  # of the copies, rising
-    has_company: (
-        bool  # others are measured at the same time: what counts is what goes on beside them
-    )
+    has_company: bool  # others are measured at the same time: what counts is the mean beside them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,8 @@
 
 What was measured on this node (`scores`) goes before all that follows. Where nothing was, rates are
 those that people measured, one way, in bytes per second (NVIDIA/nccl issues 1264 and 814, nvbandwidth
-issue 50). Over PCIe a peer was 10 to 26 GB/s where the same host's memory was 20 to 53: never clearly faster, and at worst half as fast.
+issue 50). Over PCIe a peer was 10 to 26 GB/s where the same host's memory was 20 to 53: never clearly
+faster, and at worst half as fast.
 """
 
 from __future__ import annotations

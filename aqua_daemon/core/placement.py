@@ -1,9 +1,10 @@
 """Which GPU a new slab comes from: a pure function from what is lendable to a choice with a reason.
 
-Greedy, what is slow last: the GPU that the borrower may expect to reach fastest, as both ends are shared now. So one
-whose links a lender fills borrows more of that one, rather than of others that it could reach no
-faster; of equals the one that is shared less. Of equals still, and where nothing is known of links,
-the one with the most to lend, so that later requests find room everywhere. A peer that is no faster than host memory is never chosen.
+Greedy, what is slow last: the GPU that the borrower may expect to reach fastest, as both ends are
+shared now. So one whose links a lender fills borrows more of that one, rather than of others that it
+could reach no faster; of equals the one that is shared less. Of equals still, and where nothing is
+known of links, the one with the most to lend, so that later requests find room everywhere. A peer
+that is no faster than host memory is never chosen.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ a grant asks for is worked out when a figure comes, which is seldom.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
@@ -159,18 +160,15 @@ class LinkScores:
                 found = rate.bytes_per_second
                 self._narrower[ends] = min(found, self._narrower.get(ends, found))
         self._weigh()
-        peers = {
-            pair: rate.bytes_per_second
-            for pair, rate in self.rates.items()
-            if not {HOST, EVERY} & {pair.source, pair.target}
-        }
         self.slow_gpus = _slow(self._best_links())
-        rest = {
-            pair: one
-            for pair, one in peers.items()
-            if not {pair.source, pair.target} & self.slow_gpus.keys()
-        }
-        self.slow_links = _slow(rest)
+        left_out = {HOST, EVERY, *self.slow_gpus}
+        self.slow_links = _slow(
+            {
+                pair: rate.bytes_per_second
+                for pair, rate in self.rates.items()
+                if not left_out & {pair.source, pair.target}
+            }
+        )
         self._slow_between = {
             ends
             for pair in self.slow_links
@@ -179,17 +177,12 @@ class LinkScores:
 
 
 def _slow(found: Mapping[_KeyT, float]) -> dict[_KeyT, str]:
-    middle = _median(sorted(found.values())) if found else 0.0
+    middle = statistics.median(found.values()) if found else 0.0
     return {
         key: f"{middle / one:.1f} times slower than the node's median, {one / 1e9:.1f} of {middle / 1e9:.1f} GB/s"
         for key, one in found.items()
         if one * SLOW_FACTOR <= middle
     }
-
-
-def _median(rising: Sequence[float]) -> float:
-    half = len(rising) // 2
-    return rising[half] if len(rising) % 2 else (rising[half - 1] + rising[half]) / 2
 
 
 def _coarse(bytes_per_second: float) -> float:

@@ -32,9 +32,7 @@ class Gpu:
     numa_node: int | None = None
     nvlinks: int = 0  # that are up
     nvlinks_to_switch: int = 0  # of those
-    fabric: str = (
-        ""  # not started, in progress, completed; "": it belongs to none, or does not tell
-    )
+    fabric: str = ""  # not started, in progress, completed; "": in none, or it does not tell
     links: tuple[PeerLink, ...] = ()
 
 

@@ -32,9 +32,9 @@ def main(left_out: list[str]) -> int:
     except (pynvml.NVMLError, OSError) as error:
         _say(trouble=f"NVML does not work: {error}")
         return 1
-    cuda = _Asked(pynvml).optional(pynvml.nvmlSystemGetCudaDriverVersion) or 0
-    _say(library=library, cuda_version=int(cuda))
     asked = _Asked(pynvml)
+    cuda = asked.optional(pynvml.nvmlSystemGetCudaDriverVersion) or 0
+    _say(library=library, cuda_version=int(cuda))
     answering = []
     for index in range(count):
         if str(index) not in left_out:
