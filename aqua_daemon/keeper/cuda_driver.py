@@ -187,8 +187,8 @@ class CudaDevice:
         self._do("cuMemFreeHost", address)
 
     @contextlib.contextmanager
-    def timed_copies(self) -> Iterator[Callable[[int, int, int, int], float]]:
-        """Seconds that copies take by the device's own clock: to, from, bytes, how many.
+    def timed_copies(self) -> Iterator[Callable[[int, int, int], float]]:
+        """Seconds that a copy takes by the device's own clock: to, from, bytes.
 
         On the thread that enters this, which need not be that of the other calls.
         """
@@ -200,15 +200,14 @@ class CudaDevice:
             undo.callback(self._call, "cuStreamDestroy", stream)
             began, ended = self._timer(undo), self._timer(undo)
 
-            def copies_seconds(to: int, source: int, nbytes: int, copies: int) -> float:
+            def copy_seconds(to: int, source: int, nbytes: int) -> float:
                 self._do("cuEventRecord", began, stream)
-                for _ in range(copies):
-                    self._do("cuMemcpyAsync", to, source, nbytes, stream)
+                self._do("cuMemcpyAsync", to, source, nbytes, stream)
                 self._do("cuEventRecord", ended, stream)
                 self._do("cuEventSynchronize", ended)
                 return float(self._do("cuEventElapsedTime", began, ended)) / 1e3
 
-            yield copies_seconds
+            yield copy_seconds
 
     def _timer(self, undo: contextlib.ExitStack) -> Any:  # noqa: ANN401 - a CUevent
         blocking = self._driver.CUevent_flags.CU_EVENT_BLOCKING_SYNC

@@ -82,10 +82,8 @@ def copying(device: CudaDevice) -> Iterator[Copying]:
     """See `Gpu.copying`."""
     with _refusing(), device.timed_copies() as timed:
 
-        def copy_seconds(
-            source: ProbeMemory, target: ProbeMemory, nbytes: int, copies: int
-        ) -> float:
-            return timed(target.address, source.address, nbytes, copies)
+        def copy_seconds(source: ProbeMemory, target: ProbeMemory, nbytes: int) -> float:
+            return timed(target.address, source.address, nbytes)
 
         yield copy_seconds
 

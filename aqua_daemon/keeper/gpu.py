@@ -114,8 +114,8 @@ class OfferedMemory(ProbeMemory, Protocol):
         ...
 
 
-# Seconds that so many copies of so many bytes take, one after the other.
-Copying = Callable[[ProbeMemory, ProbeMemory, int, int], float]
+# Seconds that a copy of so many bytes takes, from the first to the second.
+Copying = Callable[[ProbeMemory, ProbeMemory, int], float]
 
 
 @dataclass(slots=True, kw_only=True)

@@ -175,13 +175,13 @@ def _measured(
 
 def _best(copying: Copying, source: ProbeMemory, target: ProbeMemory, nbytes: int) -> float:
     """Of one copy, with nothing in its way: what disturbs it only ever makes it longer."""
-    copying(source, target, nbytes, 1)  # what the first use of a link costs is no part of it
+    copying(source, target, nbytes)  # what the first use of a link costs is no part of it
     ends_at = time.monotonic() + BEST_OF_SECONDS
-    best = copying(source, target, nbytes, 1)
+    best = copying(source, target, nbytes)
     for _ in range(MOST_ROUNDS):
         if time.monotonic() > ends_at:
             break
-        best = min(best, copying(source, target, nbytes, 1))
+        best = min(best, copying(source, target, nbytes))
     return best
 
 
@@ -191,6 +191,6 @@ def _mean(
     """Of one copy, while others are made beside it."""
     ends_at, copies, taken = time.monotonic() + seconds, 0, 0.0
     while not copies or time.monotonic() < ends_at:
-        taken += copying(source, target, nbytes, 1)
+        taken += copying(source, target, nbytes)
         copies += 1
     return taken / copies

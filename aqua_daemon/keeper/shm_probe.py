@@ -1,4 +1,4 @@
-"""Memory of an shm GPU that is no slab, and how long copies between two of these take."""
+"""Memory of an shm GPU that is no slab, and how long a copy between two of these takes."""
 
 from __future__ import annotations
 
@@ -34,9 +34,8 @@ class ShmProbe:
             self._on_close(self._nbytes)
 
 
-def copy_seconds(source: ProbeMemory, target: ProbeMemory, nbytes: int, copies: int) -> float:
+def copy_seconds(source: ProbeMemory, target: ProbeMemory, nbytes: int) -> float:
     """See `gpu.Copying`; other threads run meanwhile."""
     began = time.perf_counter()
-    for _ in range(copies):
-        ctypes.memmove(target.address, source.address, nbytes)
+    ctypes.memmove(target.address, source.address, nbytes)
     return time.perf_counter() - began

@@ -126,9 +126,9 @@ def _bindings_without_a_driver() -> Any:  # noqa: ANN401 - a module without type
 
 def copy_some(device: CudaDevice) -> None:
     """In a thread of its own, as a keeper does."""
-    with device.timed_copies() as copies_seconds:
+    with device.timed_copies() as copy_seconds:
         pinned = device.allocate_host(SLAB)
-        copies_seconds(pinned, pinned, SLAB, 2)
+        copy_seconds(pinned, pinned, SLAB)
         device.free_host(pinned)
 
 
