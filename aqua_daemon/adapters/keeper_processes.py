@@ -28,6 +28,7 @@ LINGER_SECONDS = 60.0
 # One that ends sooner than this was not well; the next is waited with, each time twice as long.
 SOON_SECONDS = 10.0
 SHORTEST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 30.0
+LIST_COMMAND = (sys.executable, "-m", "aqua_daemon", "keeper", "--list")
 LIST_SECONDS = 20.0  # a driver that nothing keeps awake takes a second or two for each GPU
 _SO_PEERPIDFD = 77  # Linux 6.5; Python has no name for it
 _CREDENTIALS = struct.Struct("3i")
@@ -65,18 +66,21 @@ def listed_gpus() -> tuple[str, ...]:
     Raises:
         OSError: it could not be asked, did not answer in time, or there are none; says what to do.
     """
-    command = (sys.executable, "-m", "aqua_daemon", "keeper", "--list")
     remedy = "name them with --gpu, or serve stand-ins with --shm-gpus"
-    try:
-        found = subprocess.run(command, capture_output=True, timeout=LIST_SECONDS, check=False)
-    except subprocess.TimeoutExpired:
-        msg = f"NVML did not name the GPUs within {LIST_SECONDS:g} s: {remedy}"
-        raise OSError(msg) from None
-    if found.returncode:
-        reason = found.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(LIST_COMMAND, stdout=pipe, stderr=pipe) as listing:
+        try:
+            listed, words = listing.communicate(timeout=LIST_SECONDS)
+        except subprocess.TimeoutExpired:
+            listing.kill()
+            listing.returncode = -1  # not waited for: it may hang where no signal gets through
+            msg = f"NVML did not name the GPUs within {LIST_SECONDS:g} s: {remedy}"
+            raise OSError(msg) from None
+    if listing.returncode:
+        reason = words.decode(errors="replace").strip().rpartition("\n")[2]
         msg = f"the GPUs can't be listed ({reason}): {remedy}"
         raise OSError(msg)
-    uuids = tuple(str(gpu["uuid"]) for gpu in json.loads(found.stdout)["gpus"])
+    uuids = tuple(str(gpu["uuid"]) for gpu in json.loads(listed)["gpus"])
     if not uuids:
         msg = f"NVML shows no GPU here: {remedy}"
         raise OSError(msg)

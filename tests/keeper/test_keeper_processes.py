@@ -6,13 +6,21 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from aqua_daemon.adapters.keeper_processes import KeeperProcess, ProcessWatch, shm_keeper_command
+from aqua_daemon.adapters import keeper_processes
+from aqua_daemon.adapters.keeper_processes import (
+    KeeperProcess,
+    ProcessWatch,
+    listed_gpus,
+    shm_keeper_command,
+)
 from tests.fakes.clock import FakeClock
 from tests.keeper.keepers import running_keeper
 from tests.nodes import wait_until
@@ -140,3 +148,24 @@ def test_the_end_of_the_process_behind_a_socket_is_told() -> None:
             watch.close()  # twice is once
 
     asyncio.run(story())
+
+
+def test_a_listing_that_no_signal_ends_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver may hold even a process that is killed: whoever starts the daemon hears of it in time."""
+    held: list[subprocess.Popen[bytes]] = []
+
+    def hold(process: subprocess.Popen[bytes]) -> None:
+        held.append(process)
+
+    monkeypatch.setattr(keeper_processes, "LIST_COMMAND", ("sleep", "20"))
+    monkeypatch.setattr(keeper_processes, "LIST_SECONDS", 0.05)
+    monkeypatch.setattr(subprocess.Popen, "kill", hold)
+    began = time.monotonic()
+    try:
+        with pytest.raises(OSError, match=r"did not name the GPUs within 0\.05 s: name them with"):
+            listed_gpus()
+        assert time.monotonic() - began < 10
+    finally:
+        for process in held:
+            os.kill(process.pid, signal.SIGKILL)
+            os.waitpid(process.pid, 0)
