@@ -8,10 +8,9 @@ meanwhile. That thread then waits for its turn, as beside any that computes in P
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+
+from aqua_client.while_any import WhileAny
 
 # So many bytes `memmove` copies as quickly as torch does, without its preparations.
 PLAIN_BYTES = 128 * 2**10
@@ -20,33 +19,20 @@ PLAIN_BYTES = 128 * 2**10
 BESIDE_MOVES_BYTES = 2**20
 
 
-class HeldCopies:
+class HeldCopies(WhileAny):
     """One a process, as there is one interpreter."""
 
     def __init__(self) -> None:
-        self.forget()
-
-    def forget(self) -> None:
-        """In a forked child: whoever emptied a slab, or held the lock, is not here."""
+        super().__init__()
         self.most_bytes = PLAIN_BYTES
-        self._emptying = 0
-        self._lock = threading.Lock()
 
-    @contextmanager
-    def beside_moves(self) -> Iterator[None]:
+    def beside_moves(self) -> AbstractContextManager[None]:
         """Some thread of the library's empties a slab."""
-        self._count(1)
-        try:
-            yield
-        finally:
-            self._count(-1)
+        return self.within()
 
-    def _count(self, more: int) -> None:
-        with self._lock:
-            self._emptying += more
-            self.most_bytes = BESIDE_MOVES_BYTES if self._emptying else PLAIN_BYTES
+    def changed(self, *, is_any: bool) -> None:
+        """As long as any does."""
+        self.most_bytes = BESIDE_MOVES_BYTES if is_any else PLAIN_BYTES
 
 
 HELD_COPIES = HeldCopies()
-
-os.register_at_fork(after_in_child=HELD_COPIES.forget)

@@ -10,46 +10,32 @@ wants the interpreter it changes nothing.
 
 from __future__ import annotations
 
-import os
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+
+from aqua_client.while_any import WhileAny
 
 QUICK_SECONDS = 50e-6
 
 
-class QuickTurns:
+class QuickTurns(WhileAny):
     """One a process, as there is one interpreter."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._wanted = 0
+        super().__init__()
         self._programs_own: float | None = None
 
-    def forget(self) -> None:
-        """In a forked child: whoever wanted them, or held the lock, is not here."""
-        self._give_back()
-        self._lock = threading.Lock()
-        self._wanted = 0
-
-    @contextmanager
-    def wanted(self) -> Iterator[None]:
+    def wanted(self) -> AbstractContextManager[None]:
         """Some thread of the library's has a deadline to keep."""
-        self._count(1)
-        try:
-            yield
-        finally:
-            self._count(-1)
+        return self.within()
 
-    def _count(self, more: int) -> None:
-        with self._lock:
-            self._wanted += more
-            if not self._wanted:
-                self._give_back()
-            elif self._programs_own is None and sys.getswitchinterval() > 2 * QUICK_SECONDS:
-                self._programs_own = sys.getswitchinterval()
-                sys.setswitchinterval(QUICK_SECONDS)
+    def changed(self, *, is_any: bool) -> None:
+        """The last gives the program its own back."""
+        if not is_any:
+            self._give_back()
+        elif self._programs_own is None and sys.getswitchinterval() > 2 * QUICK_SECONDS:
+            self._programs_own = sys.getswitchinterval()
+            sys.setswitchinterval(QUICK_SECONDS)
 
     def _give_back(self) -> None:
         # Another than ours: the program has set one meanwhile, and keeps it.
@@ -60,5 +46,3 @@ class QuickTurns:
 
 
 QUICK_TURNS = QuickTurns()
-
-os.register_at_fork(after_in_child=QUICK_TURNS.forget)
