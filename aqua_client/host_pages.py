@@ -1,4 +1,4 @@
-"""New memory of this process, by whole pages, that goes back to the kernel with its last view.
+"""New memory of this process, by whole pages, and arrays of it that tell when their last view goes.
 
 All of it is quick, and done without letting go of the interpreter, for which an evacuation would wait
 each time. Of ordinary pages: a virtual machine that reports its free memory has no huge ones that are
@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import weakref
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -27,12 +28,14 @@ def map_new(length: int) -> int | None:
     return None if address == libc.MAP_FAILED else address
 
 
-def array(address: int, nbytes: int, length: int) -> npt.NDArray[np.uint8]:
-    """*nbytes* at *address*; *length* are unmapped when the last view goes."""
+def array(
+    address: int, nbytes: int, gone: Callable[..., object], *arguments: object
+) -> npt.NDArray[np.uint8]:
+    """*nbytes* at *address*; *gone* is called, by garbage collection, when the last view goes."""
     memory = memoryview((ctypes.c_ubyte * nbytes).from_address(address))
     made = np.frombuffer(memory, dtype=np.uint8)
     # A tensor made of it, and each of its views, keeps the array.
-    weakref.finalize(made, libc.held_munmap, address, length).atexit = False
+    weakref.finalize(made, gone, *arguments).atexit = False
     return made
 
 

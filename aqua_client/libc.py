@@ -10,7 +10,9 @@ import ctypes
 import os
 
 MAP_FAILED = ctypes.c_void_p(-1).value
-MADV_HUGEPAGE = 14  # not in `mmap` where Python was built on an old system
+# Not in `mmap` where Python was built on an old system.
+MADV_HUGEPAGE = 14
+MADV_POPULATE_WRITE = 23
 
 _libc = ctypes.CDLL(None, use_errno=True)
 

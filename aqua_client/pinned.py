@@ -8,9 +8,8 @@ and `unpin_surplus`. Does not cover how much is kept (`evacuation_buffer`).
 
 from __future__ import annotations
 
-import ctypes
 import logging
-import weakref
+import mmap
 from collections import deque
 from dataclasses import dataclass
 
@@ -24,9 +23,6 @@ PIECE_BYTES = 4 * 2**20  # the host tier's largest; much smaller ones are not wo
 LEAST_BYTES = PIECE_BYTES // 2
 
 logger = logging.getLogger("aqua")
-
-_POPULATE_WRITE = 23
-_DONTFORK = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +65,8 @@ class PinnedPages:
             raise MemoryError(f"{PIECE_BYTES} bytes of host memory can't be had")
         try:
             libc.prefer_node(address, PIECE_BYTES, cuda_driver.numa_node(ordinal))
-            libc.madvise(address, PIECE_BYTES, _DONTFORK)
-            libc.madvise(address, PIECE_BYTES, _POPULATE_WRITE)
+            libc.madvise(address, PIECE_BYTES, mmap.MADV_DONTFORK)
+            libc.madvise(address, PIECE_BYTES, libc.MADV_POPULATE_WRITE)
             cuda_driver.pin(address, PIECE_BYTES, ordinal=ordinal)
         except BaseException:
             libc.munmap(address, PIECE_BYTES)
@@ -88,9 +84,7 @@ class PinnedPages:
         if not self._free or not LEAST_BYTES <= nbytes <= PIECE_BYTES:
             return None
         piece = self._free.pop()
-        memory = memoryview((ctypes.c_ubyte * nbytes).from_address(piece.address))
-        made = np.frombuffer(memory, dtype=np.uint8)
-        weakref.finalize(made, self._returned.append, piece).atexit = False
+        made = host_pages.array(piece.address, nbytes, self._returned.append, piece)
         return made, piece.ordinal
 
     def collect(self) -> None:

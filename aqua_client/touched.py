@@ -18,8 +18,6 @@ from aqua_client import host_pages, libc
 # One step takes about a millisecond; whoever touches looks around in between.
 STEP_BYTES = 4 * 2**20
 
-_POPULATE_WRITE = 23
-
 
 @dataclass(slots=True)
 class Step:
@@ -30,7 +28,7 @@ class Step:
 
     def touch(self) -> bool:
         """Let the kernel make the pages; whether it did. Needs no lock: it changes no byte."""
-        failed: int = libc.madvise(self.address, self.nbytes, _POPULATE_WRITE)
+        failed: int = libc.madvise(self.address, self.nbytes, libc.MADV_POPULATE_WRITE)
         return not failed
 
 
@@ -81,7 +79,7 @@ class TouchedPages:
         for region in self._regions:
             if region.ready - region.begin >= length:
                 address, region.begin = region.begin, region.begin + length
-                return host_pages.array(address, nbytes, length)
+                return host_pages.array(address, nbytes, libc.held_munmap, address, length)
         return None
 
     def keep(self, most_bytes: int) -> None:
