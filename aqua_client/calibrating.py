@@ -17,7 +17,7 @@ from collections.abc import Callable
 import torch
 
 from aqua_client import awaiting
-from aqua_client.copying import Memory
+from aqua_client.copying import Range
 from aqua_client.crossover import Crossover, Measured, Way
 from aqua_client.errors import AquaError
 from aqua_client.pager import Pager
@@ -104,7 +104,7 @@ class _Bench:
     def point(self, block_bytes: int, count: int) -> Measured:
         """By each way that can and gives the right bytes, out and in again: their mean."""
         cache = self._scratch.view(-1, block_bytes)
-        span = _Range(self._place.memory, self._place.offset, block_bytes * count)
+        span = Range(self._place.memory, self._place.offset, block_bytes * count)
         ids = torch.randperm(len(cache), device="cpu")[:count]
         seconds: dict[Way, float] = {}
         for way in Way:
@@ -119,7 +119,7 @@ class _Bench:
         return Measured(block_bytes=block_bytes, count=count, seconds=seconds)
 
     def _copies(
-        self, way: Way, rows: Rows, ids: torch.Tensor, span: _Range
+        self, way: Way, rows: Rows, ids: torch.Tensor, span: Range
     ) -> tuple[Callable[[], None], Callable[[], None]]:
         """Out and in; what they need is made ready in each, as in a pool's calls."""
         streams = self._streams
@@ -137,7 +137,7 @@ class _Bench:
         self,
         cache: torch.Tensor,
         ids: torch.Tensor,
-        span: _Range,
+        span: Range,
         out: Callable[[], None],
         back: Callable[[], None],
     ) -> bool:
@@ -165,13 +165,6 @@ class _Bench:
             self._wait()
             taken.append(time.perf_counter() - began)
         return min(taken)
-
-
-class _Range:
-    """A part of a place."""
-
-    def __init__(self, memory: Memory, offset: int, nbytes: int) -> None:
-        self.memory, self.offset, self.nbytes = memory, offset, nbytes
 
 
 _begun: set[torch.device] = set()

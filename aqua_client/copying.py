@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -29,6 +30,7 @@ from aqua_client.streams import Copier, Piece
 __all__ = [
     "CHUNK_BYTES",
     "Memory",
+    "Range",
     "Span",
     "UnusableSlab",
     "copy_spans",
@@ -142,6 +144,15 @@ class Span(Protocol):
     @property
     def nbytes(self) -> int:
         """Its length."""
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """A span that is nobody's place."""
+
+    memory: Memory
+    offset: int
+    nbytes: int
 
 
 def write(

@@ -8,20 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 
 from aqua_client import copying
-from aqua_client.copying import Memory
+from aqua_client.copying import Range
 from aqua_client.slabs import Place
 from aqua_client.streams import Streams
-
-
-@dataclass(frozen=True, slots=True)
-class _Span:
-    memory: Memory
-    offset: int
-    nbytes: int
-
 
 Move = tuple[Place, Sequence[Place]]  # a piece, and where it goes: as long together
 
@@ -37,10 +28,10 @@ def copy_pieces(streams: Streams | None, moves: Sequence[Move]) -> None:
         copying.copy_spans([pair for move in moves for pair in _pairs(*move)])
 
 
-def _pairs(source: Place, targets: Sequence[Place]) -> Iterator[tuple[_Span, Place]]:
+def _pairs(source: Place, targets: Sequence[Place]) -> Iterator[tuple[Range, Place]]:
     begin = source.offset
     for target in targets:
-        yield _Span(source.memory, begin, target.nbytes), target
+        yield Range(source.memory, begin, target.nbytes), target
         begin += target.nbytes
 
 

@@ -18,7 +18,7 @@ from typing import Protocol
 
 import torch
 
-from aqua_client.copying import Memory
+from aqua_client.copying import Memory, Range
 from aqua_client.errors import AquaError
 from aqua_client.integrations.transformers.engine import KvGroup
 from aqua_client.pools import BlockPool, Slots
@@ -67,15 +67,6 @@ class Staged:
             tensor.record_stream(stream)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Near:
-    """A whole tensor, as a range of memory."""
-
-    memory: Memory
-    nbytes: int
-    offset: int = 0
-
-
 class GroupStore:
     """Copies blocks of one group into leases and back."""
 
@@ -121,7 +112,7 @@ class GroupStore:
         """Copy what is near into these blocks of the cache."""
         ids = torch.as_tensor(block_ids)
         for cache, tensor in zip(self.group.caches, staged.tensors, strict=True):
-            near = _Near(memory=Memory(tensor.view(-1).view(torch.uint8)), nbytes=tensor.nbytes)
+            near = Range(Memory(tensor.view(-1).view(torch.uint8)), 0, tensor.nbytes)
             Rows(cache, tuple(cache.shape[1:]), cache.dtype).read([near], ids)
 
 
