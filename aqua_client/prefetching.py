@@ -110,9 +110,8 @@ def _read(pager: Pager, stored: Stored, layout: Layout, target: torch.Tensor) ->
     with streams.aside(target, inward=True) if streams and is_aside else nullcontext():
         places = pager.pin(stored)
         try:
-            written = stored.event
-            if written is not None:
-                written.wait_on_current_stream()
+            if streams is not None:
+                enqueuing.come_after(streams, stored.event, layout.device, places)
             copying.read(places, layout, target, streams, check=check_wanted)
             event = None if streams is None else enqueuing.end(streams, layout.device, places)
             pager.unpin(places, is_read=True, event=event, is_ahead=True)
