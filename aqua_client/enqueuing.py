@@ -19,7 +19,7 @@ from aqua_client.layouts import Layout
 from aqua_client.pager import Pager
 from aqua_client.records import SafetyClass
 from aqua_client.slabs import Place, Stored
-from aqua_client.streams import Copier, Event, Never, Piece, Pieces, Streams
+from aqua_client.streams import Copier, Event, Never, Piece, Streams
 
 HandleT = TypeVar("HandleT")
 
@@ -36,10 +36,10 @@ class Together:
         """As the streams say."""
         return self._streams.concern(device)
 
-    def copy(self, device: torch.device, pieces: Pieces, *, may_torch: bool = False) -> bool:
+    def copy(self, device: torch.device, pieces: Sequence[Piece]) -> bool:
         """Noted, for now."""
         self._pieces.setdefault(device, []).extend(pieces)
-        return not may_torch
+        return True
 
     def flush(self) -> bool:
         """Whether all of them are enqueued; otherwise torch is to copy everything."""

@@ -50,7 +50,7 @@ class Copier(Protocol):
     def concern(self, device: torch.device) -> bool:
         """Whether copies of tensors there are enqueued, not done on return."""
 
-    def copy(self, device: torch.device, pieces: Pieces, *, may_torch: bool = False) -> bool:
+    def copy(self, device: torch.device, pieces: Sequence[Piece]) -> bool:
         """Enqueue them; False: torch is to do it."""
 
 
