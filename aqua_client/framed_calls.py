@@ -16,8 +16,7 @@ from aqua_client.link import LinkBroken
 from aqua_client.records import CallAnswer
 from aqua_client.wire_frames import call_frame
 
-# The daemon takes these by frame; the rest goes by gRPC, and so does what might fill the socket's
-# buffer, where a keepalive would wait for it.
+# What is longer goes by gRPC: it might fill the socket's buffer, where a keepalive would wait for it.
 MOST_BYTES = 64 * 1024
 
 Ask = Callable[[bytes, float, Callable[[], bool]], None]
