@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 import torch
 
-from aqua_client import cuda_driver
+from aqua_client import cuda_driver, cuda_kernels
 from aqua_client.copying import Memory
 from aqua_client.crossover import Way
 from aqua_client.cuda_driver import acting_on, call
@@ -106,6 +106,7 @@ def node(tmp_path: Path) -> FakeCudaNode:
 def retold(node: FakeCudaNode, monkeypatch: pytest.MonkeyPatch) -> Iterator[Retold]:
     """This process is one of the node, and all that it calls is retold."""
     found = Retold(_bindings_without_a_driver())
+    monkeypatch.setattr(cuda_kernels, "_loaded", {})  # another test's, which loaded it untold
     with node.in_process():
         from cuda.bindings import driver
 
