@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import faulthandler
 import gc
+import importlib
 import os
 import shutil
 import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import NoReturn
 
 import pytest
@@ -36,6 +37,14 @@ def require_tool(name: str) -> str:
     if path is None:
         _not_run(name)
     return path
+
+
+def require_module(name: str, package: str) -> ModuleType:
+    """A module of *package* that the test needs; without it the test is not run, or fails in CI."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError:
+        _not_run(package)
 
 
 def require_path(path: Path, check: str) -> Path:

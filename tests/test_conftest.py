@@ -71,10 +71,13 @@ def test_hangs():
 
 
 MISSING = """
-from tests.conftest import require_tool
+from tests.conftest import require_module, require_tool
 
 def test_needs_a_tool():
     require_tool("no-such-tool")
+
+def test_needs_a_module():
+    require_module("no_such.module", "no-such-package")
 """
 
 
@@ -83,7 +86,8 @@ def test_a_missing_tool_is_named_at_the_end(tmp_path: Path) -> None:
     status, output = run(tmp_path, MISSING)
     assert status == 0
     assert "test_small.py::test_needs_a_tool: no-such-tool is missing" in output
-    assert "1 checks not run here, 0 of them GPU tests" in output
+    assert "test_small.py::test_needs_a_module: no-such-package is missing" in output
+    assert "2 checks not run here, 0 of them GPU tests" in output
 
 
 def test_a_missing_tool_fails_where_all_is_required(tmp_path: Path) -> None:
@@ -91,6 +95,7 @@ def test_a_missing_tool_fails_where_all_is_required(tmp_path: Path) -> None:
     status, output = run(tmp_path, MISSING, AQUA_REQUIRE_ALL="1")
     assert status == 1
     assert "no-such-tool is missing, and AQUA_REQUIRE_ALL=1" in output
+    assert "no-such-package is missing, and AQUA_REQUIRE_ALL=1" in output
 
 
 def test_a_descriptor_left_open_fails_an_end_to_end_test(tmp_path: Path) -> None:

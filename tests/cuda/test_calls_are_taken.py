@@ -28,6 +28,7 @@ from aqua_client.crossover import Way
 from aqua_client.cuda_driver import acting_on, call
 from aqua_client.cuda_streams import CudaStreams
 from aqua_daemon.keeper.cuda_driver import CudaDevice, CudaError
+from tests.conftest import NOT_RUN_HERE
 from tests.cuda.client_door.looks import LENDER, home
 from tests.cuda.exporter import KINDS, exporting
 from tests.cuda.test_fakes_are_true import _cuda_bindings
@@ -122,7 +123,7 @@ def _bindings_without_a_driver() -> Any:  # noqa: ANN401 - a module without type
         real.cuInit(0)
     except RuntimeError:
         return real
-    pytest.skip("a driver is here, and a call with a made-up address would reach it")
+    pytest.skip(f"{NOT_RUN_HERE}a driver is here, which a call with a made-up address would reach")
 
 
 def copy_some(device: CudaDevice) -> None:

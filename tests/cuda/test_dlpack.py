@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from aqua_client import dlpack
+from tests.conftest import NOT_RUN_HERE
 
 NBYTES = 4096
 
@@ -75,7 +76,7 @@ def test_a_tensor_made_in_inference_mode_can_be_written_outside() -> None:
 def test_memory_where_torch_has_no_device_is_a_runtime_error() -> None:
     """And a thousand of them leak nothing."""
     if torch.cuda.is_available():
-        pytest.skip("this torch has CUDA devices")
+        pytest.skip(f"{NOT_RUN_HERE}this torch has CUDA devices")
     _, address = memory()
     before = _used_bytes()
     for _ in range(1000):

@@ -6,7 +6,6 @@ the real driver where there is one.
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import os
 from enum import IntEnum
@@ -14,9 +13,7 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any
 
-import pytest
-
-from tests.conftest import NOT_RUN_HERE
+from tests.conftest import require_module
 from tests.fakes.cuda_node import fake_cuda_node
 from tests.fakes.cuda_program import Program
 from tests.fakes.fake_cuda import driver as fake
@@ -229,12 +226,4 @@ _OF_A_HANDLE = (
 
 
 def _cuda_bindings() -> Any:  # noqa: ANN401 - a module without types
-    try:
-        found = importlib.util.find_spec("cuda.bindings.driver")
-    except ModuleNotFoundError:
-        found = None
-    if found is None:
-        pytest.skip(f"{NOT_RUN_HERE}cuda-bindings is missing")
-    from cuda.bindings import driver
-
-    return driver
+    return require_module("cuda.bindings.driver", "cuda-bindings")

@@ -14,7 +14,7 @@ import aqua_client
 from tests.contract.places import cuda_place
 from tests.nodes import wait_until
 
-pytest.importorskip("transformers")
+pytest.importorskip("transformers", reason="not run here: transformers is missing")
 from transformers import DynamicCache
 
 from aqua_client.integrations.kv_cache import AquaCache

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import require_module
 from tests.gpu import __main__ as program
 from tests.gpu import checking, readiness
 from tests.gpu.probe.findings import Findings
@@ -210,7 +211,7 @@ def test_what_is_missing_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
             changed.setitem(sys.modules, name, None)
             assert readiness.missing().startswith(f"{package} is not installed")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    pytest.importorskip("cuda.bindings.driver")
+    require_module("cuda.bindings.driver", "cuda-bindings")
     assert readiness.missing().startswith("there is no CUDA device")
     monkeypatch.undo()
     import torch
