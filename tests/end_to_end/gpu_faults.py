@@ -36,8 +36,15 @@ def _kill(_machine: FakeCudaNode, _gpu: str, keeper: int) -> None:
     os.kill(keeper, signal.SIGKILL)
 
 
-def _break_context(code: CUresult) -> Callable[[FakeCudaNode, str, int], None]:
-    return lambda machine, _gpu, keeper: machine.kill_context(int(code), pid=keeper)
+def _dead_context(by: str, code: CUresult) -> GpuFault:
+    return GpuFault(
+        what=f"a keeper's context dies by an error of {by}",
+        strike=lambda machine, _gpu, keeper: machine.kill_context(int(code), pid=keeper),
+        mend=_forget_order,
+        words=code.name,
+        loses=True,
+        afterwards=_NEXT_KEEPER,
+    )
 
 
 def _nothing(_machine: FakeCudaNode, _gpu: str) -> None:
@@ -58,22 +65,8 @@ FAULTS = (
         loses=True,
         afterwards=_NEXT_KEEPER,
     ),
-    GpuFault(
-        what="a keeper's context dies by an error of the memory",
-        strike=_break_context(CUresult.CUDA_ERROR_ECC_UNCORRECTABLE),
-        mend=_forget_order,
-        words="CUDA_ERROR_ECC_UNCORRECTABLE",
-        loses=True,
-        afterwards=_NEXT_KEEPER,
-    ),
-    GpuFault(
-        what="a keeper's context dies by an error of NVLink",
-        strike=_break_context(CUresult.CUDA_ERROR_NVLINK_UNCORRECTABLE),
-        mend=_forget_order,
-        words="CUDA_ERROR_NVLINK_UNCORRECTABLE",
-        loses=True,
-        afterwards=_NEXT_KEEPER,
-    ),
+    _dead_context("the memory", CUresult.CUDA_ERROR_ECC_UNCORRECTABLE),
+    _dead_context("NVLink", CUresult.CUDA_ERROR_NVLINK_UNCORRECTABLE),
     GpuFault(
         what="the GPU falls off the bus (Xid 79)",
         strike=lambda machine, gpu, _keeper: machine.remove_gpu(gpu),
