@@ -61,6 +61,7 @@ def test_every_way_is_measured_kept_and_not_measured_again(
         assert all(seconds > 0 for seconds in row["first_tokens"])
         assert row["first_token"][0] <= row["completion"][0]
         assert row["tokens_per_second"] > 0
+        assert row["recomputed"] == 0 or row["way"] == RECOMPUTE
     monkeypatch.setattr(program, "engine", None)  # nothing is left to be computed
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     program.main([*words, "--png", str(tmp_path / "picture.png")])

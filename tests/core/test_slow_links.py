@@ -171,6 +171,7 @@ def test_what_says_nothing_of_a_link_changes_nothing(use: LinkUse) -> None:
     measure(bench, gpus, *alone, {(1, 0): 120.0, (2, 0): 115.0})
     session = bench.open(home=gpus[0])
     for _ in range(20):
+        fetched(bench, session, gpus[2], 120.0)  # beside which a slow word of the other would count
         bench.handle(LinksUsed(session_id=session, uses=(use,)))
     assert lender(bench, session) == gpus[1]
 
@@ -178,6 +179,10 @@ def test_what_says_nothing_of_a_link_changes_nothing(use: LinkUse) -> None:
 def test_uses_of_sessions_that_are_gone_or_have_no_gpu_are_for_nobody() -> None:
     """Nothing is made of them."""
     bench, gpus = bench_of(topologies.four_h100())
-    measure(bench, gpus, *both_ways((0, 1, 125.0)))
-    fetched(bench, SessionId("gone"), gpus[1], 1.0)
-    fetched(bench, bench.open(home=None), gpus[1], 1.0)
+    measure(bench, gpus, *both_ways((0, 1, 125.0), (0, 2, 120.0), (0, 3, 60.0)))
+    at_home, homeless = bench.open(home=gpus[0]), bench.open("homeless", home=None, pid=12)
+    for _ in range(20):
+        fetched(bench, at_home, gpus[2], 120.0)
+        fetched(bench, SessionId("gone"), gpus[1], 1.0)
+        fetched(bench, homeless, gpus[1], 1.0)
+    assert lender(bench, at_home) == gpus[1]

@@ -109,6 +109,6 @@ class Admins:
         )
         for event in (came, make(session_id), SessionClosed(session_id=session_id)):
             error = daemon.handle(event)
-            may_wait = isinstance(error, Measuring)
+            may_wait = isinstance(event, LinkProbeRequested) and isinstance(error, Measuring)
             require(error is None or may_wait, "an admin was refused: {}", error)
         return True
