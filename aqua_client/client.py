@@ -142,9 +142,10 @@ class Client:
 
         Now: `attached` to the daemon or not, and the `reason`; the `tenant`; `peer_bytes` and
         `host_bytes` that are parked; `host_reserved_bytes` at the daemon; `evacuation_buffer_bytes`
-        of host memory kept touched, or pinned; `pinned_bytes`, those used among them; `prefetched_bytes` not fetched yet; `leases` by lender's GPU:
-        `slabs`, their `bytes` and `used_bytes`; `copy_ways`: by CUDA device and then by number and
-        size of blocks, the microseconds that each way of copying them was measured to take there.
+        of host memory kept touched, or pinned; `pinned_bytes`, those used among them;
+        `prefetched_bytes` not fetched yet; `leases` by lender's GPU: `slabs`, their `bytes` and
+        `used_bytes`; `copy_ways`: by CUDA device and then by number and size of blocks, the
+        microseconds that each way of copying them was measured to take there.
 
         Since it was made: `offloads`, `fetches`, `prefetches`, `releases`; `peer_out_bytes` and
         `host_out_bytes` offloaded, `peer_in_bytes` and `host_in_bytes` fetched or prefetched;

@@ -8,16 +8,16 @@ lock; `cache` data that went to the host counts like `store` data.
 
 from __future__ import annotations
 
+from aqua_client import pinned
 from aqua_client.copying import Memory
-from aqua_client.pinned import PinnedPages
 from aqua_client.records import HostRoom
 from aqua_client.touched import TouchedPages
 
 STEP_BYTES = 16 * 2**20
 
 # What goes to the host lies there in pieces of this size, so that each finds room in any slab, and can
-# be brought back by itself and in a millisecond.
-PIECE_BYTES = 4 * 2**20
+# be brought back by itself and in a millisecond. Those that are pinned are as long.
+PIECE_BYTES = pinned.PIECE_BYTES
 
 
 class HostTier:
@@ -30,7 +30,7 @@ class HostTier:
         self.asked_bytes = 0  # of those used: no daemon or limit has agreed to them yet
         # Touched ahead for evacuations, within what is reserved with the slabs: never free.
         self.buffer = TouchedPages()
-        self.pinned = PinnedPages()  # the same on CUDA, and some for offloads
+        self.pinned = pinned.PinnedPages()  # the same on CUDA, and some for offloads
         self.evacuation_bytes = 0  # of what is pinned: not for offloads
         self._covered_bytes: dict[str, int] = {}  # by leases that are not acknowledged yet
         self._revision = 0
