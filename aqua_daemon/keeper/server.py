@@ -17,7 +17,7 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import assert_never
 
 from aqua_protos.frame_link import BadFrame, FrameLink
@@ -162,17 +162,9 @@ class KeeperServer:
         self._report()
 
     def _allocate(self, link: FrameLink, request_id: int, request: Allocate) -> None:
-        descriptors = link.take_descriptors(min(link.waiting_descriptors, _PROOF_DESCRIPTORS))
-        try:
-            _check_request_id(request_id)
-            self._check_daemon(link)
-            self._check_not_ending()
-            _check_proof_came(descriptors)
-        except Refused:
-            for descriptor in descriptors:
-                os.close(descriptor)
-            raise
-        pidfd, sentinel = descriptors
+        pidfd, sentinel = self._taken(
+            link, request_id, _PROOF_DESCRIPTORS, self._check_may_allocate
+        )
         slab = self._node.allocate(request, pidfd=pidfd, sentinel=sentinel)
         try:
             self._hand_over(link, request_id, slab)
@@ -260,12 +252,19 @@ class KeeperServer:
         descriptors = self._taken(link, request_id, descriptors_of(request))
         self._probes.measure(request, descriptors, done)
 
-    def _taken(self, link: FrameLink, request_id: int, count: int) -> list[int]:
-        """What came with a request of the daemon's."""
+    def _taken(
+        self,
+        link: FrameLink,
+        request_id: int,
+        count: int,
+        check: Callable[[list[int]], None] = lambda _descriptors: None,
+    ) -> list[int]:
+        """What came with a request of the daemon's; all of it is closed where that is refused."""
         descriptors = link.take_descriptors(min(link.waiting_descriptors, count))
         try:
             _check_request_id(request_id)
             self._check_daemon(link)
+            check(descriptors)
             if len(descriptors) < count:
                 raise invalid(f"{count} descriptors belong to it, {len(descriptors)} came")
         except Refused:
@@ -306,9 +305,10 @@ class KeeperServer:
             message = "only the daemon that attached last may ask this: send Attach first"
             raise Refused("FAILED_PRECONDITION", message)
 
-    def _check_not_ending(self) -> None:
+    def _check_may_allocate(self, descriptors: list[int]) -> None:
         if self._lifetime.is_ending:
             raise Refused("UNAVAILABLE", "the keeper was told to end: ask the next one")
+        _check_proof_came(descriptors)
 
     def _forget_daemon(self) -> None:
         self._daemon = None
