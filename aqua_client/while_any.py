@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class WhileAny:
+class WhileAny(ABC):
     """One a process; who says what holds is a class of this."""
 
     def __init__(self) -> None:
@@ -25,9 +26,9 @@ class WhileAny:
         finally:
             self._count(-1)
 
+    @abstractmethod
     def changed(self, *, is_any: bool) -> None:
         """One has come or gone, and *is_any* says whether any is there now. Under the lock."""
-        raise NotImplementedError
 
     def _count(self, more: int) -> None:
         with self._lock:
