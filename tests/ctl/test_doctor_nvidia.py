@@ -52,9 +52,15 @@ def examined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Examine:
 
 
 def test_each_gpu_is_asked_for_its_settings(tmp_path: Path, examined: Examine) -> None:
-    """Those in force; one that is lost is named, and hides no other."""
+    """Those in force, not those pending; one that is lost is named, and hides no other."""
     node = fake_cuda_node(tmp_path / "node", gpus=3)
-    node.change_gpu(node.uuids[1], compute_mode="exclusive_process", ecc=False, persistence=False)
+    node.change_gpu(
+        node.uuids[1],
+        compute_mode="exclusive_process",
+        ecc=False,
+        ecc_pending=True,
+        persistence=False,
+    )
     node.remove_gpu(node.uuids[2])
     found = examined(node, SECONDS)
     assert (found.driver, found.library, found.cuda_version) == ("580.95.05", "580.95.05", 13000)
@@ -73,6 +79,16 @@ def test_each_gpu_is_asked_for_its_settings(tmp_path: Path, examined: Examine) -
     assert [(link.peer, link.kind, link.access) for link in well.links] == [
         (other.uuid, "NV", "OK")
     ]
+
+
+def test_a_setting_that_a_gpu_does_not_have_is_neither_on_nor_off(
+    tmp_path: Path, examined: Examine
+) -> None:
+    """NVML says that it is not supported, which is no trouble."""
+    node = fake_cuda_node(tmp_path / "node", topology=pcie_l40s())
+    node.change_gpu(node.uuids[0], ecc=None)
+    gpu = examined(node, SECONDS).gpus[0]
+    assert (gpu.mig, gpu.ecc, gpu.trouble) == (None, None, "")
 
 
 def test_errors_of_memory_and_repairs_are_written_down(tmp_path: Path, examined: Examine) -> None:

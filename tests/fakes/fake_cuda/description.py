@@ -33,6 +33,7 @@ class GpuDescription:
     mig: bool = False
     compute_mode: Literal["default", "prohibited", "exclusive_process"] = "default"
     ecc: bool | None = True  # None: a GPU that cannot
+    ecc_pending: bool | None = None  # after the next reset; None: as it is
     throttle_reasons: int = 0
     sm_clock_mhz: int = 1980
     memory_clock_mhz: int = 2619

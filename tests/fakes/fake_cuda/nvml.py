@@ -181,7 +181,8 @@ def nvmlDeviceIsMigDeviceHandle(device: Device) -> int:
 def nvmlDeviceGetEccMode(handle: GpuDescription) -> list[int]:
     if handle.ecc is None:
         fail("NOT_SUPPORTED")
-    return [int(handle.ecc), int(handle.ecc)]
+    pending = handle.ecc if handle.ecc_pending is None else handle.ecc_pending
+    return [int(handle.ecc), int(pending)]
 
 
 @of_gpu
