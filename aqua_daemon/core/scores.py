@@ -16,7 +16,6 @@ a grant asks for is worked out when a figure comes, which is seldom.
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
@@ -177,12 +176,17 @@ class LinkScores:
 
 
 def _slow(found: Mapping[_KeyT, float]) -> dict[_KeyT, str]:
-    middle = statistics.median(found.values()) if found else 0.0
+    middle = _median(sorted(found.values())) if found else 0.0
     return {
         key: f"{middle / one:.1f} times slower than the node's median, {one / 1e9:.1f} of {middle / 1e9:.1f} GB/s"
         for key, one in found.items()
         if one * SLOW_FACTOR <= middle
     }
+
+
+def _median(rising: Sequence[float]) -> float:
+    half = len(rising) // 2
+    return rising[half] if len(rising) % 2 else (rising[half - 1] + rising[half]) / 2
 
 
 def _coarse(bytes_per_second: float) -> float:

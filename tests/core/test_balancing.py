@@ -245,3 +245,26 @@ def test_another_session_of_the_same_tenant_is_asked_in_its_place() -> None:
     until_rebalanced(bench)
     [order] = [one for one in bench.the(SendRevoke) if one.reason is RevokeReason.REBALANCE]
     assert order.session_id == other
+
+
+def test_what_is_silent_is_not_asked_when_the_rest_may_not_be_moved_yet() -> None:
+    """The tenant's other session was granted its slab a moment ago: nobody is asked for another."""
+    bench = Bench(rebalance_seconds=PERIOD)
+    silent, other = bench.open("silent"), bench.open("other", pid=13)
+    idle = [bench.grant(silent) for _ in range(5)]
+    bench.report(NEAR, {99: 3 * SLAB})  # more than is free: one slab is asked back
+    [order] = bench.the(SendRevoke)
+    bench.tick(order.deadline - bench.now + 0.1)  # it is not answered
+    [stuck] = order.lease_ids
+    assert bench.lease(stuck).state is LeaseState.QUARANTINED
+    bench.report(NEAR, {})
+    bob = bench.open("bob", tenant=BOB, pid=12)
+    rest(bench, silent, other, bob)
+    recent = bench.grant(other)
+    bench.keepalive(silent, *[use(lease_id, used_bytes=0) for lease_id in idle])
+    with pytest.raises(InsufficientMemory):
+        bench.ask(bob, wanted_bytes=1024 * MIB)
+    notes = until_rebalanced(bench)
+    assert [(one.nbytes, one.block) for one in notes] == [(0, RebalanceBlock.UNANSWERED)]
+    assert bench.the(SendRevoke) == []
+    assert bench.lease(recent).state is LeaseState.LEASED
