@@ -69,7 +69,7 @@ def _kill(node: Node) -> tuple[float, float]:
         killed = dt.datetime.now()  # noqa: DTZ005 - as the journal writes it
         holder.send_signal(signal.SIGKILL)
         wait_until(
-            lambda: _is_told(node.log(), killed),
+            lambda: is_told(node.log(), killed),
             seconds=30,
             what="a killed client's slabs are free",
         )
@@ -94,8 +94,8 @@ def moves(log: str, since: dt.datetime) -> Iterator[tuple[dt.datetime, str | Non
                 yield at, record["before"], record["after"]
 
 
-def _is_told(log: str, killed: dt.datetime) -> bool:
-    """Whether every lease that left LEASED has been freed."""
+def is_told(log: str, killed: dt.datetime) -> bool:
+    """Whether the journal, which is written a moment later, has each lease that left LEASED freed."""
     told = [(before, after) for _, before, after in moves(log, killed)]
     left = sum(before == "leased" for before, _ in told)
     return 0 < left == sum(after is None for _, after in told)

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from tests.benchmarks.deaths import moves
+from tests.benchmarks.deaths import is_told, moves
 from tests.benchmarks.figure import Figure
 from tests.benchmarks.owners import Owner, running_owner
 from tests.end_to_end.programs import Program
@@ -110,6 +110,7 @@ def _take_back(node: Node, owner: Owner, consumer: Program, how: str, nbytes: in
     lost = checked["of"] if "cache" in how else 0
     assert checked["lost"] == lost, checked
     assert int(str(checked["equal"])) + int(str(checked["lost"])) == checked["of"], checked
+    wait_until(lambda: is_told(node.log(), since), seconds=10, what="the journal has it")
     told = list(moves(node.log(), since))
     asked = min(at for at, before, _ in told if before == "leased")
     acknowledged = [at for at, _, after in told if after == "returned"]
