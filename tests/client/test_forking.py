@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from aqua_client.errors import AquaError, BrokerUnreachable, ForkedChild
-from aqua_client.forking import ForkGate
+from aqua_client.forking import GATE, ForkGate
 from aqua_client.records import SafetyClass
 from aqua_client.settings import ClientSettings
 from tests.client.conftest import Linked
@@ -226,14 +226,39 @@ def test_a_fork_waits_for_the_calls_that_are_out() -> None:
     wait_until(lambda: story == ["first out"])
     threading.Timer(0.05, call_may_end.set).start()
     gate.before_fork()
+    assert call_may_end.is_set()
     wait_until(lambda: story == ["first out", "first back"])
     second = threading.Thread(target=call, args=("second",))
     second.start()
+    second.join(0.05)  # time to go out, if nothing held it back
     story.append("fork")
     gate.after_fork_in_parent()
     for thread in (first, second):
         thread.join(10.0)
     assert story == ["first out", "first back", "fork", "second out", "second back"]
+
+
+def test_a_child_is_free_of_a_lock_that_a_thread_held() -> None:
+    """Whoever held it did not come along: calls of the child's own go out all the same."""
+    is_held, may_go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with GATE._change:
+            is_held.set()
+            may_go.wait(20.0)
+
+    def calls() -> bool:
+        with GATE.call_out():
+            return True
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert is_held.wait(10.0)
+    try:
+        assert in_child(calls) == CLEAN
+    finally:
+        may_go.set()
+        holder.join()
 
 
 def test_a_stuck_call_does_not_hold_up_a_fork() -> None:

@@ -285,7 +285,8 @@ def test_while_detached_held_slabs_are_used_until_their_term_may_have_lapsed() -
         node.unreachable = "lost"
         node.listener.detached("lost")
         assert park(pager, tensor).tier == "peer"
-        node.term_seconds = 0.0
+        wait_until(lambda: pager._news.silent_seconds > 0.1, what="a while without contact")
+        node.term_seconds = 3 * pager._news.silent_seconds  # of which a third is over, no more
         late = park(pager, tensor)
         assert (late.tier, late.reason) == ("host", "lost")
         assert torch.equal(before.fetch(), tensor)

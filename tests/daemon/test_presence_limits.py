@@ -67,6 +67,24 @@ def test_a_burst_of_frames_ends_before_the_daemon_is_long_busy_with_it() -> None
     asyncio.run(story())
 
 
+def test_large_frames_buy_no_more_of_the_daemons_time_than_small_ones() -> None:
+    """The largest keepalive is heard, also twice; three at once are as much as a flood."""
+
+    async def story() -> None:
+        uses = [presence_pb2.LeaseUse(lease_id=f"{number:032x}") for number in range(10_000)]
+        keepalive = presence_pb2.ClientFrame(
+            keepalive=presence_pb2.Keepalive(sequence=1, leases=uses)
+        )
+        async with running(PresenceLimits()) as node, greeted(node) as client:
+            for _ in range(2):
+                await client.send(keepalive)
+                assert (await client.receive()).HasField("keepalive_reply")
+            await client.send(keepalive)
+            assert (await client.receive()).refusal.code == "RESOURCE_EXHAUSTED"
+
+    asyncio.run(story())
+
+
 def test_a_connection_without_a_hello_is_ended() -> None:
     """Who says nothing is told what was expected, and goes."""
 

@@ -60,6 +60,24 @@ def test_the_watchdog_is_pinged_thrice_in_its_period(manager: tuple[socket.socke
     assert asyncio.run(scenario()) == [b"WATCHDOG=1"] * 4
 
 
+def test_two_pings_may_come_late_before_the_daemon_is_taken_for_dead(
+    manager: tuple[socket.socket, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a period of 15 s, as the unit has it, each third."""
+    _listening, address = manager
+    pauses: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            raise TimeoutError
+
+    monkeypatch.setattr(asyncio, "sleep", pause)
+    with pytest.raises(TimeoutError):
+        asyncio.run(ServiceManager(address).ping(period_seconds=15.0))
+    assert pauses == [5.0, 5.0, 5.0]
+
+
 def test_without_a_watchdog_nothing_is_pinged(manager: tuple[socket.socket, str]) -> None:
     """The task ends at once."""
     _listening, address = manager

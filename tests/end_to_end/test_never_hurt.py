@@ -73,7 +73,7 @@ def node_of(row: Row) -> Iterator[tuple[str, Node | None]]:
 @pytest.mark.limit(120)
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.what.replace(" ", "-"))
 def test_whatever_goes_wrong_calls_end_in_time_and_bytes_are_exact(row: Row) -> None:
-    """Outcome, reason, counter, error, bytes and time; afterwards everything is as before."""
+    """Outcome, reason, counter, error, bytes and time of each call; then everything is as before."""
     kept, beyond = noise(3 * MIB), noise(2 * MIB, seed=1)
     with (
         warnings.catch_warnings(),
@@ -82,17 +82,18 @@ def test_whatever_goes_wrong_calls_end_in_time_and_bytes_are_exact(row: Row) -> 
         aqua_client.connect(socket=socket, home_gpu="SHM-0", fallback="error") as strict,
     ):
         warnings.simplefilter("ignore", aqua_client.AquaWarning)
-        held = client.offload(kept)
+        held, spare = client.offload(kept), client.offload(kept[:MIB])
         held_strictly = None
         with suppress(aqua_client.AquaError):  # as `held`, if there is room for two of them
             held_strictly = strict.offload(kept)
-        assert held.tier == ("peer" if node else "host")
+        assert held.tier == spare.tier == ("peer" if node else "host")
         already = Counter(fallbacks(client))
         with no_fault() if node is None else row.fault(node):
             found = [offload(client, beyond) for _ in range(OFFLOADS)]
             check_offloads(row, found)
             check_fetch(row, held, kept)
             check_handles(found, beyond)
+            check_release(client, spare)
             check_strict(row, strict, beyond)
             counted = Counter(fallbacks(client)) - already
             told = Counter(one.reason for one in found if one.reason)
@@ -145,6 +146,18 @@ def check_handles(found: list[Offloaded], beyond: torch.Tensor) -> None:
             timed(one.handle.release)
 
 
+def check_release(client: aqua_client.Client, spare: aqua_client.OffloadedTensor) -> None:
+    """Of what lies on a peer, or is lost: at once, and its room is free again."""
+    tier, before = spare.tier, client.stats()
+    timed(spare.release)
+    with pytest.raises(aqua_client.HandleReleased):
+        timed(spare.fetch)
+    after = client.stats()
+    assert after["releases"] == number(before, "releases") + 1
+    if tier != "lost":
+        assert after[f"{tier}_bytes"] == number(before, f"{tier}_bytes") - MIB
+
+
 def check_strict(row: Row, strict: aqua_client.Client, beyond: torch.Tensor) -> None:
     """Who wants no host memory gets the error that the README names, as soon, or a peer's."""
     allowed = {(row.error, reason) for reason in row.reasons}
@@ -183,6 +196,12 @@ def fallbacks(client: aqua_client.Client) -> dict[str, int]:
 
 def calls_failed(client: aqua_client.Client) -> dict[str, int]:
     return by_reason(client, "call_failures")
+
+
+def number(stats: dict[str, object], name: str) -> int:
+    found = stats[name]
+    assert isinstance(found, int)
+    return found
 
 
 def by_reason(client: aqua_client.Client, name: str) -> dict[str, int]:
