@@ -25,7 +25,8 @@ What a plan promises, if it is carried out in this order:
 - nobody is preempted within the part of its slice that it is sure of (where blocks vanish, as few as
   must be), and no more are preempted than those who run need;
 - all of `resume` is in `run`; who is neither in `run` nor in `preempt` stays as it is;
-- decodes come before prefills, and the tokens are `Room.tokens` at most;
+- decodes come before prefills, the tokens are `Room.tokens` at most, and what they read is
+  `Room.kv_tokens` at most;
 - `soon` are the parked ones who come next, in order: worth a prefetch;
 - `too_large` would not fit if they had the whole cache: refuse or end them.
 

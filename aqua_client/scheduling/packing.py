@@ -11,6 +11,10 @@
    stand in line for the batch's tokens stays outside, where it keeps nobody's blocks.
 4. Of the residents who got no slice the last in rank are preempted, as few as make room for the
    slices; the rest goes on without one for as long as there are blocks, so that nothing idles.
+
+A batch reads the cache, too, and no more of it than `Room.kv_tokens`: where requests share blocks,
+each reads them anew, and all that fit into the cache need not fit into one batch. A claim is counted
+against both, and whoever is left over keeps its blocks and waits for a turn like everybody else.
 """
 
 from __future__ import annotations
@@ -48,7 +52,8 @@ class Packing:
         self.too_large: list[Request] = []
         self.total_blocks = room.free_blocks  # of the whole cache
         self._left = room.free_blocks  # that nobody's slice needs
-        self._newcomer_blocks = self._newcomers = 0
+        self._readable = room.kv_tokens  # that nobody's slice reads
+        self._newcomer_blocks = self._newcomer_tokens = self._newcomers = 0
         self._queue_tokens = 0  # of prompts that nothing has been computed of yet
         protected: list[Request] = []
         loose: list[Request] = []
@@ -69,12 +74,14 @@ class Packing:
 
     def _keep(self, protected: list[Request], loose: list[Request]) -> None:
         claims = {one.request_id: self._sure_claim(one) for one in protected}
-        self._left -= sum(claims.values())
-        if self._left < 0:  # slices end early: those that are not sure first, last in rank first
+        self._left -= sum(map(self._settings.blocks, claims.values()))
+        self._readable -= sum(claims.values())
+        if self._is_short:  # slices end early: those that are not sure first, last in rank first
             protected.sort(key=lambda one: (not one.sure_left, rank(one, self._settings)))
-            while protected and self._left < 0:
+            while protected and self._is_short:
                 request = protected.pop()
-                self._left += claims[request.request_id]
+                self._left += self._settings.blocks(claims[request.request_id])
+                self._readable += claims[request.request_id]
                 request.owed_iterations = request.slice_left
                 request.slice_left = request.sure_left = 0
                 loose.append(request)
@@ -95,13 +102,15 @@ class Packing:
                 continue
             sure = min(iterations, self._settings.slice_iterations)
             claim = self._claim(request, sure)
-            if claim > self._left or len(self.running) >= self._room.requests:
+            blocks = self._settings.blocks(claim)
+            if blocks > self._left or claim > self._readable or self._is_crowded:
                 break
             given.add(request.request_id)
             request.slice_left = iterations
             request.sure_left = sure
             request.owed_iterations = 0
-            self._left -= claim
+            self._left -= blocks
+            self._readable -= claim
             self._let_run(request, claim)
         return [one for _, one in ranked if not one.slice_left]
 
@@ -109,9 +118,11 @@ class Packing:
         share = self._settings.newcomer_share
         tokens = self._room.tokens * (share if len(self._waiting.lost) else 1.0)
         for _, request in self._waiting.newcomers:
-            blocks = self._newcomer_blocks + self._claim(request, self._iterations(request))
+            claim = self._claim(request, self._iterations(request))
+            blocks = self._newcomer_blocks + self._settings.blocks(claim)
             if (
                 blocks > share * self.total_blocks
+                or self._newcomer_tokens + claim > share * self._room.kv_tokens
                 or self._newcomers >= share * self._room.requests
                 or self._queue_tokens >= tokens
             ):
@@ -125,17 +136,27 @@ class Packing:
 
     def _make_room(self, losers: list[Request]) -> None:
         free = self._room.free_blocks - sum(
-            self._sure_claim(one) - self._held(one) for one in self.running
+            self._settings.blocks(self._sure_claim(one)) - self._held(one) for one in self.running
         )
         while losers and free < 0:
             victim = losers.pop()
             free += self._held(victim)
             self.preempted.append(victim)
         for request in losers:
-            more = self._claim(request, 1) - self._held(request)
-            if more <= free and len(self.running) < self._room.requests:
+            claim = self._claim(request, 1)
+            more = self._settings.blocks(claim) - self._held(request)
+            if more <= free and claim <= self._readable and not self._is_crowded:
                 free -= more
+                self._readable -= claim
                 self.running.append(request)
+
+    @property
+    def _is_short(self) -> bool:
+        return self._left < 0 or self._readable < 0
+
+    @property
+    def _is_crowded(self) -> bool:
+        return len(self.running) >= self._room.requests
 
     def _would_only_queue(self, request: Request) -> bool:
         """Before its prompt stand as many tokens as the batch may compute."""
@@ -146,21 +167,23 @@ class Packing:
         self.running.append(request)
         if not request.has_had_slice:
             self._newcomers += 1
-            self._newcomer_blocks += claim
+            self._newcomer_blocks += self._settings.blocks(claim)
+            self._newcomer_tokens += claim
         if request.is_prefilling and not request.kv_tokens:
             self._queue_tokens += request.missing_tokens
 
     def _iterations(self, request: Request) -> int:
         """Of a slice, as many as the whole cache has blocks for; 0: it is too large."""
-        most = self.total_blocks * self._settings.block_tokens - request.known_tokens + 1
+        tokens = min(self.total_blocks * self._settings.block_tokens, self._room.kv_tokens)
+        most = tokens - request.known_tokens + 1
         return max(0, min(most, self._slices.iterations(request)))
 
     def _claim(self, request: Request, iterations: int) -> int:
-        """Blocks that it holds after so many new tokens."""
-        return self._settings.blocks(request.known_tokens + iterations - 1)
+        """Tokens that it has in the cache after so many new ones."""
+        return request.known_tokens + iterations - 1
 
     def _sure_claim(self, request: Request) -> int:
-        """Those that are kept for it: what it is sure of, and at least its next token."""
+        """Those for which there is room: what it is sure of, and at least its next token."""
         return self._claim(request, max(1, request.sure_left))
 
     def _held(self, request: Request) -> int:

@@ -14,6 +14,7 @@ class Room:
     tokens: int  # that one batch may compute
     free_blocks: int  # of the KV cache, that no request holds now
     requests: int = MANY  # that one batch may have
+    kv_tokens: int = MANY  # that one batch may read, with what its requests share once for each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

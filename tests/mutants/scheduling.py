@@ -25,8 +25,8 @@ SCHEDULING = (
     Mutant(
         name="a resident without a slice idles",
         path=_PACKING,
-        old="        for request in losers:\n            more",
-        new="        for request in losers[:0]:\n            more",
+        old="        for request in losers:\n            claim",
+        new="        for request in losers[:0]:\n            claim",
         tests=(f"{_PROPERTIES}::test_who_is_in_the_cache_computes",),
     ),
     Mutant(

@@ -135,6 +135,11 @@ def capacity_tokens(cache: PagedAttentionCache) -> int:
     return capacity_blocks(cache) * kv_groups(cache)[0].tokens_per_block
 
 
+def table_tokens(cache: PagedAttentionCache) -> int:
+    """How many a request may have for its decoding to be read by its own table; 0: there is none."""
+    return int(cache.max_blocks_per_request) * kv_groups(cache)[0].tokens_per_block
+
+
 def free_blocks(cache: PagedAttentionCache) -> int:
     """How many of them no request has; some may still be kept for a prefix that comes again."""
     if _is_older(cache):

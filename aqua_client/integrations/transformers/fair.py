@@ -23,6 +23,7 @@ from aqua_client.errors import InsufficientMemory, InvalidRequest
 from aqua_client.integrations.transformers import engine
 from aqua_client.integrations.transformers.paging import Paging
 from aqua_client.scheduling import Admission, FairScheduler, FairSettings, Room
+from aqua_client.scheduling.plans import MANY
 
 if TYPE_CHECKING:
     from transformers.generation.continuous_batching.cache import PagedAttentionCache
@@ -71,7 +72,7 @@ class FairBatches(Scheduler):
     def schedule_batch(self, token_budget: int, cache_budget: int) -> engine.Scheduled:
         """The next batch, after those have given way whose turn is over."""
         with self._lock:
-            candidates = self._planned(token_budget)
+            candidates = self._planned(token_budget, cache_budget)
             removed: set[str] = set()
             while True:
                 engine.make_room(self.cache, self._lacking(candidates, token_budget))
@@ -88,7 +89,7 @@ class FairBatches(Scheduler):
                     self._policy.ran(one.state.request_id, one.query_length)
             return batch, is_fast, tokens, kv_tokens
 
-    def _planned(self, token_budget: int) -> list[RequestState]:
+    def _planned(self, token_budget: int, cache_budget: int) -> list[RequestState]:
         """Carry out the plan as far as it is before the batch; who is to be in it, in order."""
         if self._paging is None:
             raise InvalidRequest(f"scheduler_type={NAME!r} needs attach(manager) before start()")
@@ -98,6 +99,7 @@ class FairBatches(Scheduler):
             tokens=token_budget,
             free_blocks=engine.free_blocks(self.cache),
             requests=self.max_requests_per_batch,
+            kv_tokens=MANY if self._reads_by_tables() else cache_budget,
         )
         plan = self._policy.plan(now, room, swap=self._paging.swap())
         for request_id in plan.too_large:
@@ -108,6 +110,17 @@ class FairBatches(Scheduler):
         self._paging.soon = plan.soon
         self._shares = {one.request_id: one.tokens for one in plan.run}
         return [self._state(one.request_id) for one in plan.run if one.request_id in left]
+
+    def _reads_by_tables(self) -> bool:
+        """Whoever is in the batch: all decode, and the engine reads what decodes block by block.
+
+        Any other batch it reads through one index of `cache_budget` tokens, and leaves out whoever
+        has no place in it: those with a prompt, who stand behind all that decode.
+        """
+        most = engine.table_tokens(self.cache)
+        return all(
+            one.kv_tokens < most and not one.is_prefilling for one in self._policy.requests.values()
+        )
 
     # The engine gives each of a batch all that is left of the tokens; these keep it to its share.
 

@@ -41,10 +41,12 @@ class Engine:
         blocks: int,
         tokens: int = 256,
         seats: int = 64,
+        reads: int = 10**6,
         swap: Swap | None = None,
         keeps: Callable[[Job], int | None] = lambda _job: None,
     ) -> None:
         self.settings, self.blocks, self.tokens, self.seats = settings, blocks, tokens, seats
+        self.reads = reads  # tokens of the cache that one batch can
         self.swap, self._keeps = swap, keeps
         self.scheduler = FairScheduler(settings)
         self.jobs: dict[str, Job] = {}
@@ -75,11 +77,17 @@ class Engine:
 
     def step(self) -> Plan:
         """One iteration, checked."""
-        room = Room(tokens=self.tokens, free_blocks=self.free_blocks, requests=self.seats)
+        room = Room(
+            tokens=self.tokens,
+            free_blocks=self.free_blocks,
+            requests=self.seats,
+            kv_tokens=self.reads,
+        )
         plan = self.scheduler.plan(self.now, room, swap=self.swap)
         running = [share.request_id for share in plan.run]
         assert len(set(running)) == len(running) <= self.seats
         assert sum(share.tokens for share in plan.run) <= self.tokens
+        assert sum(self.jobs[name].kv_tokens for name in running) <= self.reads
         assert set(plan.resume) <= set(running)
         assert not set(running) & set(plan.preempt)
         self._preempt(plan)

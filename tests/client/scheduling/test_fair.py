@@ -149,7 +149,8 @@ def test_any_history_keeps_what_plans_promise(
     chosen = FairSettings(
         block_tokens=4, slice_iterations=data.draw(st.integers(1, 6)), order=order
     )
-    engine = Engine(chosen, blocks=40, tokens=data.draw(st.integers(1, 70)), seats=5, keeps=keeps)
+    tokens, reads = data.draw(st.integers(1, 70)), data.draw(st.sampled_from([112, 160, 10**6]))
+    engine = Engine(chosen, blocks=40, tokens=tokens, seats=5, reads=reads, keeps=keeps)
     for number in range(data.draw(st.integers(1, 12))):
         prompt, reply = data.draw(st.integers(1, 80)), data.draw(st.integers(1, 30))
         engine.add(f"r{number}", prompt, reply, weight=data.draw(st.sampled_from([0.5, 1, 3])))

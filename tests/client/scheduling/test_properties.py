@@ -19,6 +19,7 @@ PLAIN = FairSettings(
     block_tokens=BLOCK, slice_iterations=SLICE, order=Order.FAIR, ageing_tokens_per_second=0.0
 )
 FOR_EVER = 10**6  # tokens of a reply
+MANY = 10**6
 
 
 def settings_of(order: Order) -> FairSettings:
@@ -28,16 +29,21 @@ def settings_of(order: Order) -> FairSettings:
 @pytest.mark.parametrize("order", Order)
 @pytest.mark.parametrize("kept", [None, 0], ids=["parked", "recomputed"])
 @pytest.mark.parametrize(
-    ("blocks", "tokens", "seats"),
-    [(60, 400, 64), (60, 48, 64), (3000, 400, 4)],
-    ids=["few blocks", "few tokens", "few seats"],
+    ("blocks", "tokens", "seats", "reads"),
+    [(60, 400, 64, MANY), (60, 48, 64, MANY), (3000, 400, 4, MANY), (3000, 400, 64, 240)],
+    ids=["few blocks", "few tokens", "few seats", "few reads"],
 )
 def test_nobody_starves_however_many_come(
-    order: Order, kept: int | None, blocks: int, tokens: int, seats: int
+    order: Order, kept: int | None, blocks: int, tokens: int, seats: int, reads: int
 ) -> None:
     """Newcomers without end: whoever was there before them ends all the same."""
     engine = Engine(
-        settings_of(order), blocks=blocks, tokens=tokens, seats=seats, keeps=lambda _job: kept
+        settings_of(order),
+        blocks=blocks,
+        tokens=tokens,
+        seats=seats,
+        reads=reads,
+        keeps=lambda _job: kept,
     )
     old = [f"old-{number}" for number in range(6)]
     for name in old:
@@ -162,9 +168,12 @@ def test_a_newcomer_starts_where_the_others_are() -> None:
 
 
 @pytest.mark.parametrize("order", Order)
-def test_a_newcomer_has_its_first_token_within_a_slice(order: Order) -> None:
+@pytest.mark.parametrize(("blocks", "reads"), [(60, MANY), (3000, 240)], ids=["blocks", "reads"])
+def test_a_newcomer_has_its_first_token_within_a_slice(
+    order: Order, blocks: int, reads: int
+) -> None:
     """However many wait for a turn."""
-    engine = Engine(settings_of(order), blocks=60, tokens=256)
+    engine = Engine(settings_of(order), blocks=blocks, tokens=256, reads=reads)
     for number in range(30):
         engine.add(f"old-{number}", prompt=40, reply=FOR_EVER)
     engine.run(until=lambda: all(job.done_tokens >= SLICE for job in engine.jobs.values()))

@@ -77,6 +77,24 @@ def test_a_long_prompt_is_read_however_many_short_ones_come(client: aqua_client.
         assert said(found)[1:] == [expected(one, 1) for one in short]
 
 
+def test_a_newcomer_is_read_however_much_the_others_share(client: aqua_client.Client) -> None:
+    """What fits into the cache once, as a shared prefix, is more than a batch can read for each."""
+    shared, other = prompts(2, 64)
+    stranger, asked = other[:40], [[*shared, *tail[:5]] for tail in ASKED]
+    manager = manager_of(batching(blocks=16, scheduler_type="aqua_fair"))
+    with closing(attach(manager, client=client, fair=SHORT)) as paging:
+        ask(manager, asked[:1], most=2)
+        run_to_end(manager)
+        ask(manager, asked)
+        scheduler = paging.scheduler
+        run_until(manager, lambda: scheduler.active_requests and not scheduler.waiting_requests)
+        ask(manager, [stranger], most=8)
+        run_until(manager, lambda: not manager.output_router.output_queue.empty())
+        (first,) = results(manager).values()
+        assert first.generated_tokens == expected(stranger, 8)
+        assert said(run_to_end(manager)) == [expected(one) for one in asked]
+
+
 def test_who_comes_next_is_brought_near_before_its_turn(client: aqua_client.Client) -> None:
     """Another thread reads it while the model computes; what is said stays the same."""
     pools = ComparingPools(client)
