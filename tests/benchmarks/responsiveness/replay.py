@@ -81,10 +81,11 @@ def serve(
         stack.enter_context(started(manager))
         if paging is not None:
             stack.callback(paging.close)
-        _ask(manager, arrivals[0])  # what only the first request costs is nobody's wait
+        words = torch.Generator().manual_seed(1)
+        _ask(manager, arrivals[0], words)  # what only the first request costs is nobody's wait
         _listen(manager, {}, until=time.perf_counter() + scale.longest_seconds, most=1)
         warm = dict(paging.stats()) if paging else {}
-        stories = _replay(manager, arrivals, scale.longest_seconds)
+        stories = _replay(manager, arrivals, scale.longest_seconds, words)
         stats = dict(paging.stats()) if paging else {}
     done = {name: int(stats[name] - warm[name]) for name in stats}
     return _summary(
@@ -111,21 +112,24 @@ def _manager(llama: Engine, scale: Scale, scheduler: str) -> ContinuousBatchingM
 
 
 def _replay(
-    manager: ContinuousBatchingManager, arrivals: Sequence[Arrival], longest_seconds: float
+    manager: ContinuousBatchingManager,
+    arrivals: Sequence[Arrival],
+    longest_seconds: float,
+    words: torch.Generator,
 ) -> list[Story]:
     stories: dict[str, Story] = {}
     begin = time.perf_counter()
     for arrival in arrivals:
         _listen(manager, stories, until=begin + arrival.at)
-        stories[_ask(manager, arrival)] = Story(begin + arrival.at)
+        stories[_ask(manager, arrival, words)] = Story(begin + arrival.at)
     _listen(manager, stories, until=time.perf_counter() + longest_seconds, most=len(stories))
     assert all(story.is_over for story in stories.values()), "not all were answered"
     return list(stories.values())
 
 
-def _ask(manager: ContinuousBatchingManager, arrival: Arrival) -> str:
-    made = torch.Generator().manual_seed(int(arrival.at * 1e6) % 2**31)
-    prompt = torch.randint(0, VOCABULARY, (arrival.prompt_tokens,), generator=made).tolist()
+def _ask(manager: ContinuousBatchingManager, arrival: Arrival, words: torch.Generator) -> str:
+    """Each its own words: those of a burst would be one's prefixes otherwise, and be shared."""
+    prompt = torch.randint(0, VOCABULARY, (arrival.prompt_tokens,), generator=words).tolist()
     request_id = manager.add_request(prompt, max_new_tokens=arrival.reply_tokens, streaming=True)
     assert request_id is not None
     return request_id
