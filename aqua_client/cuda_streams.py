@@ -2,8 +2,8 @@
 
 The library's streams are the driver's own, never of torch's pool: that hands out the same 32 in
 turn, so one of ours could be the very stream that a server captures a graph on. Events are used
-again once nobody has them. Everything is asked in the primary context of the device that it is
-about, which is torch's too. Does not cover how pieces are copied (`copy_engine`).
+again once nobody has them (`cuda_events`). Everything is asked in the primary context of the device
+that it is about, which is torch's too. Does not cover how pieces are copied (`copy_engine`).
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections import defaultdict, deque
+import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -22,11 +23,14 @@ from aqua_client import copy_engine, cuda_driver
 from aqua_client.crossover import FEW, Crossover, Way
 from aqua_client.cuda_driver import call
 from aqua_client.cuda_errors import CudaError
+from aqua_client.cuda_events import CudaEvent, Events, acting
 from aqua_client.errors import InvalidRequest
 from aqua_client.streams import Event, Pieces, Streams
 from aqua_client.torch_streams import OfTorch, TorchStreams
 
-_WITHOUT_TIMES = 2  # CU_EVENT_DISABLE_TIMING: quicker to record and to ask
+# Of each lender, after a fetch that was timed: the daemon hears of them every few seconds, and an order
+# is made of many such words.
+UNTIMED_SECONDS = 0.1
 
 logger = logging.getLogger("aqua")
 
@@ -39,7 +43,10 @@ class CudaStreams:
         self._torch = OfTorch() if of_torch is None else of_torch
         self._lock = threading.Lock()
         self._made: dict[tuple[int, str], int] = {}  # streams by device and use
-        self._events: dict[int, _Events] = {}
+        self._events: dict[
+            tuple[int, bool], Events
+        ] = {}  # by device, and whether they keep the time
+        self._timed_again_at: dict[str, float] = {}  # by lender
         self.home_ordinal: int | None = None
         self._said: set[str] = set()  # what was refused, and has been logged
 
@@ -59,12 +66,35 @@ class CudaStreams:
                 "must not outlive the lease in one: offload and fetch before or after the capture"
             )
 
-    def record(self, device: torch.device, ordinals: Sequence[int]) -> Event | None:
-        """On the tensor's device: torch makes its stream wait for copies from and to others."""
+    def begin_timing(self, device: torch.device, lender_gpu: str) -> CudaEvent | None:
+        """Of each lender's one in a while; the others cost nothing but a look at the clock."""
+        ordinal, now = self._torch.ordinal(device), time.monotonic()
+        if ordinal is None or now < self._timed_again_at.get(lender_gpu, 0.0):
+            return None
+        self._timed_again_at[lender_gpu] = now + UNTIMED_SECONDS
+        try:
+            return self._recorded(ordinal, self._torch.current(ordinal), keeps_time=True)
+        except RuntimeError:
+            return None
+
+    def record(
+        self, device: torch.device, ordinals: Sequence[int], *, since: Event | None = None
+    ) -> Event | None:
+        """On the tensor's device: torch makes its stream wait for copies from and to others.
+
+        Where the driver has no event for it, the caller waits for that stream.
+        """
         ordinal = self._torch.ordinal(device)
         if not ordinals or ordinal is None:  # from and to the host torch has waited
             return None
-        event = self._recorded(ordinal, self._torch.current(ordinal))
+        stream = self._torch.current(ordinal)
+        try:
+            event = self._recorded(ordinal, stream, keeps_time=since is not None)
+        except RuntimeError as error:
+            _wait_for(ordinal, stream)
+            logger.warning("a copy was waited for: %s", error)
+            return None
+        event.since = since if isinstance(since, CudaEvent) else None
         if ordinals.count(ordinal) != len(ordinals):
             event.ordinals = tuple({ordinal, *ordinals})
         return event
@@ -101,7 +131,7 @@ class CudaStreams:
             stream = self._stream(ordinal, "batch")
             self._recorded(ordinal, current).wait_on(ordinal, stream)
         try:
-            with _acting(ordinal):
+            with acting(ordinal):
                 copy_engine.enqueue(
                     way,
                     pieces,
@@ -204,13 +234,13 @@ class CudaStreams:
         try:
             self._recorded(ordinal, stream).wait_on(ordinal, current)
         except RuntimeError:
-            with cuda_driver.acting_on(ordinal):
-                call("cuStreamSynchronize", stream)
+            _wait_for(ordinal, stream)
 
-    def _recorded(self, ordinal: int, stream: int) -> _CudaEvent:
-        events = self._events.get(ordinal)
+    def _recorded(self, ordinal: int, stream: int, *, keeps_time: bool = False) -> CudaEvent:
+        events = self._events.get((ordinal, keeps_time))
         if events is None:
-            events = self._events.setdefault(ordinal, _Events(self._torch, ordinal))
+            made = Events(self._torch, ordinal, keep_time=keeps_time)
+            events = self._events.setdefault((ordinal, keeps_time), made)
         try:
             if cuda_driver.is_current(ordinal) and events.free:
                 event = events.take()
@@ -224,78 +254,13 @@ class CudaStreams:
         return event
 
 
-class _Events:
-    """A device's events that nobody has: made when there is none left."""
-
-    def __init__(self, of_torch: TorchStreams, ordinal: int) -> None:
-        self.torch = of_torch
-        self.ordinal = ordinal
-        self.free: deque[int] = deque()  # filled by garbage collection: appending needs no lock
-
-    def take(self) -> _CudaEvent:
-        try:
-            handle = self.free.popleft()
-        except IndexError:
-            with cuda_driver.relaxed_capture():
-                handle = int(call("cuEventCreate", _WITHOUT_TIMES))
-        return _CudaEvent(self, handle)
-
-
-class _CudaEvent:
-    """An event of the driver's, and the devices where others may wait for it."""
-
-    __slots__ = ("_home", "_is_done", "handle", "ordinals")
-
-    def __init__(self, home: _Events, handle: int) -> None:
-        self._home = home
-        self._is_done = False
-        self.handle = handle
-        self.ordinals: tuple[int, ...] = (home.ordinal,)
-
-    def is_done(self) -> bool:
-        """Asked once more it is known."""
-        if not self._is_done:
-            try:
-                with _acting(self._home.ordinal):
-                    self._is_done = cuda_driver.is_over(self.handle)
-            except CudaError as error:
-                raise RuntimeError(str(error)) from error
-        return self._is_done
-
-    def wait_on_current_stream(self) -> None:
-        """On every device that the copy was to or from."""
-        if self._is_done:
-            return
-        for ordinal in self.ordinals:
-            self.wait_on(ordinal, self._home.torch.current(ordinal))
-
-    def wait(self) -> None:
-        """In the relaxed capture mode, and without the interpreter's lock."""
-        try:
-            with cuda_driver.acting_on(self._home.ordinal):
-                call("cuEventSynchronize", self.handle)
-        except CudaError as error:
-            raise RuntimeError(str(error)) from error
-
-    def wait_on(self, ordinal: int, stream: int) -> None:
-        """Let that stream wait."""
-        try:
-            if cuda_driver.is_current(ordinal):
-                cuda_driver.wait_for(self.handle, stream)
-            else:
-                with cuda_driver.acting_on(ordinal):
-                    cuda_driver.wait_for(self.handle, stream)
-        except CudaError as error:
-            raise RuntimeError(str(error)) from error
-
-    def __del__(self) -> None:
-        # What waits for it waits for what it was at that time, not for what it is used for next.
-        self._home.free.append(self.handle)
-
-
-def _acting(ordinal: int) -> AbstractContextManager[None]:
-    """On that device, which mostly is the thread's own already."""
-    return _HERE if cuda_driver.is_current(ordinal) else cuda_driver.acting_on(ordinal)
+def _wait_for(ordinal: int, stream: int) -> None:
+    """Raise RuntimeError where the device has failed."""
+    try:
+        with cuda_driver.acting_on(ordinal):
+            call("cuStreamSynchronize", stream)
+    except CudaError as error:
+        raise RuntimeError(str(error)) from error
 
 
 def settle_thread(ordinal: int) -> None:
@@ -315,7 +280,6 @@ def streams_of_torch() -> Streams | None:
     return CudaStreams() if torch.backends.cuda.is_built() else None
 
 
-_HERE = nullcontext()
 _crossovers: defaultdict[int, Crossover] = defaultdict(Crossover)  # by device
 
 os.register_at_fork(after_in_child=_crossovers.clear)

@@ -20,6 +20,7 @@ from aqua_client.pager import Pager
 from aqua_client.records import SafetyClass
 from aqua_client.slabs import Place, Stored
 from aqua_client.streams import Copier, Event, Never, Piece, Streams
+from aqua_client.timing import began_by, timed
 
 HandleT = TypeVar("HandleT")
 
@@ -93,8 +94,9 @@ def read(
     places = pager.pin(stored)
     try:
         come_after(streams, stored.event, target.device, places)
-        copying.read(places, layout, target, streams)
-        event = end(streams, target.device, places)
+        timer = timed(streams, places)
+        copying.read(places, layout, target, timer or streams)
+        event = end(streams, target.device, places, since=began_by(timer))
         is_timed = event is None and layout.nbytes >= LEAST_TIMED_BYTES
         nanoseconds = perf_counter_ns() - started_at if is_timed else 0
         pager.unpin(places, is_read=True, nanoseconds=nanoseconds, event=event)
@@ -130,12 +132,18 @@ def wait(pager: Pager, stored: Stored) -> None:
         written.wait_on_current_stream()
 
 
-def end(streams: Streams, device: torch.device, places: Sequence[Place]) -> Event | None:
+def end(
+    streams: Streams,
+    device: torch.device,
+    places: Sequence[Place],
+    *,
+    since: Event | None = None,
+) -> Event | None:
     """The event of what is enqueued so far; None where copies are done on return."""
     if not streams.concern(device):
         return None
     opened = [place.memory.opened_on for place in places]
-    return streams.record(device, [one for one in opened if one is not None])
+    return streams.record(device, [one for one in opened if one is not None], since=since)
 
 
 def some_end(streams: Streams, device: torch.device, places: Sequence[Place]) -> Event | None:

@@ -25,6 +25,7 @@ from aqua_client.layouts import Layout
 from aqua_client.pager import Pager
 from aqua_client.slabs import Prefetched, Stored
 from aqua_client.streams import Event
+from aqua_client.timing import began_by, timed
 
 # What waits to be fetched takes memory from the computation that runs meanwhile.
 MOST_BYTES = 2**30
@@ -112,8 +113,12 @@ def _read(pager: Pager, stored: Stored, layout: Layout, target: torch.Tensor) ->
         try:
             if streams is not None:
                 enqueuing.come_after(streams, stored.event, layout.device, places)
-            copying.read(places, layout, target, streams, check=check_wanted)
-            event = None if streams is None else enqueuing.end(streams, layout.device, places)
+            timer = None if streams is None else timed(streams, places)
+            copying.read(places, layout, target, timer or streams, check=check_wanted)
+            event = None
+            if streams is not None:
+                since = began_by(timer)
+                event = enqueuing.end(streams, layout.device, places, since=since)
             pager.unpin(places, is_read=True, event=event, is_ahead=True)
         except BaseException:
             event = None if streams is None else enqueuing.some_end(streams, layout.device, places)

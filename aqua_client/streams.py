@@ -34,6 +34,10 @@ Pieces = Sequence[Piece] | npt.NDArray[np.uint64]
 class Event(Protocol):
     """The end of a copy that was enqueued."""
 
+    @property
+    def nanoseconds(self) -> int:
+        """What it took on its device, once it is known to be over; 0: it was not timed."""
+
     def is_done(self) -> bool:
         """Whether it is over. Never waits; raises RuntimeError when the device has failed."""
 
@@ -67,7 +71,15 @@ class Streams(Protocol):
     def check_not_capturing(self) -> None:
         """Raise InvalidRequest while the current stream is being captured."""
 
-    def record(self, device: torch.device, ordinals: Sequence[int]) -> Event | None:
+    def begin_timing(self, device: torch.device, lender_gpu: str) -> Event | None:
+        """The beginning of a copy from that lender, to be recorded `since`; None: it is not timed.
+
+        Never raises.
+        """
+
+    def record(
+        self, device: torch.device, ordinals: Sequence[int], *, since: Event | None = None
+    ) -> Event | None:
         """The end of what is enqueued so far on the current stream of a tensor's device.
 
         *ordinals* are the devices of the slabs that it was copied to or from. None: there is
@@ -111,6 +123,8 @@ class Streams(Protocol):
 
 class Never:
     """The end of a copy of which nothing can be known: what it touches is never given back."""
+
+    nanoseconds = 0
 
     def is_done(self) -> bool:
         """It is not."""

@@ -62,7 +62,7 @@ def test_an_event_that_can_not_be_recorded_keeps_the_slab_for_ever(
     """Nobody can know what still happens there; the daemon quarantines it, others go on."""
     streams, node = FakeStreams(is_quick=True), two_gpus()
 
-    def failing(*_: object) -> FakeEvent:
+    def failing(*_: object, **__: object) -> FakeEvent:
         raise RuntimeError("CUDA error: unspecified launch failure")
 
     with paging(node, streams=streams) as pager:

@@ -22,6 +22,7 @@ from aqua_client.layouts import Layout
 from aqua_client.pager import Pager
 from aqua_client.pools import BlockPool
 from aqua_client.records import SafetyClass
+from aqua_client.streams import Event
 from tests.client.pagers import paging, park, random_bytes, wait_acknowledged
 from tests.fakes.session import MIB, FakeNode
 from tests.fakes.streams import FakeEvent, FakeStreams
@@ -49,7 +50,13 @@ class LateEvent(FakeEvent):
 class LateStreams(FakeStreams):
     """Every copy counts as under way for a moment longer."""
 
-    def record(self, device: torch.device, ordinals: Sequence[int]) -> FakeEvent:  # noqa: ARG002 - the port's
+    def record(
+        self,
+        device: torch.device,  # noqa: ARG002 - the port's
+        ordinals: Sequence[int],  # noqa: ARG002
+        *,
+        since: Event | None = None,  # noqa: ARG002
+    ) -> FakeEvent:
         return LateEvent()
 
     @contextmanager

@@ -6,9 +6,10 @@ Its tensors are the CPU's and count as those of GPU 0. What they promise is the 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -16,10 +17,13 @@ import aqua_client
 from aqua_client import own_device, pager
 from aqua_client.cuda_driver import acting_on, call
 from aqua_client.cuda_streams import CudaStreams
+from aqua_daemon.adapters.link_file import NAME, content_of
+from aqua_daemon.core.model import GpuPair, GpuUuid, LinkRate
+from aqua_daemon.core.node_snapshot import LinkSnapshot
 from tests.contract.tensors import noise
 from tests.fakes.cuda_node import FakeCudaNode, fake_cuda_node
 from tests.fakes.torch_streams import DEVICE, HostTorch
-from tests.nodes import running_node, short_directory, wait_until
+from tests.nodes import Node, running_node, short_directory, wait_until
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +33,7 @@ class Engine:
     client: aqua_client.Client
     torch: HostTorch
     machine: FakeCudaNode
+    node: Node
 
     @contextmanager
     def stream(self) -> Iterator[int]:
@@ -45,16 +50,33 @@ def synchronize(stream: int) -> None:
 
 
 @contextmanager
-def running_engine(*, stream_delay_seconds: float) -> Iterator[Engine]:
-    """One GPU that lends to another, with a slab at hand."""
+def running_engine(
+    *,
+    stream_delay_seconds: float,
+    gpus: int = 2,
+    gigabytes_per_second: Sequence[float] = (),
+    term_seconds: float = 10.0,
+) -> Iterator[Engine]:
+    """One GPU that the others lend to, with a slab at hand.
+
+    *gigabytes_per_second* of the first lender's link, the second's and so on were measured before
+    the daemon starts.
+    """
     of_torch = HostTorch()
     with short_directory() as directory:
         machine = fake_cuda_node(
-            directory / "machine", gpus=2, stream_delay_seconds=stream_delay_seconds
+            directory / "machine", gpus=gpus, stream_delay_seconds=stream_delay_seconds
         )
+        keep_links(directory / "node", machine.uuids, gigabytes_per_second)
         with (
             pytest.MonkeyPatch.context() as patch,
-            running_node(gpus=0, variables=machine.environment(), handles="vmm") as node,
+            running_node(
+                directory / "node",
+                gpus=0,
+                variables=machine.environment(),
+                handles="vmm",
+                term_seconds=term_seconds,
+            ) as node,
             machine.in_process(),
         ):
             patch.setattr(own_device, "_torch_has_context", lambda: False)
@@ -64,8 +86,23 @@ def running_engine(*, stream_delay_seconds: float) -> Iterator[Engine]:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", aqua_client.AquaWarning)
                     wait_until(lambda: lends(client), seconds=30, what="a lease is granted")
-                yield Engine(client=client, torch=of_torch, machine=machine)
+                yield Engine(client=client, torch=of_torch, machine=machine, node=node)
         assert machine.touched_after_unmap == 0
+
+
+def keep_links(directory: Path, gpus: Sequence[str], rates: Sequence[float]) -> None:
+    """As a daemon does that has measured the links of GPU 0."""
+    links = [
+        LinkSnapshot(
+            pair=GpuPair(source=GpuUuid(source), target=GpuUuid(target)),
+            rate=LinkRate(latency_seconds=0.0, bytes_per_second=rate * 1e9),
+            slow="",
+        )
+        for lender, rate in zip(gpus[1:], rates, strict=False)
+        for source, target in ((lender, gpus[0]), (gpus[0], lender))
+    ]
+    (directory / "state").mkdir(parents=True)
+    (directory / "state" / NAME).write_bytes(content_of(links))
 
 
 def lends(client: aqua_client.Client) -> bool:

@@ -185,6 +185,11 @@ def copy(way: Way) -> None:
     assert event is not None
     wait_until(event.is_done, what="it is copied")
     assert torch.equal(source, target)
+    began = streams.begin_timing(source.device, "GPU-1")
+    ended = streams.record(source.device, [DEVICE], since=began)
+    assert ended is not None
+    wait_until(ended.is_done, what="it is over")
+    assert ended.nanoseconds > 0
     later = streams.record(source.device, [DEVICE])
     assert later is not None
     with streams.aside(source, inward=True), streams.on_own_stream(DEVICE):

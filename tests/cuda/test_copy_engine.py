@@ -197,6 +197,22 @@ def test_a_driver_that_refuses_leaves_the_copies_to_torch(
     assert "left to torch" in caplog.text
 
 
+def test_a_copy_whose_end_cant_be_recorded_is_waited_for(engine: Engine) -> None:
+    """The server sees no error and its bytes, and what was held is let go; nothing is stuck."""
+    tensor, out = noise(MIB, seed=13, device="cpu"), torch.zeros(MIB, dtype=torch.uint8)
+    engine.machine.fail("cuEventRecord", int(CUresult.CUDA_ERROR_OUT_OF_MEMORY))
+    try:
+        with engine.stream():
+            handle = engine.client.offload(tensor, overlap=True)
+            assert handle.tier == "peer"
+            handle.fetch(out=out)
+            assert torch.equal(out, tensor)
+    finally:
+        engine.machine.fail("cuEventRecord", None)
+    assert not engine.client._pager._tiers.flights
+    handle.release()
+
+
 def test_events_are_used_again(engine: Engine) -> None:
     """Twenty copies make few of them: as many as are ever needed at once."""
     tensor, out = noise(4096, seed=9, device="cpu"), torch.zeros(4096, dtype=torch.uint8)

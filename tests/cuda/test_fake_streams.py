@@ -15,6 +15,7 @@ from tests.fakes.fake_cuda.results import CUresult
 NOT_READY = CUresult.CUDA_ERROR_NOT_READY
 SPOILS = CUresult.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
 SPOILT = CUresult.CUDA_ERROR_STREAM_CAPTURE_INVALIDATED
+NO_HANDLE = CUresult.CUDA_ERROR_INVALID_HANDLE
 LOST = CUresult.CUDA_ERROR_ILLEGAL_ADDRESS
 BEGIN = "s, t = ok(d.cuStreamCreate(1)), ok(d.cuStreamCreate(1)); e = ok(d.cuEventCreate(2))"
 MEMORY = "p, q = ok(d.cuMemAlloc(2 << 20)), ok(d.cuMemAlloc(2 << 20))"
@@ -83,12 +84,14 @@ def test_freeing_and_whole_context_waits_are_for_all_streams(program: Program) -
 
 
 def test_events_tell_the_time_between_them(program: Program) -> None:
-    """Not before both are done."""
-    program.run("f = ok(d.cuEventCreate(0)); ok(d.cuEventRecord(e, s))")
+    """Not before both are done, and only of such as keep it."""
+    program.run("e, f = ok(d.cuEventCreate(0)), ok(d.cuEventCreate(0)); h = ok(d.cuEventCreate(2))")
+    program.run("ok(d.cuEventRecord(e, s)); ok(d.cuEventRecord(h, s))")
     program.run("ok(d.cuMemsetD8Async(p, 1, 64, s)); ok(d.cuEventRecord(f, s))")
     assert program.ask("d.cuEventElapsedTime(e, f)[0]") == NOT_READY
     program.run("ok(d.cuEventSynchronize(f))")
     assert program.ask("ok(d.cuEventElapsedTime(e, f))") >= 250
+    assert program.ask("d.cuEventElapsedTime(h, f)[0]") == NO_HANDLE
 
 
 def test_unmapping_under_a_queued_copy_is_fatal_and_counted(

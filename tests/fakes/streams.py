@@ -10,7 +10,7 @@ import torch
 
 from aqua_client.crossover import Way
 from aqua_client.errors import InvalidRequest
-from aqua_client.streams import Pieces
+from aqua_client.streams import Event, Pieces
 
 
 class FakeEvent:
@@ -20,6 +20,7 @@ class FakeEvent:
         self._is_done = is_done
         self._failure = ""
         self.asked_by: list[str] = []  # threads, by name
+        self.nanoseconds = 0  # not timed
         self.waits = 0
 
     def finish(self) -> None:
@@ -66,7 +67,16 @@ class FakeStreams:
         if self.is_capturing:
             raise InvalidRequest("the current stream is being captured")
 
-    def record(self, device: torch.device, ordinals: Sequence[int]) -> FakeEvent:  # noqa: ARG002 - the port's
+    def begin_timing(self, device: torch.device, lender_gpu: str) -> FakeEvent | None:
+        raise AssertionError(f"no slab here is on a device: {device}, {lender_gpu}")
+
+    def record(
+        self,
+        device: torch.device,  # noqa: ARG002 - the port's
+        ordinals: Sequence[int],  # noqa: ARG002
+        *,
+        since: Event | None = None,  # noqa: ARG002
+    ) -> FakeEvent:
         event = FakeEvent(is_done=self.is_quick)
         with self.lock:
             self.events.append(event)

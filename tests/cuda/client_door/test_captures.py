@@ -9,10 +9,10 @@ from contextlib import contextmanager, suppress
 import pytest
 import torch
 
-from aqua_client import cuda_streams
 from aqua_client.copying import Memory
 from aqua_client.cuda_driver import call, driver, settle_thread
 from aqua_client.cuda_errors import CudaError
+from aqua_client.cuda_events import CudaEvent
 from aqua_client.cuda_streams import CudaStreams
 from tests.cuda.client_door.looks import home
 from tests.cuda.exporter import ExportedSlab
@@ -60,7 +60,7 @@ def test_a_slab_is_opened_read_and_closed(node: FakeCudaNode, slab: ExportedSlab
 def test_the_end_of_a_copy_is_asked_for(*, has_device: bool) -> None:
     """The same question without the library's precaution spoils the capture."""
     event = CudaStreams(HostTorch()).record(CPU, [DEVICE])
-    assert isinstance(event, cuda_streams._CudaEvent)
+    assert isinstance(event, CudaEvent)
 
     def ask() -> None:
         if has_device:

@@ -26,6 +26,7 @@ from tests.fakes.fake_cuda.results import CUresult, Failed
 from tests.fakes.fake_cuda.structs import CUevent, CUgraph, CUstream
 
 Work = Callable[[], None]
+_DISABLE_TIMING = 2  # CU_EVENT_DISABLE_TIMING
 _DEFAULT_STREAMS = (0, 1, 2)  # null, legacy, per thread
 SYNCHRONIZE_DEFAULT = "cuStreamSynchronize of a default stream"  # among the calls
 _LOST = CUresult.CUDA_ERROR_ILLEGAL_ADDRESS
@@ -78,6 +79,7 @@ class _Capture:
 @dataclass(kw_only=True)
 class _Event:
     device: int
+    keeps_time: bool
     done: threading.Event = field(default_factory=threading.Event)
     recorded_at: float | None = None
 
@@ -181,9 +183,10 @@ def cuStreamWaitEvent(hStream: SupportsInt | None, hEvent: SupportsInt, Flags: i
 
 
 @call_for_one
-def cuEventCreate(Flags: int) -> CUevent:  # noqa: ARG001 - the driver has it
+def cuEventCreate(Flags: int) -> CUevent:
     number = next(_numbers)
-    _events[number] = _Event(device=process.current_device())
+    keeps_time = not Flags & _DISABLE_TIMING
+    _events[number] = _Event(device=process.current_device(), keeps_time=keeps_time)
     return CUevent(number)
 
 
@@ -225,6 +228,8 @@ def cuEventSynchronize(hEvent: SupportsInt) -> None:
 def cuEventElapsedTime(hStart: SupportsInt, hEnd: SupportsInt) -> float:
     start, end = _event_of(hStart), _event_of(hEnd)
     if start.recorded_at is None or end.recorded_at is None:
+        raise Failed(CUresult.CUDA_ERROR_INVALID_HANDLE)
+    if not (start.keeps_time and end.keeps_time):
         raise Failed(CUresult.CUDA_ERROR_INVALID_HANDLE)
     if not (start.done.is_set() and end.done.is_set()):
         raise Failed(CUresult.CUDA_ERROR_NOT_READY)
