@@ -1,7 +1,7 @@
 """Measures, once a process and device, which way of copying many blocks is the quickest there.
 
 Story: a pool's first store on a device begins it, in a thread of the library's own and on a stream of
-its own, so that nobody waits. Blocks of several sizes and counts go from scratch memory to a place in
+its own, so that nobody waits, and a client that closes waits for a round at most. Blocks of several sizes and counts go from scratch memory to a place in
 a slab and back, by each way; a way that fails, or does not give the right bytes, is in no table. It
 takes 32 MiB of the device and some milliseconds of its time, and is left out where there is no room,
 or no slab. Does not cover choosing (`crossover`).
@@ -66,8 +66,10 @@ def _fill(
     """Never raises: without a table there is a default."""
     try:
         crossover.measured = tuple(_measured(pager, streams, device, safety))
-    except (AquaError, MemoryError, RuntimeError) as error:
+    except (_Closed, AquaError, MemoryError, RuntimeError) as error:
         logger.info("ways of copying blocks are not measured on %s: %s", device, error)
+        if pager.is_closed:
+            _begun.discard(device)  # the next client measures
     else:
         logger.info("ways of copying blocks on %s, us: %s", device, crossover.told())
 
@@ -81,24 +83,32 @@ def _measured(
         place = stored.reserved[0]
         if len(stored.reserved) == 1 and place.memory.opened_on is not None:
             with streams.measuring(device) as wait, torch.inference_mode(mode=False):
-                bench = _Bench(streams, device, place, wait)
-                for block_bytes, count in POINTS:
-                    if not pager.is_closed:
-                        found.append(bench.point(block_bytes, count))
+                bench = _Bench(pager, streams, device, place, wait)
+                found += [bench.point(block_bytes, count) for block_bytes, count in POINTS]
     finally:
         pager.discard(stored)  # all has been waited for
     return found
+
+
+class _Closed(Exception):
+    """The client has closed: half a table is none, and its slab is to go back. Never leaves."""
 
 
 class _Bench:
     """Scratch memory, a place in a slab, and a stream on which everything is done."""
 
     def __init__(
-        self, streams: Streams, device: torch.device, place: Place, wait: Callable[[], None]
+        self,
+        pager: Pager,
+        streams: Streams,
+        device: torch.device,
+        place: Place,
+        wait: Callable[[], None],
     ) -> None:
+        self._pager = pager
         self._streams = streams
         self._place = place
-        self._wait = wait
+        self._wait_for_all = wait
         self._scratch = torch.empty(SCRATCH_BYTES, dtype=torch.uint8, device=device)
 
     def point(self, block_bytes: int, count: int) -> Measured:
@@ -117,6 +127,12 @@ class _Bench:
             except (AquaError, RuntimeError) as error:
                 logger.info("blocks are not copied by %s: %s", way, error)
         return Measured(block_bytes=block_bytes, count=count, seconds=seconds)
+
+    def _wait(self) -> None:
+        """For all that is enqueued; closing waits for no more than that."""
+        self._wait_for_all()
+        if self._pager.is_closed:
+            raise _Closed("the client has closed")
 
     def _copies(
         self, way: Way, rows: Rows, ids: torch.Tensor, span: Range

@@ -109,8 +109,8 @@ class CudaStreams:
             if len(pieces) < FEW and isinstance(pieces, list) and cuda_driver.is_current(ordinal):
                 copy_engine.one_by_one(pieces, self._torch.current(ordinal))
                 return True
-            longest_bytes = max(int(one[2]) for one in pieces[:2])
-            way = _crossovers[ordinal].choose(longest_bytes, len(pieces), may_torch=may_torch)
+            mean_bytes = _sum_of_bytes(pieces) // len(pieces)
+            way = _crossovers[ordinal].choose(mean_bytes, len(pieces), may_torch=may_torch)
             if way is Way.TORCH:
                 return False
             self.copy_by(way, device, pieces)
@@ -252,6 +252,12 @@ class CudaStreams:
         except CudaError as error:
             raise RuntimeError(str(error)) from error
         return event
+
+
+def _sum_of_bytes(pieces: Pieces) -> int:
+    if isinstance(pieces, np.ndarray):
+        return int(pieces[:, 2].sum())
+    return sum(nbytes for _, _, nbytes in pieces)
 
 
 def _wait_for(ordinal: int, stream: int) -> None:

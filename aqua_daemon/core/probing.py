@@ -2,7 +2,8 @@
 
 One request at a time, for two would measure each other; the links of one request are measured at the
 same time, on purpose. Keepers measure with memory of their own, for which the rules of a grant hold:
-it never breaks a GPU's reserve, and a GPU that is left alone is left alone. A link that can't be
+it never breaks a GPU's reserve nor a producer's limit, takes none that nobody offered where that is
+the policy, drained or not, and a GPU that is left alone is left alone. A link that can't be
 measured now says why in its place, so that the others are. A keeper that does not answer costs its
 own figure and nothing else; what it says later is for nobody.
 """
@@ -18,7 +19,7 @@ from aqua_daemon.core.errors import InvalidRequest, Measuring
 from aqua_daemon.core.events import LinkProbed, LinkProbeRequested, LinksUsed
 from aqua_daemon.core.instructions import AnswerLinkProbe, ProbeLink
 from aqua_daemon.core.link_figures import HOST, LinkOutcome, rate_of
-from aqua_daemon.core.model import NEVER, GpuPair
+from aqua_daemon.core.model import NEVER, OFFERED, GpuPair
 from aqua_daemon.core.sizes import (
     LARGE_PROBE_SLABS,
     LARGEST_PROBE_BYTES,
@@ -172,10 +173,15 @@ def _problem(turn: Turn, pair: GpuPair, event: LinkProbeRequested, nbytes: int) 
 def _gpu_problem(account: GpuAccount, nbytes: int) -> str:
     if account.no_grants_because or (account.waits_for and not account.is_drained):
         return account.no_grants_because or account.waits_for
-    if account.is_quiet or account.newcomer is not None or account.policy is NEVER:
+    has_no_offer = account.policy is OFFERED and not account.offers
+    if account.is_quiet or account.newcomer is not None or account.policy is NEVER or has_no_offer:
         return "it is left alone"
     if account.coming_bytes:
         return "memory is being taken back there"
+    if account.limit_bytes is not None:
+        offered = account.limit_bytes - account.held_bytes
+        if offered < nbytes:
+            return f"its producer lends {max(0, offered) // MIB} MiB, {nbytes / MIB:g} are needed"
     room = account.above_reserve_bytes
     if room < nbytes:
         return f"{max(0, room) // MIB} MiB are free above its reserve, {nbytes / MIB:g} are needed"

@@ -10,16 +10,18 @@ from aqua_daemon.core.events import (
     KeeperDetached,
     LinkProbed,
     LinkProbeRequested,
+    OfferMade,
     QuiesceRequested,
     SessionClosed,
 )
 from aqua_daemon.core.instructions import AnswerLinkProbe, ProbeLink
 from aqua_daemon.core.link_figures import HOST, LinkOutcome, LinkSample, rate_of
-from aqua_daemon.core.model import GpuPair, GpuUuid, LinkRate, SessionId
+from aqua_daemon.core.model import GpuPair, GpuUuid, LendingPolicy, LinkRate, SessionId
 from aqua_daemon.core.sizes import MIB, PROBE_SECONDS
 from tests.core.bench import FAR, GPU_BYTES, HOME, NEAR, Bench
 
 GPUS = (HOME, NEAR, FAR)
+OWNER = 20  # a pid
 LARGE = 8 * MIB  # twice the smallest slab
 
 
@@ -62,12 +64,26 @@ def outcomes(bench: Bench) -> tuple[LinkOutcome, ...]:
     return found.outcomes
 
 
-def refusal(bench: Bench, admin: SessionId) -> str:
+def refusal(bench: Bench, admin: SessionId, *pairs: GpuPair) -> str:
     """Why the link can't be measured now."""
-    ask(bench, admin)
+    ask(bench, admin, *pairs)
     assert not bench.the(ProbeLink)
     [outcome] = outcomes(bench)
     return outcome.problem
+
+
+def drain(bench: Bench, admin: SessionId) -> None:
+    bench.handle(
+        DrainRequested(
+            session_id=admin, request_id=bench.request_id(), gpus=(NEAR,), deadline_seconds=None
+        )
+    )
+
+
+def offer(bench: Bench, owner: SessionId, nbytes: int) -> None:
+    bench.handle(
+        OfferMade(session_id=owner, request_id=bench.request_id(), gpu=NEAR, nbytes=nbytes)
+    )
 
 
 def test_a_link_is_measured_by_two_sizes_and_answered() -> None:
@@ -175,16 +191,42 @@ def test_a_gpu_that_is_left_alone_is_left_alone() -> None:
 def test_a_drained_gpu_may_be_measured_unless_it_is_left_alone() -> None:
     """Nothing is lent there, so nobody is disturbed; but a quiet GPU is quiet all the same."""
     bench, admin = started()
-    drain = DrainRequested(
-        session_id=admin, request_id=bench.request_id(), gpus=(NEAR,), deadline_seconds=None
-    )
-    bench.handle(drain)
+    drain(bench, admin)
     answer(bench, ask(bench, admin), pair())
     assert outcomes(bench)[0].samples
     bench.handle(
         QuiesceRequested(session_id=admin, request_id=bench.request_id(), gpu=NEAR, seconds=60.0)
     )
     assert refusal(bench, admin) == "SHM-1: it is left alone"
+
+
+@pytest.mark.parametrize("is_drained", [False, True])
+def test_memory_that_nobody_offered_is_not_measured_with(*, is_drained: bool) -> None:
+    """Its owner may need it at once; a drain takes what is lent away, and offers nothing."""
+    bench = Bench(gpus=GPUS, lending=LendingPolicy.OFFERED)
+    admin, owner = (
+        bench.open("admin", home=None, pid=5, is_admin=True),
+        bench.open("owner", pid=OWNER),
+    )
+    bench.report(NEAR, {OWNER: MIB})
+    if is_drained:
+        drain(bench, admin)
+    assert refusal(bench, admin, pair(NEAR, HOST)).startswith("SHM-1: ")
+    offer(bench, owner, LARGE)
+    answer(bench, ask(bench, admin, pair(NEAR, HOST)), pair(NEAR, HOST))
+    assert outcomes(bench)[0].samples
+
+
+def test_a_measurement_takes_no_more_than_a_producer_lends() -> None:
+    """What the producer keeps for itself is kept from measurements, too."""
+    bench, admin = started()
+    owner = bench.open("owner", pid=OWNER)
+    bench.report(NEAR, {OWNER: MIB})
+    offer(bench, owner, LARGE - MIB)
+    assert refusal(bench, admin) == "SHM-1: its producer lends 7 MiB, 8 are needed"
+    offer(bench, owner, LARGE)
+    ask(bench, admin)
+    assert bench.the(ProbeLink)
 
 
 def test_a_gpu_without_a_keeper_says_so() -> None:

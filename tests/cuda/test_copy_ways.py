@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,10 +12,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+import aqua_client
 from aqua_client import calibrating, copy_engine, cuda_streams
 from aqua_client.copy_engine import Upload
 from aqua_client.crossover import Crossover, Measured, Way
 from aqua_client.cuda_errors import CudaError
+from aqua_client.settings import ClientSettings
 from aqua_client.streams import Pieces
 from tests.contract.tensors import noise
 from tests.cuda.engines import Engine, await_idle, running_engine
@@ -117,6 +120,28 @@ def test_many_tensors_go_by_one_call(engine: Engine, table: Crossover) -> None:
     assert all(torch.equal(*pair) for pair in zip(outs, tensors, strict=True))
 
 
+@pytest.mark.parametrize("is_large_first", [True, False])
+def test_tensors_of_different_sizes_go_as_the_mean_of_them(
+    engine: Engine, table: Crossover, *, is_large_first: bool
+) -> None:
+    """Not as those that happen to come first: as many bytes in as many pieces were measured."""
+    table.measured = tuple(
+        Measured(block_bytes=nbytes, count=BLOCKS, seconds={way: 1e-6})
+        for nbytes, way in ((4096, Way.BATCH), (MIB, Way.EACH))
+    )
+    sizes = [MIB, MIB, *[4096] * (BLOCKS - 2)]  # 56 KiB each: nearer to the small ones
+    tensors = [noise(size, seed=at, device="cpu") for at, size in enumerate(sizes)]
+    tensors = tensors if is_large_first else tensors[::-1]
+    before = process.calls["cuMemcpyBatchAsync"]
+    handles = engine.client.offload_many(tensors)
+    assert process.calls["cuMemcpyBatchAsync"] - before == 1
+    table.measured = table.measured[1:]
+    outs = engine.client.fetch_many(handles)
+    await_idle(engine)
+    assert process.calls["cuMemcpyBatchAsync"] - before == 1
+    assert all(torch.equal(*pair) for pair in zip(outs, tensors, strict=True))
+
+
 def test_a_way_that_fails_is_done_by_torch(engine: Engine, table: Crossover) -> None:
     """The bytes are right anyway."""
     table.measured = only(Way.KERNEL)
@@ -194,6 +219,30 @@ def test_a_way_that_is_refused_or_wrong_is_in_no_table(
     measure(engine, monkeypatch, table)
     engine.machine.fail("cuMemcpyBatchAsync", None)
     assert all(one.seconds.keys() == {Way.EACH, Way.TORCH} for one in table.measured)
+
+
+def test_a_client_that_closes_waits_for_no_measurement(
+    engine: Engine, table: Crossover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its slab goes back, half a table is none, and the next client's store measures again."""
+    monkeypatch.setattr(calibrating, "_begun", set())
+    monkeypatch.setattr(calibrating, "POINTS", ((4096, 16),))
+    monkeypatch.setattr(calibrating, "ROUNDS", 200)  # of 16 late copies: more than 10 s
+    settings = ClientSettings(
+        socket_path=engine.node.socket, home_gpu=engine.machine.uuids[DEVICE], close_seconds=5.0
+    )
+    cache = noise(BLOCKS * BLOCK_BYTES, seed=6, device="cpu").view(-1, BLOCK_BYTES)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", aqua_client.AquaWarning)
+        client = aqua_client.Client(settings)
+        pool = client.pool((BLOCK_BYTES,), torch.uint8)
+        wait_until(lambda: pool.store(cache, range(BLOCKS)).tier == "peer", what="it has a slab")
+    copied = process.calls["cuMemcpyAsync"]
+    wait_until(lambda: process.calls["cuMemcpyAsync"] - copied > 100, what="it is being measured")
+    client.close()
+    assert not client._pager._tiers.slabs
+    wait_until(lambda: not calibrating._begun, what="it may be measured anew")
+    assert table.measured == ()
 
 
 def test_the_benchmark_of_blocks_has_every_way(
