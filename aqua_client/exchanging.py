@@ -97,6 +97,7 @@ class Exchanging:
             for slab in given:
                 slab.is_revoked = True
                 slab.notice = None
+                slab.deadline = notice.deadline
                 if slab.fence_reason == OFFERED:
                     slab.fence_reason = notice.reason
             for slab in kept:

@@ -31,10 +31,12 @@ class News:
     def revoked(self, notice: RevokeNotice) -> None:
         """Leases are asked back. What is unknown was given back, or is not granted yet."""
         with self._tiers.lock:
+            self._tiers.revokes_heard += 1
             known = self._slabs(notice.lease_ids)
             for slab in known:
                 slab.is_revoked = True
                 slab.notice = notice
+                slab.deadline = notice.deadline
                 self._tiers.fence(slab, notice.reason)
             unknown = set(notice.lease_ids).difference(slab.lease_id for slab in known)
             if unknown:

@@ -6,6 +6,7 @@ when is `tiers`' to say.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 
@@ -164,6 +165,7 @@ class Slab:
     """A leased slab, mapped."""
 
     __slots__ = (
+        "deadline",
         "extents",
         "fence_reason",
         "idle_since",
@@ -193,6 +195,7 @@ class Slab:
         self.is_fenced = False  # nothing new may be put there
         self.is_revoked = False  # the daemon waits for an acknowledgement
         self.notice: RevokeNotice | None = None  # by which it does, until it was looked at
+        self.deadline = math.inf  # and until when, of the clock that is monotonic
         self.is_ahead = False  # borrowed before it was needed
         self.low_bytes = grant.nbytes * 3 // 4  # with more used than this the worker looks
         self.is_ended = False  # the daemon knows nothing of it: there is nobody to tell

@@ -35,11 +35,11 @@ class Tiers:
         self.slabs = self._held.by_lease
         self.in_host: dict[Place, None] = {}  # the pieces that are there, the oldest first
         self.fetched_at = 0.0  # when a fetch last began
-        # Handles that were garbage collected. Finalizers may run inside the lock, so they only
-        # append here.
+        # Handles that were garbage collected: finalizers, which may run inside the lock, append here.
         self.garbage: deque[Stored] = deque()
         # Asked back although nothing is known of them; the worker acknowledges them.
         self.unknown_leases: list[str] = []
+        self.revokes_heard = 0  # so many times leases were asked back
         # The worker looks anyway: to wake it holds up a caller longer than all else in a call.
         self.is_watched = False
         # Copies that were enqueued and may not be over: their pins go when they are.

@@ -3,7 +3,8 @@
 Story of a revoke: the session's thread fences the slabs and wakes this one; it empties each slab;
 what other threads write or read there at that moment keeps the slab in use, and the end of each
 such copy wakes this thread again; an empty slab is unmapped, then acknowledged. So a long fetch
-delays one slab, never the others.
+delays one slab, never the others. What has to go first goes first, the cheapest of that; and between
+two slabs that have to be copied it is seen whether others were asked for meanwhile.
 """
 
 from __future__ import annotations
@@ -83,6 +84,7 @@ class Worker:
         self._stuck_since: dict[str, float] = {}
         self._retry_at: dict[str, float] = {}
         self._complaints: dict[str, str] = {}  # the last that was said of a slab
+        self._revokes_heard = 0  # of which the slabs are being served
         self._is_stopping = False
         self._thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
 
@@ -103,6 +105,7 @@ class Worker:
             self._wait()
             with self._tiers.lock:
                 self._tiers.has_changed = False
+                self._revokes_heard = self._tiers.revokes_heard
                 if self._is_stopping:
                     return
                 self._tiers.collect_garbage()
@@ -171,10 +174,14 @@ class Worker:
         closed: list[Slab] = []
         tell_at = 0.0
         # Told of together: a call each would take the longest.
-        for slab in sorted(fenced, key=lambda slab: slab.copy_bytes):
+        has_copied = False
+        for slab in sorted(fenced, key=lambda slab: (slab.deadline, slab.copy_bytes)):
             if time.monotonic() < self._retry_at.get(slab.lease_id, 0.0):
                 continue
             copies, now = slab.copy_bytes, time.monotonic()
+            if has_copied and self._tiers.revokes_heard != self._revokes_heard:
+                break  # they may have less time: all are looked at again
+            has_copied |= copies > 0
             if closed and (len(closed) == MOST_TOGETHER or (copies and now >= tell_at)):
                 self._arriving.give_back(closed)
                 closed = []

@@ -6,16 +6,25 @@ Every case runs with real mappings; `paging` fails when a slab was still mapped 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable, Sequence
 
 import pytest
 import torch
 
-from aqua_client.copying import Memory
+from aqua_client import copying
+from aqua_client.copying import Memory, Span
 from aqua_client.errors import LeaseLost
 from aqua_client.records import Grant
+from aqua_client.slabs import Slab
+from aqua_client.tensors import OffloadedTensor
 from tests.client.pagers import paging, park, random_bytes, two_gpus, wait_acknowledged
 from tests.fakes.session import MIB, FakeNode
 from tests.nodes import wait_until
+
+
+def slabs_of(handles: Iterable[OffloadedTensor]) -> list[Slab]:
+    found = (place.slab for handle in handles for place in handle._stored.places)
+    return [slab for slab in found if slab is not None]
 
 
 def test_store_data_moves_to_another_gpu() -> None:
@@ -119,6 +128,32 @@ def test_what_needs_no_copy_is_acknowledged_first_and_in_one_call() -> None:
         assert [*calls[1]] == [*(set(node.acknowledged) - cached)]
         assert {handle.tier for handle in dropped} == {"lost"}
         assert moved.tier == "host"
+
+
+def test_what_has_less_time_does_not_wait_for_what_has_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An owner who gives a minute holds up no other, whose leases are asked back meanwhile."""
+    node = two_gpus(128 * MIB)
+    copies = copying.copy_spans
+    asked: list[str] = []
+
+    def others_meanwhile(pairs: Sequence[tuple[Span, Span]]) -> None:
+        if not asked:
+            asked.extend((soon, at_once))
+            node.revoke("SHM-1", [soon], seconds=2.0)
+            node.revoke("SHM-1", [at_once], seconds=0.25)
+        copies(pairs)
+
+    with paging(node) as pager:
+        sizes = (3, 6, 14, 25)  # of slabs of 4, 8, 16 and 32 MiB
+        handles = [park(pager, random_bytes(size * MIB, seed=size)) for size in sizes]
+        *patient, soon = (slab.lease_id for slab in slabs_of(handles))
+        [at_once] = (one.lease_id for one in slabs_of([park(pager, random_bytes(9), keep="cache")]))
+        monkeypatch.setattr(copying, "copy_spans", others_meanwhile)
+        wait_acknowledged(node, node.revoke("SHM-1", patient, seconds=60.0))
+        wait_acknowledged(node, (soon, at_once))
+        assert node.acknowledged == [patient[0], at_once, soon, *patient[1:]]
 
 
 def test_unknown_leases_are_acknowledged_at_once_again_and_again() -> None:
