@@ -71,6 +71,16 @@ def test_an_engine_that_grows_gets_back_what_it_is_to_keep(size: int) -> None:
     assert engine.report(batch(5 * GIB, size)) == Reclaim(nbytes=42 * GIB, reason="short")
 
 
+def test_after_a_reclaim_it_has_to_settle_anew() -> None:
+    """What was free before it says nothing, though the wait for the next offer had almost passed."""
+    engine = Engine(BatchInformer())
+    engine.settle(batch(20 * GIB))
+    engine.report(batch(20 * GIB), after=SETTLE - 1.0)
+    assert engine.report(batch(16 * GIB)) == Reclaim(nbytes=4 * GIB, reason="short")
+    assert engine.report(batch(50 * GIB), after=1.0) == Nothing(reason="settling")
+    assert engine.report(batch(50 * GIB), after=SETTLE) == Lend(nbytes=45 * GIB, reason="spare")
+
+
 def test_an_engine_that_shrinks_is_followed() -> None:
     """Not once only, as the paper's: when what was free before is that long ago."""
     engine = Engine(BatchInformer())

@@ -7,7 +7,6 @@ as it went back.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Sequence
 
 import pytest
@@ -278,57 +277,3 @@ def test_nothing_is_put_into_leases_while_the_daemon_is_gone() -> None:
         assert waiting.tier == "host"
         node.unreachable = ""
         on_peer(waiting)
-
-
-def test_it_asks_less_and_less_often_for_what_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Until a slab comes; then it is as before."""
-    monkeypatch.setattr(promotion, "LONGEST_PAUSE_SECONDS", 0.16)
-    node = full_node()
-    with paging(node) as pager:
-        handle = park(pager, random_bytes(SMALL))
-        mover = pager._worker._promotion
-        for _ in range(2):
-            asked_again(node)
-        assert mover._pause == 0.16
-        node.gpu_bytes["SHM-1"] = 64 * MIB
-        on_peer(handle)
-        assert mover._pause == promotion.FIRST_PAUSE_SECONDS
-
-
-def test_it_waits_for_fetches_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fetch a moment ago puts it off, until that has lasted."""
-    node = full_node()
-    with paging(node) as pager:
-        handle = park(pager, random_bytes(SMALL))
-        monkeypatch.setattr(promotion, "QUIET_SECONDS", 1e-3)
-        monkeypatch.setattr(promotion, "LONGEST_YIELD_SECONDS", 3600.0)
-        tiers = pager._tiers
-        with tiers.lock:
-            pager._worker._promotion._yields_until = time.monotonic() + 3600.0
-            tiers.fetched_at = time.monotonic() + 3600.0  # all the time
-        node.gpu_bytes["SHM-1"] = 64 * MIB
-        mover = pager._worker._promotion
-        for _ in range(3):
-            due = mover._due_at
-            wait_until(lambda due=due: mover._due_at > due, what="it looks, and waits")  # type: ignore[misc] # a default binds it
-        assert handle.tier == "host"
-        monkeypatch.setattr(promotion, "LONGEST_YIELD_SECONDS", 0.0)
-        mover._yields_until = 0.0
-        on_peer(handle)
-
-
-def test_it_takes_its_share_of_the_time_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a step that took long it rests three times as long."""
-    node = full_node()
-    with paging(node) as pager:
-        handles = [park(pager, random_bytes(4 * MIB, seed=seed)) for seed in range(2)]
-        copies = HeldCopies(monkeypatch)
-        node.gpu_bytes["SHM-1"] = 64 * MIB
-        assert copies.begun.wait(10.0)
-        began = time.monotonic()
-        wait_until(lambda: time.monotonic() - began > 0.1, what="the copy takes its time")
-        copies.go_on.set()
-        wait_until(lambda: "peer" in {handle.tier for handle in handles}, what="the first is there")
-        wait_until(lambda: pager._worker._promotion.seconds_left > 0.0, what="it rests")
-        assert pager._worker._promotion._due_at > began + 0.1 * promotion.SHARE
-        wait_until(lambda: {handle.tier for handle in handles} == {"peer"}, what="both are")

@@ -5,8 +5,15 @@ from __future__ import annotations
 import pytest
 
 from aqua_daemon.core.errors import InsufficientMemory
-from aqua_daemon.core.events import UNCHANGED, ProcessEnded, QuotaSet
+from aqua_daemon.core.events import (
+    UNCHANGED,
+    PresenceEnded,
+    ProcessEnded,
+    QuiesceRequested,
+    QuotaSet,
+)
 from aqua_daemon.core.instructions import NoteRebalance, SendRevoke
+from aqua_daemon.core.limits import Quota
 from aqua_daemon.core.model import (
     LeaseId,
     LeaseState,
@@ -98,14 +105,41 @@ def test_when_everybody_has_its_share_what_is_left_goes_to_who_asks() -> None:
     bench.release(alice, leases[1])
     bench.freed(leases[1])
     assert bench.grant(alice)
+    assert until_rebalanced(bench) == []
+
+
+def test_what_comes_back_already_serves_first() -> None:
+    """Carol has just given a slab back: nobody is asked for another because Bob wants one."""
+    bench = Bench(rebalance_seconds=PERIOD)
+    alice, carol = bench.open("alice"), bench.open("carol", tenant=CAROL, pid=13)
+    for _ in range(4):
+        bench.grant(alice)
+    given, _ = bench.grant(carol), bench.grant(carol)
+    bob = bench.open("bob", tenant=BOB, pid=12)
+    rest(bench, alice, carol, bob)
+    bench.release(carol, given)
+    lacks(bench, bob)
+    assert until_rebalanced(bench) == []
+    bench.freed(given)
+    bench.grant(bob)
+
+
+def test_who_was_not_heard_wants_nothing() -> None:
+    """Until it is back nothing could be granted to it: nobody gives anything up for it."""
+    bench, alice, _, bob = crowded()
+    lacks(bench, bob)
+    bench.handle(PresenceEnded(session_id=bob))
+    assert until_rebalanced(bench) == []
+    assert bench.grant(alice, nbytes=4 * MIB)  # nor does it bar others
 
 
 def test_a_want_that_is_not_repeated_is_forgotten() -> None:
     """A client that has gone to host memory for good takes nothing from others."""
     bench, alice, _, bob = crowded(period=WANT_SECONDS + 5.0)
     lacks(bench, bob)
-    rest(bench, alice, bob, seconds=WANT_SECONDS + 6.0)
-    assert bench.the(SendRevoke) == []
+    for _ in range(int(WANT_SECONDS + 6.0)):
+        rest(bench, alice, bob, seconds=0.0)
+        assert bench.the(SendRevoke) == []
 
 
 def test_a_want_ends_with_its_process() -> None:
@@ -158,6 +192,37 @@ def test_a_weight_decides_how_much_each_gets() -> None:
     )
     [note] = until_rebalanced(bench)
     assert note.nbytes == SLAB
+
+
+def test_a_weight_divides_a_tenant_among_its_sub_tenants_too() -> None:
+    """Two to one between blue and red of one tenant: of blue's six slabs one is above its part."""
+    bench = Bench(rebalance_seconds=PERIOD)
+    blue = bench.open("blue", tenant=TenantName("alice+blue"))
+    for _ in range(6):
+        bench.grant(blue)
+    red = bench.open("red", tenant=TenantName("alice+red"), pid=12)
+    bench.broker._books.quotas[TenantName("alice+blue")] = Quota(
+        revision=1, nbytes=None, weight=2.0
+    )
+    rest(bench, blue, red)
+    with pytest.raises(InsufficientMemory):
+        bench.ask(red, wanted_bytes=1024 * MIB)
+    [note] = until_rebalanced(bench)
+    assert note.nbytes == SLAB
+
+
+def test_a_quiet_gpu_gives_nothing_back_by_choice() -> None:
+    """An engine measures its memory there; the books say why it was not done."""
+    bench, _, _, bob = crowded()
+    admin = bench.open("admin", tenant=TenantName("root"), home=None, pid=1, is_admin=True)
+    quiet = QuiesceRequested(
+        session_id=admin, request_id=bench.request_id(), gpu=NEAR, seconds=60.0
+    )
+    bench.handle(quiet)
+    lacks(bench, bob)
+    [note] = until_rebalanced(bench)
+    assert (note.nbytes, note.block) == (0, RebalanceBlock.QUIET)
+    assert bench.the(SendRevoke) == []
 
 
 def test_without_a_period_first_come_is_first_served() -> None:

@@ -186,6 +186,7 @@ def test_a_second_drain_does_not_ask_again_and_gives_no_more_time() -> None:
     bench.tick(1.5)
     again = drain(bench, NEAR, seconds=60.0)
     assert again.deadline_seconds == pytest.approx(STANDARD_REVOKE_SECONDS - 1.5)
+    assert again.copy_seconds == SLAB / bench.settings.host_bytes_per_second
     assert asked_back(bench) == set()
     bench.tick(1.0)
     late = drain(bench, NEAR)
@@ -217,6 +218,7 @@ def test_a_new_daemon_asks_back_what_it_finds_on_a_drained_gpu() -> None:
     bench.attach(HOME, NEAR, slabs=tuple(bench.tags.values()))
     assert bench.state(lease_id) is LeaseState.REVOKING
     bench.tick(STANDARD_REVOKE_SECONDS + 1.0)
+    assert bench.state(lease_id) is LeaseState.REVOKING
     bench.reattach(session, use(lease_id))
     assert asked_back(bench) == {lease_id}
     bench.acknowledge(session, lease_id)

@@ -191,6 +191,13 @@ def test_many_small_lacks_are_one_slab_that_somebody_has_too_many() -> None:
     assert (moved.tenant, moved.nbytes) == ("a", 8)
 
 
+def test_a_share_that_breathes_leaves_slabs_where_they_are() -> None:
+    """What is left when all are rounded down goes to who has it, though another misses more."""
+    shares = {TenantName("a"): 6.5, TenantName("b"): 5.5}
+    assert in_whole_slabs(shares, (party("a", 4, 8), party("b", 8)), 4) == {"a": 4, "b": 8}
+    assert in_whole_slabs(shares, (party("a", 8), party("b", 4, 8)), 4) == {"a": 8, "b": 4}
+
+
 @given(_DEMANDS, st.integers(0, 2000), st.integers(1, 50))
 def test_whole_slabs_are_near_their_shares_and_stay(
     wanted: dict[str, tuple[int, float]], capacity: int, slab: int

@@ -66,7 +66,7 @@ def test_the_narrower_end_decides_then_the_lender_that_is_shared_less_then_room(
     """What arrives is no more than what leaves there, nor than the borrower's own links take."""
     wide = reached("A", 64, egress=375.0, ingress=125.0)
     assert choice(wide, reached("B", 64, egress=187.0, ingress=187.0)) == "B"
-    assert choice(wide, reached("B", 64, egress=125.0, ingress=375.0)) == "A"
+    assert choice(wide, reached("B", 65, egress=125.0, ingress=375.0)) == "A"
     assert choice(wide, reached("B", 65, egress=375.0, ingress=125.0)) == "B"
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from aqua_daemon.core.events import KeeperDetached, OfferMade
+from aqua_daemon.core.events import KeeperDetached, OfferMade, QuiesceRequested
 from aqua_daemon.core.model import LendingPolicy
 from aqua_daemon.core.sizes import MIB
-from tests.core.bench import GPU_BYTES, HOME, NEAR, SLAB, Bench
+from tests.core.bench import CACHE, GPU_BYTES, HOME, NEAR, SLAB, Bench
 
 RAMP = 5.0
 
@@ -67,4 +67,32 @@ def test_a_gpu_whose_keeper_was_away_begins_anew() -> None:
     bench.attach(NEAR)
     assert lendable(bench) == SLAB
     bench.tick(RAMP + 0.2)
+    assert lendable(bench) > 5 * SLAB
+
+
+def test_a_ramp_begins_above_what_is_lent_already() -> None:
+    """After a quiet time one slab more than is lent may be lent, and then never less than that."""
+    bench = Bench(ramp_seconds=RAMP)
+    session = bench.open()
+    for _ in range(3):
+        bench.grant(session, safety_class=CACHE)
+    admin = bench.open("admin", home=None, pid=1, is_admin=True)
+    bench.handle(
+        QuiesceRequested(session_id=admin, request_id=bench.request_id(), gpu=NEAR, seconds=1.0)
+    )
+    bench.tick(1.0)
+    assert lendable(bench) == SLAB
+    bench.tick(0.5)
+    assert lendable(bench) >= SLAB
+
+
+def test_a_ramp_ends_however_seldom_it_is_looked_at() -> None:
+    """One look early, one long afterwards."""
+    bench = Bench(lending=LendingPolicy.OFFERED, ramp_seconds=RAMP)
+    bench.tick()
+    offered(bench, GPU_BYTES)
+    bench.now += 0.5
+    bench.tick()
+    bench.now += 20.0
+    bench.tick()
     assert lendable(bench) > 5 * SLAB

@@ -14,7 +14,7 @@ from aqua_daemon.core.events import OfferMade, ProcessEnded, ReclaimRequested, S
 from aqua_daemon.core.instructions import AnswerDenied, AnswerOffer, AnswerReclaim, SendRevoke
 from aqua_daemon.core.model import GpuUuid, LeaseId, LeaseState, RequestId, SessionId
 from aqua_daemon.core.sizes import MIB
-from tests.core.bench import HOME, NEAR, SLAB, Bench
+from tests.core.bench import CACHE, HOME, NEAR, SLAB, STORE, Bench
 
 
 def owner_of(bench: Bench, *, pid: int = 50) -> SessionId:
@@ -121,6 +121,32 @@ def test_what_was_reclaimed_is_not_lent_again() -> None:
     bench.handle(SessionClosed(session_id=owner))
     assert bench.gpu(NEAR).lend_limit_bytes is None
     assert bench.state(bench.grant(borrower)) is LeaseState.LEASED
+
+
+def test_a_reclaim_raises_no_offer() -> None:
+    """What was offered last, though less than is lent, is still all that may be lent."""
+    bench = Bench()
+    owner, borrower, _ = lent(bench, 3)
+    offer(bench, owner, SLAB)
+    bench.reclaim(owner, SLAB)
+    [order] = bench.the(SendRevoke)
+    bench.acknowledge(borrower, *order.lease_ids)
+    bench.freed(*order.lease_ids)
+    assert bench.gpu(NEAR).lend_limit_bytes == SLAB
+
+
+def test_a_reclaim_is_answered_after_the_latest_of_its_deadlines() -> None:
+    """Dropping `cache` takes a quarter of a second; what has to be copied is waited for, too."""
+    bench = Bench()
+    owner = owner_of(bench)
+    borrower = bench.open("borrower", pid=60)
+    late = [bench.grant(borrower, safety_class=one) for one in (CACHE, STORE)]
+    bench.reclaim(owner, 2 * SLAB)
+    bench.tick(3.9)
+    assert bench.the(AnswerReclaim) == []
+    bench.acknowledge(borrower, *late)
+    bench.freed(*late)
+    assert bench.the(AnswerReclaim)[0].freed_bytes == 2 * SLAB
 
 
 def test_a_reclaim_of_what_nobody_borrows_is_answered_at_once() -> None:

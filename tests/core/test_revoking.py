@@ -6,10 +6,14 @@ import pytest
 
 from aqua_daemon.core.events import SlabAllocated
 from aqua_daemon.core.instructions import AnswerDenied, AnswerReclaim, FreeSlab, SendRevoke
-from aqua_daemon.core.limits import Quota
 from aqua_daemon.core.model import LeaseId, LeaseState, RevokeReason
-from aqua_daemon.core.sizes import CACHE_REVOKE_SECONDS, MIB, STANDARD_REVOKE_SECONDS
-from tests.core.bench import BOB, CACHE, GPU_BYTES, NEAR, SLAB, STORE, Bench, use
+from aqua_daemon.core.sizes import (
+    CACHE_REVOKE_SECONDS,
+    LONGEST_REVOKE_SECONDS,
+    MIB,
+    STANDARD_REVOKE_SECONDS,
+)
+from tests.core.bench import BOB, CACHE, FAR, GPU_BYTES, HOME, NEAR, SLAB, STORE, Bench, use
 
 
 def revoking(bench: Bench) -> set[LeaseId]:
@@ -263,77 +267,31 @@ def test_a_reclaim_in_a_storm_is_answered_after_the_later_deadline() -> None:
     assert bench.the(AnswerReclaim)[0].quarantined_bytes == 4 * SLAB
 
 
-def test_who_holds_more_than_its_part_is_asked_first_then_who_has_less_priority() -> None:
-    """Bob's one slab stays while Alice has three, though hers are warmer; priority breaks a tie."""
-    bench = Bench()
-    alice, bob = bench.open("alice"), bench.open("bob", tenant=BOB, pid=12)
-    his = bench.grant(bob)
-    hers = [bench.grant(alice) for _ in range(3)]
-    bench.keepalive(bob, use(his, idle_seconds=50.0))
-    bench.keepalive(alice, *[use(one, idle_seconds=1.0) for one in hers])
-    bench.report(NEAR, {50: GPU_BYTES - 4 * SLAB - 8 * MIB})  # 17.6 MiB short of the reserve
+def test_a_storm_counts_what_is_under_way_already() -> None:
+    """Whoever is asked second shares the way with the first, and is given the time of both."""
+    bench = Bench(host_bytes_per_second=float(16 * MIB), gpus=(HOME, NEAR, FAR))
+    session = bench.open()
+    for _ in range(4):
+        bench.grant(session)
+    near = sum(lease.lender == NEAR for lease in bench.snapshot.leases)
+    assert 0 < near < 4
+    owners = {gpu: bench.open(gpu, pid=pid, home=gpu) for gpu, pid in ((NEAR, 50), (FAR, 51))}
+    bench.report(NEAR, {50: MIB})
+    bench.report(FAR, {51: MIB})
+    bench.reclaim(owners[NEAR], 4 * SLAB)
+    bench.reclaim(owners[FAR], 4 * SLAB, gpu=FAR)
     [order] = bench.the(SendRevoke)
-    assert order.session_id == alice
-    bench = Bench()
-    bench.broker._books.quotas[BOB] = Quota(revision=1, nbytes=None, priority=-1)
-    alice, bob = bench.open("alice"), bench.open("bob", tenant=BOB, pid=12)
-    bench.grant(alice)
-    bench.grant(bob)
-    bench.report(NEAR, {50: GPU_BYTES - 2 * SLAB - 8 * MIB})
+    assert order.deadline - bench.now == pytest.approx(4 * SLAB / (16 * MIB))
+
+
+def test_no_storm_lasts_for_ever() -> None:
+    """However slow the way is, an owner waits for a minute at most."""
+    bench = Bench(host_bytes_per_second=float(MIB))
+    owner = bench.open("owner", pid=50, home=NEAR)
+    bench.report(NEAR, {50: MIB})
+    session = bench.open()
+    for _ in range(4):
+        bench.grant(session)
+    bench.reclaim(owner, 4 * SLAB)
     [order] = bench.the(SendRevoke)
-    assert order.session_id == bob
-
-
-def test_a_session_that_let_a_deadline_pass_is_asked_after_all_others() -> None:
-    """The reserve is not made whole by asking who is stuck, though what he holds is the cheapest."""
-    bench = Bench()
-    stuck, busy = bench.open("stuck"), bench.open("busy", tenant=BOB, pid=12)
-    kept, other = bench.grant(stuck), bench.grant(stuck)
-    used = [bench.grant(busy) for _ in range(2)]
-    bench.report(NEAR, {11: 0})
-    bench.reclaim(stuck, 1)
-    [first] = revoking(bench)
-    unused = other if first == kept else kept
-    bench.tick(2.1)
-    assert bench.state(first) is LeaseState.QUARANTINED
-    bench.keepalive(stuck, use(unused, used_bytes=0))
-    bench.keepalive(busy, *map(use, used))
-    bench.reclaim(stuck, 2 * SLAB)
-    assert revoking(bench) == set(used)
-    bench.reclaim(stuck, 3 * SLAB)
-    assert revoking(bench) == {*used, unused}  # nobody else has any
-
-
-def test_a_session_that_answered_late_is_asked_as_any_other() -> None:
-    """What it holds is the cheapest again."""
-    bench = Bench()
-    late, busy = bench.open("late"), bench.open("busy", tenant=BOB, pid=12)
-    pair, used = [bench.grant(late), bench.grant(late)], bench.grant(busy)
-    bench.report(NEAR, {11: 0})
-    bench.reclaim(late, 1)
-    [first] = revoking(bench)
-    bench.tick(2.1)
-    bench.acknowledge(late, first)
-    bench.freed(first)
-    [unused] = set(pair) - {first}
-    bench.keepalive(late, use(unused, used_bytes=0))
-    bench.keepalive(busy, use(used))
-    bench.reclaim(late, SLAB)
-    assert revoking(bench) == {unused}
-
-
-def test_what_was_never_made_for_a_silent_session_still_goes_first() -> None:
-    """Nobody has to be asked for it."""
-    bench = Bench()
-    stuck, busy = bench.open("stuck"), bench.open("busy", tenant=BOB, pid=12)
-    bench.grant(stuck)
-    bench.report(NEAR, {50: GPU_BYTES - SLAB - 16 * MIB})  # an owner grows into the reserve
-    bench.tick(2.1)
-    assert bench.gpu(NEAR).quarantined_bytes == SLAB
-    bench.report(NEAR, {})
-    bench.grant(busy)
-    unmade = bench.ask(stuck)
-    bench.report(NEAR, {50: GPU_BYTES - 3 * SLAB - 16 * MIB})
-    assert revoking(bench) == set()
-    bench.handle(SlabAllocated(lease_id=unmade))
-    assert bench.the(FreeSlab) == [FreeSlab(gpu=NEAR, lease_id=unmade)]
+    assert order.deadline - bench.now == LONGEST_REVOKE_SECONDS

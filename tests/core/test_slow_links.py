@@ -135,6 +135,20 @@ def test_a_clients_word_is_bounded_and_names_nobody() -> None:
     assert list(dict.fromkeys(found)) == [gpus[2], gpus[1], gpus[3]]
 
 
+def test_a_clients_word_halves_what_a_link_is_worth_at_most() -> None:
+    """A lender that was measured as twice as fast as another is never taken for the slower one."""
+    home, near, far = (GpuUuid(name) for name in ("home", "near", "far"))
+    scores = LinkScores(gpus=(home, near, far))
+    for peer in (near, far):
+        rate = LinkRate(latency_seconds=1e-5, bytes_per_second=125.0 * GB)
+        scores.note(GpuPair(source=peer, target=home), rate)
+    measured = scores.worth(near, home)
+    for seconds, peer in ((1000.0, near), (0.01, far)) * 50:
+        scores.refine([LinkUse(lender=peer, fetches=1, nbytes=2**30, seconds=seconds)], home)
+    assert scores.worth(far, home) == measured
+    assert scores.worth(near, home) == pytest.approx(measured / 2, rel=0.1)
+
+
 @pytest.mark.parametrize(
     "use",
     [

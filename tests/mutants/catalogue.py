@@ -5,7 +5,8 @@ from __future__ import annotations
 from tests.mutants.core import CORE
 from tests.mutants.cuda import CUDA
 from tests.mutants.edges import EDGES
+from tests.mutants.elastic import ELASTIC
 from tests.mutants.exchanges import EXCHANGES
 from tests.mutants.scheduling import SCHEDULING
 
-MUTANTS = (*CORE, *EXCHANGES, *EDGES, *CUDA, *SCHEDULING)
+MUTANTS = (*CORE, *ELASTIC, *EXCHANGES, *EDGES, *CUDA, *SCHEDULING)

@@ -1,0 +1,310 @@
+"""Faults of elastic lending: newcomers, ramps, reclaims, whose leases go first, fair shares, drains."""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import Mutant
+
+_LENDING = "tests/core/test_lending.py"
+_RECLAIMING = "tests/core/test_reclaiming.py"
+_FIRST = "tests/core/test_whose_go_first.py"
+_BALANCING = "tests/core/test_balancing.py"
+_INFORMING = "tests/client/test_informing.py"
+_PROMOTION = "tests/client/test_promotion.py"
+_PACE = "tests/client/test_promotion_pace.py"
+
+ELASTIC = (
+    Mutant(
+        name="a newcomer gets half of its GPU back",
+        path="aqua_daemon/core/lending.py",
+        old="revoke_bytes(turn, account, account.held_bytes, reason",
+        new="revoke_bytes(turn, account, account.held_bytes // 2, reason",
+        tests=(f"{_LENDING}::test_a_new_process_gets_all_of_its_gpu_back_at_once",),
+    ),
+    Mutant(
+        name="a newcomer is alone before all has come back",
+        path="aqua_daemon/core/lending.py",
+        old="if account.held_bytes > quarantined_bytes and not",
+        new="if False and not",
+        tests=(f"{_LENDING}::test_it_is_alone_from_when_all_has_come_back",),
+    ),
+    Mutant(
+        name="a newcomer waits for who hangs",
+        path="aqua_daemon/core/lending.py",
+        old="quarantined_bytes = account.bytes_in[QUARANTINED]",
+        new="quarantined_bytes = 0",
+        tests=(f"{_LENDING}::test_what_does_not_come_back_is_not_waited_for",),
+    ),
+    Mutant(
+        name="a newcomer sees free memory change",
+        path="aqua_daemon/core/accounts.py",
+        old=" or (self.newcomer is not None and self.newcomer.is_alone)",
+        new="",
+        tests=(f"{_LENDING}::test_what_was_late_for_others_is_freed_when_it_is_alone_no_more",),
+    ),
+    Mutant(
+        name="what is offered has to settle",
+        path="aqua_daemon/core/lending.py",
+        old="is_auto = account.policy is AUTO",
+        new="is_auto = True",
+        tests=(f"{_LENDING}::test_what_is_offered_may_be_lent_at_once",),
+    ),
+    Mutant(
+        name="a ramp falls below what is lent",
+        path="aqua_daemon/core/ramping.py",
+        old="max(account.ramp.most_bytes, step_bytes + int(part * account.total_bytes))",
+        new="step_bytes + int(part * account.total_bytes)",
+        tests=("tests/core/test_ramping.py::test_a_ramp_begins_above_what_is_lent_already",),
+    ),
+    Mutant(
+        name="a new lender is flooded",
+        path="aqua_daemon/core/ramping.py",
+        old="most_bytes=account.held_bytes + step_bytes",
+        new="most_bytes=account.total_bytes",
+        tests=(
+            "tests/core/test_ramping.py::test_a_gpu_that_begins_to_lend_lends_one_slab_first_and_all_in_the_end",
+        ),
+    ),
+    Mutant(
+        name="what is owed waits for the quiet to end",
+        path="aqua_daemon/core/returning.py",
+        old="if account.is_quiet and not _is_owed(turn, lease):",
+        new="if account.is_quiet:",
+        tests=("tests/core/test_quiescing.py::test_what_is_owed_to_a_reclaim_is_freed_at_once",),
+    ),
+    Mutant(
+        name="what comes back is freed under an engine that measures",
+        path="aqua_daemon/core/returning.py",
+        old="if account.is_quiet and not _is_owed(turn, lease):",
+        new="if False:",
+        tests=("tests/core/test_quiescing.py::test_what_comes_back_is_freed_afterwards",),
+    ),
+    Mutant(
+        name="what was reclaimed is lent again",
+        path="aqua_daemon/core/reclaiming.py",
+        old="account.limits[event.session_id] = min(limit, staying_bytes)",
+        new="pass",
+        tests=(f"{_RECLAIMING}::test_what_was_reclaimed_is_not_lent_again",),
+    ),
+    Mutant(
+        name="a reclaim raises an offer",
+        path="aqua_daemon/core/reclaiming.py",
+        old="min(limit, staying_bytes)",
+        new="staying_bytes",
+        tests=(f"{_RECLAIMING}::test_a_reclaim_raises_no_offer",),
+    ),
+    Mutant(
+        name="a reclaim is over at its first deadline",
+        path="aqua_daemon/core/reclaiming.py",
+        old="return max(deadlines, default",
+        new="return min(deadlines, default",
+        tests=(f"{_RECLAIMING}::test_a_reclaim_is_answered_after_the_latest_of_its_deadlines",),
+    ),
+    Mutant(
+        name="whoever likes takes a GPU's memory back",
+        path="aqua_daemon/core/reclaiming.py",
+        old="if session.process.pid not in account.owner_bytes:",
+        new="if False:",
+        tests=(f"{_RECLAIMING}::test_only_a_process_of_the_gpu_may_offer_or_reclaim_it",),
+    ),
+    Mutant(
+        name="a storm counts itself alone",
+        path="aqua_daemon/core/revoking.py",
+        old="return (under_way + more) /",
+        new="return more /",
+        tests=("tests/core/test_revoking.py::test_a_storm_counts_what_is_under_way_already",),
+    ),
+    Mutant(
+        name="who has priority keeps more than its part",
+        path="aqua_daemon/core/revoking.py",
+        old="(rank, tenant not in above, priority)",
+        new="(rank, priority, tenant not in above)",
+        tests=(f"{_FIRST}::test_who_is_above_its_part_is_asked_before_who_has_less_priority",),
+    ),
+    Mutant(
+        name="what has to be copied goes before what is empty",
+        path="aqua_daemon/core/revoking.py",
+        old="for key in sorted(alike):",
+        new="for key in sorted(alike, key=lambda one: (one[1], one[0], one[2])):",
+        tests=(f"{_FIRST}::test_what_costs_nothing_goes_before_anything_that_is_used",),
+    ),
+    Mutant(
+        name="all parts are equal",
+        path="aqua_daemon/core/revoking.py",
+        old="if held[owner] > each * weight}",
+        new="if held[owner] > each}",
+        tests=(f"{_FIRST}::test_a_part_is_by_weight",),
+    ),
+    Mutant(
+        name="nobody has time to hear of a drain again",
+        path="aqua_daemon/core/revoking.py",
+        old="turn.now + max(seconds, least_seconds)",
+        new="turn.now + seconds",
+        tests=(
+            "tests/core/test_draining.py::test_a_new_daemon_asks_back_what_it_finds_on_a_drained_gpu",
+        ),
+    ),
+    Mutant(
+        name="a dry run drains",
+        path="aqua_daemon/core/draining.py",
+        old="if not event.is_dry_run:",
+        new="if True:",
+        tests=("tests/core/test_draining.py::test_a_dry_run_says_what_is_done_and_does_nothing",),
+    ),
+    Mutant(
+        name="a want is remembered for ever",
+        path="aqua_daemon/core/balancing.py",
+        old="turn.now - want.at < WANT_SECONDS",
+        new="want.at <= turn.now",
+        tests=(f"{_BALANCING}::test_a_want_that_is_not_repeated_is_forgotten",),
+    ),
+    Mutant(
+        name="who was not heard wants more",
+        path="aqua_daemon/core/balancing.py",
+        old="is_there = session is not None and session.state is LIVE",
+        new="is_there = session is not None",
+        tests=(f"{_BALANCING}::test_who_was_not_heard_wants_nothing",),
+    ),
+    Mutant(
+        name="what was granted is still wanted",
+        path="aqua_daemon/core/balancing.py",
+        old="want = turn.books.wants.pop(session.session_id, None)",
+        new="want = turn.books.wants.get(session.session_id)",
+        tests=(f"{_BALANCING}::test_when_everybody_has_its_share_what_is_left_goes_to_who_asks",),
+    ),
+    Mutant(
+        name="what comes back already is asked of others",
+        path="aqua_daemon/core/balancing.py",
+        old="turn.ledger.gpus[gpu].coming_bytes + _grantable",
+        new="_grantable",
+        tests=(f"{_BALANCING}::test_what_comes_back_already_serves_first",),
+    ),
+    Mutant(
+        name="a quiet GPU gives back by choice",
+        path="aqua_daemon/core/balancing.py",
+        old="        elif turn.ledger.gpus[lease.lender].is_quiet:\n",
+        new="        elif False:\n",
+        tests=(f"{_BALANCING}::test_a_quiet_gpu_gives_nothing_back_by_choice",),
+    ),
+    Mutant(
+        name="sub-tenants are all equal",
+        path="aqua_daemon/core/balancing.py",
+        old="weight=turn.books.weight_of(tenant) if owner_of(tenant) != tenant else 1.0,",
+        new="weight=1.0,",
+        tests=(f"{_BALANCING}::test_a_weight_divides_a_tenant_among_its_sub_tenants_too",),
+    ),
+    Mutant(
+        name="a share that breathes moves slabs",
+        path="aqua_daemon/core/fairness.py",
+        old="(held[tenant] <= found[tenant], found[tenant] - shares[tenant])",
+        new="found[tenant] - shares[tenant]",
+        tests=(
+            "tests/core/test_fairness.py::test_a_share_that_breathes_leaves_slabs_where_they_are",
+        ),
+    ),
+    Mutant(
+        name="clients' words are believed whatever they say",
+        path="aqua_daemon/core/scores.py",
+        old="max(LEAST_PART, used / best)",
+        new="used / best",
+        tests=(
+            "tests/core/test_slow_links.py::test_a_clients_word_halves_what_a_link_is_worth_at_most",
+        ),
+    ),
+    Mutant(
+        name="the wider end of a link counts",
+        path="aqua_daemon/core/placement.py",
+        old="return min(egress, ingress) if",
+        new="return max(egress, ingress) if",
+        tests=(
+            "tests/core/test_placement.py::test_the_narrower_end_decides_then_the_lender_that_is_shared_less_then_room",
+        ),
+    ),
+    Mutant(
+        name="an older revision is taken",
+        path="aqua_daemon/core/quotas.py",
+        old="if after.revision < before.revision:",
+        new="if False:",
+        tests=("tests/core/test_quotas.py::test_the_later_revision_wins",),
+    ),
+    Mutant(
+        name="a long revoke holds up a short one",
+        path="aqua_client/worker.py",
+        old="if has_copied and self._tiers.revokes_heard != self._revokes_heard:",
+        new="if False:",
+        tests=(
+            "tests/client/test_revokes.py::test_what_has_less_time_does_not_wait_for_what_has_more",
+        ),
+    ),
+    Mutant(
+        name="the cheapest goes before what has less time",
+        path="aqua_client/worker.py",
+        old="key=lambda slab: (slab.deadline, slab.copy_bytes)",
+        new="key=lambda slab: slab.copy_bytes",
+        tests=(
+            "tests/client/test_revokes.py::test_what_has_less_time_does_not_wait_for_what_has_more",
+        ),
+    ),
+    Mutant(
+        name="an engine offers what it had for a moment",
+        path="aqua_client/informing/margins.py",
+        old="if now - self._since < self._margins.settle_seconds:",
+        new="if False:",
+        tests=(f"{_INFORMING}::test_a_calm_engine_offers_its_spare_kv_memory",),
+    ),
+    Mutant(
+        name="promotion does not yield to a fetch",
+        path="aqua_client/promotion.py",
+        old="if began - self._tiers.fetched_at < QUIET_SECONDS and began < self._yields_until:",
+        new="if False:",
+        tests=(f"{_PACE}::test_it_waits_for_fetches_but_not_for_ever",),
+    ),
+    Mutant(
+        name="promotion has all of the time",
+        path="aqua_client/promotion.py",
+        old="(SHARE - 1) * (now - began)",
+        new="0.0 * (now - began)",
+        tests=(f"{_PACE}::test_it_takes_its_share_of_the_time_at_most",),
+    ),
+    Mutant(
+        name="all is promoted in one step",
+        path="aqua_client/promotion.py",
+        old="while moved_bytes < STEP_BYTES:",
+        new="while True:",
+        tests=(f"{_PACE}::test_it_takes_its_share_of_the_time_at_most",),
+    ),
+    Mutant(
+        name="a revoke waits for all that is promoted",
+        path="aqua_client/promotion.py",
+        old="found = None if self._tiers.has_changed else self._next()",
+        new="found = self._next()",
+        tests=(f"{_PACE}::test_news_ends_a_step",),
+    ),
+    Mutant(
+        name="who was refused asks at once",
+        path="aqua_client/promotion.py",
+        old="self._asks_at = time.monotonic() + self._pause",
+        new="self._asks_at = 0.0",
+        tests=(f"{_PACE}::test_until_then_it_does_not_ask",),
+    ),
+    Mutant(
+        name="a reclaim is followed by an offer at once",
+        path="aqua_client/informing/margins.py",
+        old="        self.disturb()\n        kept_bytes",
+        new="        kept_bytes",
+        tests=(f"{_INFORMING}::test_after_a_reclaim_it_has_to_settle_anew",),
+    ),
+    Mutant(
+        name="the coldest is promoted first",
+        path="aqua_client/promotion.py",
+        old="key=lambda one: one.stored.used_at",
+        new="key=lambda one: -one.stored.used_at",
+        tests=(f"{_PROMOTION}::test_what_was_fetched_last_comes_first",),
+    ),
+    Mutant(
+        name="a revoke does not cancel a promotion",
+        path="aqua_client/promotion.py",
+        old="if target.slab is None or target.slab.is_fenced:",
+        new="if target.slab is None:",
+        tests=(f"{_PROMOTION}::test_a_revoke_cancels_it",),
+    ),
+)
