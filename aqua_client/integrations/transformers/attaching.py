@@ -28,6 +28,7 @@ def attach(
     write_through: bool = True,
     ahead_bytes: int = AHEAD_BYTES,
     fair: FairSettings | None = None,
+    parks: bool = True,
 ) -> Paging:
     """Have *manager* page its requests' KV caches to leases; before it is started.
 
@@ -43,7 +44,8 @@ def attach(
     whose turn comes next is brought to the device before there is room for it in the cache, beside
     which it is meanwhile; 0 brings nothing, as the engine's own schedulers do, which do not say who
     is next. *fair*: how requests share the engine where its `scheduler_type` is "aqua_fair"; its
-    block size is the engine's.
+    block size is the engine's. *parks* False: nothing is copied, and whoever gives way is computed
+    again, as the engine's own schedulers do it: cheaper than a copy where requests are short.
 
     Raises:
         InvalidRequest: the manager has been started, its transformers or its settings are not
@@ -54,9 +56,8 @@ def attach(
         raise InvalidRequest("the manager is running: attach to it before manager.start()")
     _check_settings(manager)
     processor = engine.processor_of(manager)
-    paging = Paging(
-        processor, client or aqua_client, write_through=write_through, ahead_bytes=ahead_bytes
-    )
+    pools = (client or aqua_client) if parks else None
+    paging = Paging(processor, pools, write_through=write_through, ahead_bytes=ahead_bytes)
     processor.offloading_manager = paging
     _tell_of_ends(paging)
     if isinstance(paging.scheduler, FairBatches):

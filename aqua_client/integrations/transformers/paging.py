@@ -10,7 +10,6 @@ All but the writing happens in the engine's thread, between two steps of the mod
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from aqua_client.errors import AquaError
 from aqua_client.integrations.transformers import engine
 from aqua_client.integrations.transformers.ahead import Ahead
 from aqua_client.integrations.transformers.copies import Blocks, Copies, GroupStore, Pools
+from aqua_client.integrations.transformers.telling import Telling
 from aqua_client.scheduling import Swap
 from aqua_client.torch_streams import new_stream
 
@@ -33,10 +33,6 @@ if TYPE_CHECKING:
         FutureRequestState,
         RequestState,
     )
-
-
-logger = logging.getLogger("aqua")
-COMPUTED_AGAIN = "request %s will be computed again: %s"
 
 
 @dataclass(slots=True)
@@ -60,7 +56,7 @@ class Paging(OffloadingManager):
     def __init__(
         self,
         processor: ContinuousBatchProcessor,
-        pools: Pools,
+        pools: Pools | None,  # None: nothing is parked
         *,
         write_through: bool,
         ahead_bytes: int,
@@ -72,13 +68,16 @@ class Paging(OffloadingManager):
         self._side = (
             None if self._compute_stream is None else new_stream(self._compute_stream.device)
         )
-        self._stores = tuple(GroupStore(group, pools) for group in engine.kv_groups(stock.cache))
+        self._stores: tuple[GroupStore, ...] = ()
+        if pools is not None:
+            self._stores = tuple(GroupStore(one, pools) for one in engine.kv_groups(stock.cache))
         self._kept: dict[str, tuple[Copies, ...]] = {}
         self._parked: set[str] = set()
         self._just_back: set[str] = set()
         self._looked = 0
         self.soon: Sequence[str] = ()  # who will come back next, as far as the scheduler knows
         self._counts = Counts()
+        self._telling = Telling()
         self._writer = (
             ThreadPoolExecutor(1, thread_name_prefix="aqua-write-through")
             if write_through
@@ -152,7 +151,7 @@ class Paging(OffloadingManager):
                 try:
                     self._restore(scheduled)
                 except AquaError as error:
-                    logger.warning(COMPUTED_AGAIN, scheduled.state.request_id, error)
+                    self._telling.computed_again(scheduled.state.request_id, error)
                     lost.append(scheduled)
         for scheduled in lost:
             batch.remove(scheduled)
@@ -226,6 +225,8 @@ class Paging(OffloadingManager):
             self.forget(request_id)
 
     def _park(self, state: RequestState, tables: Mapping[str, Sequence[int]] | None) -> bool:
+        if not self._stores:
+            return False
         request_id = state.request_id
         nbytes, began = 0, time.perf_counter()
         try:
@@ -235,7 +236,7 @@ class Paging(OffloadingManager):
                     table = (tables or {}).get(group.name, group.table_of(request_id))
                     nbytes += copies.park(table, state.position_offset)
         except AquaError as error:
-            logger.warning(COMPUTED_AGAIN, request_id, error)
+            self._telling.computed_again(request_id, error)
             self.forget(request_id)
             return False
         self._counts.tail_bytes += nbytes

@@ -14,6 +14,7 @@ from transformers.generation.continuous_batching.continuous_api import Continuou
 
 from aqua_client.integrations.transformers import attach
 from aqua_client.integrations.transformers.copies import Pools
+from aqua_client.integrations.transformers.fair import NAME as FAIR
 from tests.benchmarks.figure import percentile
 from tests.benchmarks.long_prompt.shapes import model
 from tests.benchmarks.responsiveness.scales import Scale
@@ -70,14 +71,15 @@ def serve(
     scheduler: str,
     client: Pools | None,
 ) -> Summary:
-    """Serve them all. *client*: whose leases a request is parked in; None: the engine as it is.
+    """Serve them all. *client*: whose leases a request is parked in; None: nobody is parked.
 
     Raises:
         AssertionError: a request failed, or was not answered within the scale's longest seconds.
     """
     with ExitStack() as stack:
         manager = _manager(llama, scale, scheduler)
-        paging = None if client is None else attach(manager, client=client)
+        is_stock = client is None and scheduler != FAIR
+        paging = None if is_stock else attach(manager, client=client, parks=client is not None)
         stack.enter_context(started(manager))
         if paging is not None:
             stack.callback(paging.close)

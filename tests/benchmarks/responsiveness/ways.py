@@ -21,7 +21,7 @@ Opened = AbstractContextManager[Pools | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Way:
-    """FCFS evicts nobody as long as nobody has to go; "recompute" is fair with nowhere to park."""
+    """FCFS evicts nobody as long as nobody has to go; without a client nothing is parked."""
 
     name: str
     open: Callable[[], Opened]
@@ -38,7 +38,7 @@ def ways(leases: Callable[[], Opened], paced: float | None) -> tuple[Way, ...]:
     """*leases* opens a client that borrows; *paced*: a link's rate in GB/s, None: as it is."""
     found = (
         Way(name=FCFS, open=lambda: nullcontext(None), is_fair=False),
-        Way(name=RECOMPUTE, open=lambda: host_client(host_limit_bytes=0)),
+        Way(name=RECOMPUTE, open=lambda: nullcontext(None)),
         Way(name=DRAM, open=lambda: host_client(host_limit_bytes=HOST_BYTES)),
         Way(name=LEASES, open=leases),
     )

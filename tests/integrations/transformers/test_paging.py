@@ -7,7 +7,10 @@ from contextlib import closing
 import pytest
 
 import aqua_client
+from aqua_client.errors import InsufficientMemory
 from aqua_client.integrations.transformers import attach
+from aqua_client.integrations.transformers.telling import Telling
+from tests.fakes.clock import FakeClock
 from tests.integrations.transformers.engines import (
     BLOCK_BYTES,
     PAGE_TOKENS,
@@ -144,7 +147,41 @@ def test_a_sliding_window_comes_back_whole(client: aqua_client.Client) -> None:
         assert paging.stats()["written_ahead_bytes"] == 0
 
 
-def test_without_room_anywhere_a_request_is_computed_again() -> None:
+@pytest.mark.parametrize("scheduler", ["fifo", "aqua_fair"])
+def test_where_nothing_is_to_be_parked_all_are_computed_again_and_no_byte_is_copied(
+    client: aqua_client.Client, caplog: pytest.LogCaptureFixture, scheduler: str
+) -> None:
+    """It was asked for: what is said is the same, and nobody is warned."""
+    manager = manager_of(batching(scheduler_type=scheduler))
+    with closing(attach(manager, client=client, parks=False)) as paging:
+        ask(manager, ASKED)
+        assert said(run_to_end(manager)) == [expected(one) for one in ASKED]
+        done = paging.stats()
+        assert done.pop("recomputed") >= 3
+        assert not any(done.values())
+    assert not client.stats()["peer_out_bytes"]
+    assert caplog.messages == []
+
+
+def test_a_node_without_room_is_told_of_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    """The first at once, with the reason; then how many there were since."""
+    clock = FakeClock()
+    telling = Telling(clock)
+    for number in range(100):
+        telling.computed_again(f"req_{number}", InsufficientMemory("no room for 4096 bytes"))
+    (first,) = caplog.messages
+    assert first.startswith("request req_0 is computed again: no room for 4096 bytes")
+    clock.advance(60)
+    for number in range(100, 200):
+        telling.computed_again(f"req_{number}", InsufficientMemory("still none"))
+    assert caplog.messages[1:] == [
+        "100 requests more are computed again since 60 s ago, the last is req_100: still none"
+    ]
+
+
+def test_without_room_anywhere_a_request_is_computed_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """Where nothing can be parked all is said as it should be, and that is counted."""
     with (
         aqua_client.connect(socket="/nonexistent/aqua.sock", fallback="error") as nowhere,
@@ -154,6 +191,7 @@ def test_without_room_anywhere_a_request_is_computed_again() -> None:
         assert said(run_to_end(manager)) == [expected(one) for one in ASKED]
         assert paging.stats()["recomputed"] >= 3
         assert paging.stats()["restored"] == 0
+        assert ["computed again" in message for message in caplog.messages].count(True) == 1
 
 
 @pytest.mark.filterwarnings("ignore::aqua_client.AquaWarning")
