@@ -188,10 +188,7 @@ def _assembled(
         keepers=keepers,
         settings=settings,
         clock=clock,
-        limits=PresenceLimits(
-            connections_per_uid=config.limits.connections_per_uid,
-            sessions_per_process=config.limits.sessions_per_process,
-        ),
+        limits=presence_limits(config.limits),
         admins=admins_of(config.admin_group),
         clients=clients,
     )
@@ -207,7 +204,7 @@ def _assembled(
         settings_file=settings_file,
         link_file=link_file,
         clock=clock,
-        limits=_call_limits(config.limits),
+        limits=call_limits(config.limits),
     )
     presence.take_calls(FramedCalls(calls).take)
     health = Health()
@@ -220,7 +217,16 @@ def _assembled(
     return _Node(service=service, presence=presence, api=api, health=health, metrics=metrics)
 
 
-def _call_limits(limits: CountLimits) -> CallLimits:
+def presence_limits(limits: CountLimits) -> PresenceLimits:
+    """What one user, and one process, may have of the presence socket."""
+    return PresenceLimits(
+        connections_per_uid=limits.connections_per_uid,
+        sessions_per_process=limits.sessions_per_process,
+    )
+
+
+def call_limits(limits: CountLimits) -> CallLimits:
+    """What they may ask of the API."""
     return CallLimits(
         under_way_per_process=limits.calls_per_process,
         under_way_per_uid=limits.calls_per_uid,

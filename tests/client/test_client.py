@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 import aqua_client
+from aqua_client import awaiting
 from aqua_client import client as client_module
 from aqua_client.settings import ClientSettings
 from tests.nodes import environment, short_directory
@@ -174,6 +176,24 @@ handle = aqua_client.offload(torch.ones(1000))
 import atexit
 atexit.register(lambda: print("ending", flush=True))
 """
+
+
+def test_the_end_of_a_process_waits_for_copies_in_the_background(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A thread that is still in torch then would abort it."""
+    monkeypatch.setattr(client_module, "_END_SECONDS", 10.0)
+    monkeypatch.setattr(client_module, "_default", client_module._Default())
+    may_end, has_ended = threading.Event(), threading.Event()
+
+    def copy() -> None:
+        may_end.wait(10.0)
+        has_ended.set()
+
+    awaiting.in_background(copy, device=torch.device("cpu"))
+    threading.Timer(0.05, may_end.set).start()
+    client_module._close_all()
+    assert has_ended.is_set()
 
 
 def test_a_process_that_never_closed_ends_by_itself(nobody: str) -> None:

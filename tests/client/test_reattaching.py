@@ -149,8 +149,8 @@ def test_a_daemon_that_says_it_restarts_is_left_at_once(daemon: FakeDaemon, link
 
 
 def test_leases_that_a_welcome_calls_ended_are_told(settings: ClientSettings, link: Link) -> None:
-    """Also those that the next keepalive would have told."""
-    with FakeDaemon(settings.socket_path) as daemon:
+    """Also those that the next keepalive would have told, and long before that."""
+    with FakeDaemon(settings.socket_path, term_seconds=300.0) as daemon:
         session = link()
         lease = borrow(session)
         daemon.ended_leases.add(lease)

@@ -57,6 +57,38 @@ def test_store_data_moves_to_the_host_where_no_gpu_has_room() -> None:
         assert node.listener.host_room().nbytes == 0
 
 
+def test_what_was_moved_is_stated_only_when_its_slab_goes_back() -> None:
+    """Until then the slab's own reservation covers it, so that no byte is reserved twice."""
+    node = FakeNode(host_pool_bytes=0)
+    moved, read = random_bytes(2 * MIB), random_bytes(MIB, seed=1)
+    with paging(node, host_limit_bytes=0) as pager:
+        first, second = park(pager, moved), park(pager, read)
+        places = pager.pin(second._stored)
+        asked = node.revoke("SHM-1")
+        wait_until(lambda: first.tier == "host", what="what nobody reads has moved")
+        assert node.acknowledged == []
+        assert node.listener.host_room().nbytes == 0
+        pager.unpin(places, is_read=True)
+        wait_acknowledged(node, asked)
+        assert node.returned[-1].room.nbytes == 3 * MIB
+        assert torch.equal(first.fetch(), moved)
+        assert torch.equal(second.fetch(), read)
+
+
+def test_nothing_moves_to_another_slab_of_the_same_gpu() -> None:
+    """Its owner needs memory there, and is about to ask for that one, too."""
+    node = FakeNode(gpu_bytes={"SHM-1": 64 * MIB})
+    tensor = random_bytes(3 * MIB)
+    with paging(node) as pager:
+        first, second = park(pager, tensor), park(pager, tensor)
+        (place,) = first._stored.places
+        assert place.slab is not None
+        wait_acknowledged(node, node.revoke("SHM-1", [place.slab.lease_id]))
+        assert pager._tiers.free_slab_bytes >= 3 * MIB
+        assert (first.tier, second.tier) == ("host", "peer")
+        assert torch.equal(first.fetch(), tensor)
+
+
 def test_what_was_moved_lately_goes_to_the_host() -> None:
     """A piece is not chased from GPU to GPU."""
     node = two_gpus()

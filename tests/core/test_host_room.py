@@ -110,6 +110,22 @@ def test_what_returned_slabs_covered_is_taken_in_a_pool_that_is_overdrawn() -> N
     assert reserved(bench) == SLAB
 
 
+def test_a_holder_of_slabs_that_is_back_keeps_what_it_has_in_host_memory() -> None:
+    """The keeper told of its slabs first; these bytes exist, whatever the pool is now."""
+    bench = Bench()
+    session = bench.open()
+    bench.grant(session)
+    ask_room(bench, session, room(1, SLAB))
+    tags = tuple(bench.tags.values())
+    bench.settings = Bench(attach=False, host_pool_bytes=SLAB).settings
+    bench.restart()
+    bench.attach(*bench.settings.gpus, slabs=tags)
+    bench.reattach(session, host_room=room(2, SLAB))
+    assert reserved(bench) == 2 * SLAB
+    bench.keepalive(session, host_room=room(3, 2 * SLAB))
+    assert reserved(bench) == 2 * SLAB
+
+
 def test_a_statement_takes_effect_as_far_as_there_is_room() -> None:
     """An acknowledgement is never turned away for its figures, and a claim takes no one's room."""
     bench = Bench(host_pool_bytes=2 * SLAB)

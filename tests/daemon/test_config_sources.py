@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from aqua_daemon import cli
-from aqua_daemon.config import DEFAULTS
+from aqua_daemon.config import DEFAULTS, LARGEST_POOL_BYTES
 from aqua_daemon.config_sources import BY_DEFAULT, Settings, flag_of, in_toml, read_settings
 from aqua_daemon.config_sources import toml_word as word_of
-from aqua_daemon.config_words import ConfigError
+from aqua_daemon.config_words import ConfigError, format_bytes
 from tests.nodes import MIB, REPOSITORY, environment, running_node, short_directory
 
 NODE = {"shm_gpus": "8"}
@@ -168,6 +168,29 @@ def test_each_setting_of_the_shipped_file_says_what_it_is() -> None:
     for number, line in enumerate(lines):
         if re.fullmatch(r"# [a-z_]+ = \S.*", line):
             assert re.match(r"# \S+ .{12}", lines[number - 1]), line
+
+
+RANGE = re.compile(r"give (?:a whole number from )?(\S+ to [^\s,]+)")
+ANY_SIZE = f"0 to {format_bytes(LARGEST_POOL_BYTES)}"  # which says nothing
+
+
+def refusal_of(key: str) -> str:
+    """What is said of a word that is no figure; empty: it is one."""
+    try:
+        read({**NODE, key: "?"})
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+def test_the_shipped_file_states_the_range_of_each_figure() -> None:
+    """From where to where, as the refusal says it."""
+    paragraphs = SHIPPED.read_text().replace("\n# ", " ").split("\n\n")
+    comments = {word: one for one in paragraphs for word in re.findall(r"[a-z_]+(?= = )", one)}
+    found = {key: RANGE.search(refusal_of(key)) for key in DEFAULTS}
+    ranges = {key: one[1] for key, one in found.items() if one and one[1] != ANY_SIZE}
+    assert len(ranges) > 12
+    assert [key for key, range_ in ranges.items() if range_ not in comments[key]] == []
 
 
 def run(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -11,6 +11,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import click
 import pytest
 
 from tests.conftest import require_tool
@@ -93,3 +94,28 @@ def test_every_command_of_ours_in_the_readme_exists() -> None:
     flags = set(re.findall(r"aqua-daemon (?:[^`\n]*? )?--([a-z-]+)", text))
     known = {name.replace("_", "-") for name in DEFAULTS}
     assert flags <= known | {"config", "check-config", "version", "help", "gpu", "bytes"}
+
+
+def test_every_option_of_aquactl_that_is_told_exists() -> None:
+    """In the README, in the remedies of alerts, and in what aquactl and the daemon themselves say."""
+    places = [REPOSITORY / "README.md", *(REPOSITORY / "deploy").iterdir()]
+    places += (REPOSITORY / "aqua_daemon").rglob("*.py")
+    told = {
+        (line, option)
+        for place in places
+        for line in re.findall(r"\baquactl [a-z][^`;\n]*", place.read_text())
+        for option in re.findall(r"(?<=\s)--?[a-z][a-z-]*", line.split(" -- ")[0].split(" | ")[0])
+    }
+    assert len(told) > 12
+    assert [line for line, option in told if option not in options_of(line)] == []
+
+
+def options_of(line: str) -> set[str]:
+    """What the command takes that *line* begins with."""
+    from aqua_daemon.ctl.__main__ import commands
+
+    command: click.Command = commands
+    for word in line.split()[1:]:
+        if isinstance(command, click.Group) and word in command.commands:
+            command = command.commands[word]
+    return {"--help", *(option for one in command.params for option in one.opts)}

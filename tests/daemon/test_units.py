@@ -20,6 +20,30 @@ DEPLOY = REPOSITORY / "deploy"
 DAEMON = "aqua-daemon.service"
 KEEPERS = ("aqua-keeper@shm.service", "aqua-keeper@.service")
 UNITS = (DAEMON, *KEEPERS)
+# Their score would bear the loss of any one of these.
+HARDENED = """
+NoNewPrivileges=yes
+CapabilityBoundingSet=
+AmbientCapabilities=
+ProtectSystem=strict
+ProtectHome=yes
+ProtectControlGroups=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+PrivateTmp=yes
+DevicePolicy=closed
+LockPersonality=yes
+RestrictNamespaces=yes
+RestrictSUIDSGID=yes
+IPAddressDeny=any
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallFilter=~@privileged @resources
+UMask=0077
+LimitCORE=0
+RuntimeDirectoryMode=0750
+"""
 GPU = "GPU-01234567-89ab-cdef-0123-456789abcdef"
 MOST_EXPOSED = 20  # tenths of systemd's scale: what it calls OK, and nothing above
 
@@ -81,6 +105,18 @@ def test_the_unit_exposes_little(units: Path, name: str) -> None:
         check=False,
     )
     assert check.returncode == 0, check.stdout
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_each_line_of_the_hardening_is_there(name: str) -> None:
+    """As it is written; code that is made at run time is refused wherever no driver makes any."""
+    lines = (DEPLOY / name).read_text().splitlines()
+    assert [line for line in HARDENED.strip().splitlines() if line not in lines] == []
+    assert ("MemoryDenyWriteExecute=yes" in lines) == (name != "aqua-keeper@.service")
+    assert ("PrivateNetwork=yes" in lines) == (name != DAEMON)
+    families = {line for line in lines if line.startswith("RestrictAddressFamilies=")}
+    inet = " AF_INET AF_INET6" if name == DAEMON else ""
+    assert families == {f"RestrictAddressFamilies=AF_UNIX{inet}"}
 
 
 def started_with(unit: str) -> list[str]:

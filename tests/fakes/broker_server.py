@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -75,7 +75,7 @@ class FakeDaemon:
         self.reclaimed: broker_pb2.ReclaimReply | None = None  # instead of the usual figures
         self.reclaims_may_end = threading.Event()
         self.reclaims_may_end.set()
-        self.ended_leases: set[str] = set()  # named in keepalives, they are not known
+        self.ended_leases: set[str] = set()  # where they are named they are not known
         self.hellos: list[presence_pb2.Hello] = []
         self.keepalives: list[presence_pb2.Keepalive] = []
         self.goodbyes: list[str] = []
@@ -192,6 +192,7 @@ class FakeDaemon:
             largest_slab_bytes=32 * MIB,
             daemon_version="fake",
             features=["calls"] if self.takes_calls else [],
+            ended_lease_ids=self._ended(hello.leases),
         )
         welcome.has_sentinel = known is None or self.sends_sentinels_again
         payload = presence_pb2.DaemonFrame(welcome=welcome).SerializeToString()
@@ -213,11 +214,14 @@ class FakeDaemon:
             send_frame(connection, payload, [theirs.fileno()])
 
     def _answer_keepalive(self, keepalive: presence_pb2.Keepalive) -> None:
-        named = {use.lease_id for use in keepalive.leases}
         reply = presence_pb2.KeepaliveReply(
-            sequence=keepalive.sequence, ended_lease_ids=sorted(named & self.ended_leases)
+            sequence=keepalive.sequence, ended_lease_ids=self._ended(keepalive.leases)
         )
         self.session.push(presence_pb2.DaemonFrame(keepalive_reply=reply))
+
+    def _ended(self, uses: Iterable[presence_pb2.LeaseUse]) -> list[str]:
+        """Of the leases that are named, those that are not known."""
+        return sorted({use.lease_id for use in uses} & self.ended_leases)
 
     def _answer_call(self, session: Session, call: presence_pb2.Call) -> None:
         request = _REQUESTS[call.method].FromString(call.payload)

@@ -7,6 +7,7 @@ from tests.mutants.cuda import CUDA
 from tests.mutants.edges import EDGES
 from tests.mutants.elastic import ELASTIC
 from tests.mutants.exchanges import EXCHANGES
+from tests.mutants.node import NODE
 from tests.mutants.scheduling import SCHEDULING
 
-MUTANTS = (*CORE, *ELASTIC, *EXCHANGES, *EDGES, *CUDA, *SCHEDULING)
+MUTANTS = (*CORE, *ELASTIC, *EXCHANGES, *EDGES, *CUDA, *NODE, *SCHEDULING)
