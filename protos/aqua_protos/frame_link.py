@@ -8,7 +8,6 @@ connected Unix stream socket, and owns it from then on.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import os
 import socket
@@ -72,6 +71,7 @@ class FrameLink:
         self._queued_bytes = 0
         self._most_queued_bytes = most_queued_bytes
         self._is_reading = False
+        self._waits_for_room = False
         self.is_closed = False
         self._loop.add_reader(connection, self._read)
 
@@ -92,7 +92,7 @@ class FrameLink:
         sent = 0 if self._queue else self._send_now(frame, descriptors)
         if sent < len(frame):
             self._enqueue(memoryview(frame)[sent:], () if sent else descriptors)
-            self._loop.add_writer(self._connection, self._write)
+            self._wait_for_room()
 
     def send_soon(self, payload: bytes, descriptors: Sequence[int] = ()) -> None:
         """As `send`, at the end of this turn of the loop, at the cost of one for all of the turn.
@@ -131,7 +131,7 @@ class FrameLink:
             return
         self.is_closed = True
         self._loop.remove_reader(self._connection)
-        self._loop.remove_writer(self._connection)
+        self._stop_waiting()
         self._connection.close()
         self._reader.close()
         for outgoing in self._queue:
@@ -202,8 +202,17 @@ class FrameLink:
                 return
             self._sent(together, sent)
         if self._queue:
-            self._loop.add_writer(self._connection, self._write)
-        elif not self.is_closed:
+            self._wait_for_room()
+        else:
+            self._stop_waiting()
+
+    def _wait_for_room(self) -> None:
+        self._waits_for_room = True
+        self._loop.add_writer(self._connection, self._write)
+
+    def _stop_waiting(self) -> None:
+        if self._waits_for_room:
+            self._waits_for_room = False
             self._loop.remove_writer(self._connection)
 
     def _next_as_one(self) -> list[_Outgoing]:
@@ -231,7 +240,7 @@ class FrameLink:
 
     def _end_soon(self, reason: str) -> None:
         # The sender is in the middle of something else: tell it when that is done.
-        self._loop.remove_writer(self._connection)
+        self._stop_waiting()
         self._loop.call_soon(self._end, reason)
 
     def _end(self, reason: str) -> None:
@@ -241,13 +250,13 @@ class FrameLink:
 
 
 def _copies_of(descriptors: Sequence[int]) -> list[int]:
-    with contextlib.ExitStack() as undo:
-        copies = []
-        for descriptor in descriptors:
-            copies.append(os.dup(descriptor))
-            undo.callback(os.close, copies[-1])
-        undo.pop_all()
-        return copies
+    copies: list[int] = []
+    try:
+        copies.extend(map(os.dup, descriptors))
+    except OSError:
+        _close_all(copies)
+        raise
+    return copies
 
 
 def _close_all(descriptors: list[int]) -> None:

@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable
 
+import pytest
 from aqua_protos.frame_link import BadFrame, FrameLink
 from aqua_protos.framing import MOST_DESCRIPTORS, FrameReader, encode_frame
 
@@ -85,6 +86,20 @@ def test_a_queued_descriptor_is_a_copy() -> None:
         assert os.read(reading, 1) == b"x"
         os.close(descriptors[0])
         os.close(reading)
+
+    run(story)
+
+
+def test_descriptors_that_cannot_all_be_copied_leave_no_copy() -> None:
+    """Of a frame that is refused for one bad descriptor nothing is sent, and no copy stays open."""
+
+    async def story(ends: Ends) -> None:
+        before = open_descriptors()
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            ends.link.send_soon(b"both", (ends.far.fileno(), -1))
+        assert open_descriptors() == before
+        ends.link.send(b"next")
+        assert ends.far.recv(100) == encode_frame(b"next")
 
     run(story)
 
