@@ -1,10 +1,11 @@
 """Measures, once a process and device, which way of copying many blocks is the quickest there.
 
 Story: a pool's first store on a device begins it, in a thread of the library's own and on a stream of
-its own, so that nobody waits, and a client that closes waits for a round at most. Blocks of several sizes and counts go from scratch memory to a place in
-a slab and back, by each way; a way that fails, or does not give the right bytes, is in no table. It
-takes 32 MiB of the device and some milliseconds of its time, and is left out where there is no room,
-or no slab. Does not cover choosing (`crossover`).
+its own, so that nobody waits; a client that closes waits for a round of copies at most. Blocks of
+several sizes and counts go from scratch memory to a place in a slab and back, by each way; a way that
+fails, or does not give the right bytes, is in no table. It takes 32 MiB of the device and some
+milliseconds of its time, and is left out where there is no room, or no slab. Does not cover choosing
+(`crossover`).
 """
 
 from __future__ import annotations
