@@ -15,7 +15,7 @@ import torch
 
 import aqua_client
 from tests.contract.places import Place, cuda_place, shm_place
-from tests.gpu.benches import blocks, lender, paging, serving, together
+from tests.gpu.benches import blocks, lender, paging, returns, serving, together
 from tests.gpu.benches.timing import machine
 from tests.gpu.probe.findings import Findings
 from tests.gpu.probe.plan import QUICK, WHOLE
@@ -38,8 +38,8 @@ def main() -> None:
         wait_until(lambda: client.stats()["attached"], seconds=20, what="attached")
         findings = Findings()
         findings.figures("machine", machine(place.torch_device))
-        if what == "lender":
-            lender.measure(place, plan, findings)
+        if what in OF_A_PLACE:
+            OF_A_PLACE[what](place, plan, findings)
         else:
             MEASURES[what](client, place.torch_device, plan, findings)
 
@@ -48,6 +48,7 @@ def _place(kind: str, *, quick: bool) -> AbstractContextManager[Place]:
     return shm_place() if quick else cuda_place(kind, torch.cuda.current_device())
 
 
+OF_A_PLACE = {"lender": lender.measure, "returns": returns.measure}
 MEASURES = {
     "paging": paging.measure,
     "blocks": blocks.measure,

@@ -131,6 +131,7 @@ BENCHMARKS = tuple(
         ("both", "do copies in both directions overlap"),
         ("product", "what do copies and a matrix product cost each other"),
         ("lender", "how much slower is a lender that is scrubbed, or read and written"),
+        ("returns", "how soon is lent memory back, and lent again"),
         ("prompt", "what does a long prompt cost, streamed by layer"),
         ("burst", "what do people wait for in a burst, and what does it cost, in four ways"),
         ("adapters", "what does a switch among 200 LoRA adapters cost"),

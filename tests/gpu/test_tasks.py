@@ -177,6 +177,19 @@ def assert_machine(record: Record) -> None:
                 "while slabs are read and written",
             ),
         ),
+        (
+            "returns-legacy",
+            (
+                *(
+                    f"{nbytes} MiB of `{keep}` to its owner"
+                    for nbytes in (8, 32)
+                    for keep in ("store", "cache")
+                ),
+                "a tenant is killed",
+                *(f"a lease of {nbytes} MiB" for nbytes in (4, 8, 16, 32)),
+                "a daemon is killed",
+            ),
+        ),
     ],
 )
 def test_what_is_measured_beside_something_else_is_rehearsed(

@@ -28,6 +28,7 @@ class Plan:
     scrubs: int
     stall_seconds: float
     stall_bytes: int
+    return_sizes: tuple[int, ...]  # that an owner takes back
     wait_seconds: float  # for bytes that may never come back
 
 
@@ -49,6 +50,7 @@ WHOLE = Plan(
     scrubs=1000,
     stall_seconds=2.0,
     stall_bytes=1 * GIB,
+    return_sizes=(1 * GIB, 10 * GIB, 30 * GIB),
     wait_seconds=3.0,
 )
 QUICK = Plan(
@@ -69,5 +71,6 @@ QUICK = Plan(
     scrubs=3,
     stall_seconds=0.1,
     stall_bytes=4 * MIB,
+    return_sizes=(8 * MIB, 32 * MIB),
     wait_seconds=0.2,
 )
