@@ -90,10 +90,16 @@ def fetched_late(engine: Engine, handle: aqua_client.OffloadedTensor) -> torch.T
 
 def test_a_side_stream_waits_for_the_caller_s(engine: Engine) -> None:
     """What the caller has enqueued before is in the bytes that are parked."""
-    tensor = torch.zeros(MIB, dtype=torch.uint8)
+    tensor, elsewhere = (torch.zeros(MIB, dtype=torch.uint8) for _ in range(2))
     with engine.stream() as stream:
         with acting_on(DEVICE):
-            call("cuMemcpyAsync", tensor.data_ptr(), noise_at(engine), MIB, stream)
+            for there in (
+                elsewhere,
+                elsewhere,
+                elsewhere,
+                tensor,
+            ):  # the last is later than any one
+                call("cuMemcpyAsync", there.data_ptr(), noise_at(engine), MIB, stream)
         handle = engine.client.offload(tensor, overlap=True)
     assert torch.equal(fetched_late(engine, handle), noise(MIB, seed=4, device="cpu"))
 

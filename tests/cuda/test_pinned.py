@@ -14,11 +14,14 @@ import pytest
 import torch
 
 import aqua_client
-from aqua_client import enqueuing, pinned
+from aqua_client import enqueuing, libc, pinned
 from aqua_client.copying import Memory
-from aqua_client.pinned import PIECE_BYTES, PinnedPages
-from aqua_client.records import SafetyClass
-from aqua_client.slabs import Place, Stored
+from aqua_client.counters import Counters
+from aqua_client.evacuation_buffer import EvacuationBuffer
+from aqua_client.pinned import PIECE_BYTES, Piece, PinnedPages
+from aqua_client.records import Grant, SafetyClass
+from aqua_client.slabs import Place, Slab, Stored
+from aqua_client.tiers import Tiers
 from tests.contract.tensors import noise
 from tests.cuda.engines import Engine, await_idle, running_engine
 from tests.fakes.cuda_node import FakeCudaNode, fake_cuda_node
@@ -26,6 +29,7 @@ from tests.fakes.fake_cuda import copies, process
 from tests.fakes.fake_cuda.description import GIB
 from tests.fakes.fake_cuda.results import CUresult
 from tests.fakes.streams import FakeEvent, FakeStreams
+from tests.fakes.topologies import hgx_h100
 from tests.fakes.torch_streams import DEVICE
 from tests.nodes import MIB, wait_until
 
@@ -88,6 +92,52 @@ def test_what_is_too_small_or_too_large_is_not_taken() -> None:
     held = pages.take(pinned.LEAST_BYTES)
     assert held is not None
     assert pages.take(PIECE_BYTES) is None, "there is no other"
+
+
+def test_it_lies_on_the_numa_node_of_its_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which is asked for before the first byte is written: later it would be where it is."""
+    steps: list[tuple[str, int | None]] = []
+    monkeypatch.setattr(
+        libc, "prefer_node", lambda _at, _nbytes, node: steps.append(("node", node))
+    )
+    monkeypatch.setattr(libc, "madvise", lambda _at, _nbytes, word: steps.append(("told", word)))
+    with fake_cuda_node(tmp_path, topology=hgx_h100()).in_process():
+        pages = PinnedPages()
+        for ordinal in (0, 7):
+            steps.clear()
+            pages.add(pages.pin(ordinal))
+            assert steps[0] == ("node", {0: 0, 7: 1}[ordinal])
+            assert steps[-1] == ("told", libc.MADV_POPULATE_WRITE)
+        pages.close()
+
+
+def test_what_is_pinned_is_bounded() -> None:
+    """By half of the process's limit, with what copies have of it; and by what is reserved."""
+    tiers = Tiers(host_limit_bytes=64 * MIB, counters=Counters())
+    buffer = EvacuationBuffer(tiers)
+    slab = Slab(
+        Grant(
+            lease_id="lease",
+            lender_gpu="GPU-1",
+            nbytes=256 * MIB,
+            safety_class=SafetyClass.STORE,
+            keeper_pid=0,
+            canary=b"",
+            descriptor=None,
+            cuda_ipc=b"",
+        ),
+        Memory.of_host(8),
+        now=0.0,
+    )
+    tiers.add_slab(slab)
+    slab.put(200 * MIB, Stored(200 * MIB, SafetyClass.STORE), now=0.0)
+    assert buffer._wanted_pinned_bytes() == 32 * MIB
+    for _ in range(3):
+        tiers.host.pinned.add(Piece(0, 0))
+    tiers.host.pinned._free.pop()  # a copy has it
+    assert buffer._wanted_pinned_bytes() == 32 * MIB - PIECE_BYTES
 
 
 def test_what_the_driver_does_not_pin_is_not_kept(node: FakeCudaNode) -> None:
