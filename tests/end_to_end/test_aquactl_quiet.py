@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import select
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import pytest
 import torch
 
 import aqua_client
+from tests.end_to_end.test_lost_grants import stopped_keeper
 from tests.nodes import MIB, Node, environment, read_line, running_node, wait_until
 
 SECONDS = 20.0
@@ -85,6 +88,23 @@ def test_a_quiesced_gpu_is_left_alone_until_ctrl_c(node: Node) -> None:
             assert process.wait(SECONDS) == 0
             assert next_line(process) == "SHM-1 goes on\n"
         assert quiet_seconds(node) == 0
+
+
+@pytest.mark.filterwarnings("ignore::aqua_client.AquaWarning")
+def test_what_was_ordered_before_is_waited_for(node: Node) -> None:
+    """A slab that is just being made comes first; only then is the GPU said to be left alone."""
+    with (
+        aqua_client.connect(socket=node.socket, home_gpu="SHM-0") as client,
+        stopped_keeper(node),
+    ):
+        late = client.offload(torch.ones(MIB, dtype=torch.uint8))
+        assert (late.tier, late.reason) == ("host", "timeout")
+        with running(node, "quiesce", "SHM-1") as process:
+            wait_until(lambda: quiet_seconds(node) > 0, what="it was asked for")
+            assert process.stdout is not None
+            assert select.select([process.stdout], [], [], 0.5)[0] == []
+            os.kill(node.keeper_pid(), signal.SIGCONT)
+            assert "left alone" in next_line(process)
 
 
 def test_a_quiet_ends_with_its_holder(node: Node) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -60,6 +61,19 @@ def test_every_line_it_logs_is_json() -> None:
         lines = [json.loads(line) for line in node.log().splitlines()]
         assert {"time", "level", "logger"} <= set.intersection(*(set(line) for line in lines))
         assert "KeeperAttached" in [line.get("event") for line in lines]
+
+
+def test_the_journal_is_told_the_priority_of_each_line() -> None:
+    """Where systemd says that standard error is its journal; it takes the number away again."""
+    with short_directory() as directory:
+        log = directory / "daemon.log"
+        log.touch()
+        journal = f"{log.stat().st_dev}:{log.stat().st_ino}"
+        with running_node(directory, gpus=1, variables={"JOURNAL_STREAM": journal}) as node:
+            assert node.terminate_daemon() == 0
+            lines = node.log().splitlines()
+    assert lines
+    assert [line for line in lines if re.match(r"<[3-7]>\{", line) is None] == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

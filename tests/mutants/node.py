@@ -7,6 +7,8 @@ from tests.mutants.mutant import Mutant
 _CLIENT, _DAEMON = "tests/client", "tests/daemon"
 _FORKING, _SHORTAGES = f"{_CLIENT}/test_forking.py", f"{_CLIENT}/test_shortages.py"
 _PAGER, _LIMITS = f"{_CLIENT}/test_pager.py", f"{_DAEMON}/test_presence_limits.py"
+_REVOKES, _REATTACHING = f"{_CLIENT}/test_revokes.py", f"{_CLIENT}/test_reattaching.py"
+_MODULE, _ROOM = f"{_CLIENT}/test_client.py", "tests/core/test_host_room.py"
 _LATE = "test_two_pings_may_come_late_before_the_daemon_is_taken_for_dead"
 _SOURCES = "aqua_daemon/config_sources.py"
 _OF_SOURCES = f"{_DAEMON}/test_config_sources.py"
@@ -17,7 +19,7 @@ NODE = (
         path="aqua_client/calls.py",
         old="breaker.failed(now=time.monotonic())",
         new="pass",
-        tests=(f"{_CLIENT}/test_reattaching.py::test_a_stuck_daemon_costs_one_deadline",),
+        tests=(f"{_REATTACHING}::test_a_stuck_daemon_costs_one_deadline",),
     ),
     Mutant(
         name="each slab of a tensor has a deadline of its own",
@@ -92,11 +94,46 @@ NODE = (
         tests=(f"{_FORKING}::test_a_child_is_free_of_a_lock_that_a_thread_held",),
     ),
     Mutant(
+        name="evacuated bytes stay on the GPU that is asked back",
+        path="aqua_client/evacuation.py",
+        old="avoid_gpu=slab.lender_gpu",
+        new='avoid_gpu=""',
+        tests=(f"{_REVOKES}::test_nothing_moves_to_another_slab_of_the_same_gpu",),
+    ),
+    Mutant(
+        name="what was evacuated is reserved twice",
+        path="aqua_client/evacuation.py",
+        old="                self._tiers.host.cover(slab.lease_id, place.nbytes)\n",
+        new="",
+        tests=(f"{_REVOKES}::test_what_was_moved_is_stated_only_when_its_slab_goes_back",),
+    ),
+    Mutant(
+        name="leases that ended meanwhile are kept",
+        path="aqua_client/presence.py",
+        old="self._listener.leases_ended(welcome.ended_lease_ids)",
+        new="pass",
+        tests=(f"{_REATTACHING}::test_leases_that_a_welcome_calls_ended_are_told",),
+    ),
+    Mutant(
+        name="the end of a process waits for no copy",
+        path="aqua_client/client.py",
+        old="    awaiting.await_background(_END_SECONDS)\n",
+        new="",
+        tests=(f"{_MODULE}::test_the_end_of_a_process_waits_for_copies_in_the_background",),
+    ),
+    Mutant(
         name="users make tenants of their own",
         path="aqua_daemon/adapters/processes.py",
         old='        if part == "user.slice":\n            return ""',
         new='        if part == "user.slice":\n            continue',
         tests=(f"{_DAEMON}/test_processes.py::test_a_cgroup_names_its_unit_or_container",),
+    ),
+    Mutant(
+        name="a new daemon forgets what is in host memory",
+        path="aqua_daemon/core/sessions.py",
+        old="is_rebuilding = session.session_id in turn.books.awaited",
+        new="is_rebuilding = False",
+        tests=(f"{_ROOM}::test_a_holder_of_slabs_that_is_back_keeps_what_it_has_in_host_memory",),
     ),
     Mutant(
         name="a sub-tenant leaves its tenant's quota",
