@@ -11,6 +11,7 @@ and says so in `aqua_scrape_stale`, instead of hanging as well.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import platform
 import socket
 import threading
@@ -38,7 +39,6 @@ from aqua_daemon.core.node_snapshot import GpuSnapshot, LinkSnapshot, NodeSnapsh
 
 ANSWER_SECONDS = 1.0
 _CLIENTS = "as clients say, a third of a term late"
-_END_SECONDS = 0.05  # how often the thread looks whether it is to end: a stop waits for it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,21 +119,24 @@ class MetricsServer:
         kind = _Ipv6Server if ":" in host else ThreadingWSGIServer
         answer = make_wsgi_app(registry)
         self._server = make_server(host, port, answer, kind, handler_class=_SilentHandler)
-        self._thread = threading.Thread(
-            target=self._server.serve_forever,
-            kwargs={"poll_interval": _END_SECONDS},
-            name="metrics",
-            daemon=True,
-        )
+        self._is_closing = False
+        self._thread = threading.Thread(target=self._serve, name="metrics", daemon=True)
         self._thread.start()
         shown = f"[{host}]" if ":" in host else host
         self.url = f"http://{shown}:{self._server.server_port}/metrics"
 
     def close(self) -> None:
         """Stop serving. May be called twice."""
-        self._server.shutdown()
+        self._is_closing = True
+        with contextlib.suppress(OSError):  # closed before
+            self._server.socket.shutdown(socket.SHUT_RDWR)  # wakes who waits for a connection
         self._thread.join()
         self._server.server_close()
+
+    def _serve(self) -> None:
+        # Its own `serve_forever` looks several times a second whether it is to end.
+        while not self._is_closing:
+            self._server.handle_request()
 
 
 class _Ipv6Server(ThreadingWSGIServer):

@@ -332,5 +332,6 @@ def test_closing_frees_the_port() -> None:
     with pytest.raises(OSError, match="in use"):
         MetricsServer(NodeCollector(reading), host="127.0.0.1", port=port)
     first.close()
+    first.close()  # twice is once
     with closing(MetricsServer(NodeCollector(reading), host="127.0.0.1", port=port)) as second:
         assert scrape(second.url)
