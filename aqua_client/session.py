@@ -11,8 +11,8 @@ import time
 import weakref
 from collections.abc import Sequence
 from dataclasses import replace
+from secrets import token_hex
 from typing import TypeVar
-from uuid import uuid4
 
 from aqua_client import __version__
 from aqua_client.calls import BREAKER, Calls, is_lost_to_fork
@@ -162,31 +162,31 @@ class Session:
         self, lease_ids: Sequence[str], host_room: HostRoom, *, seconds: float | None = None
     ) -> set[str]:
         """Give slabs back that are unmapped; the ids that the daemon knew. Raises as `acquire`."""
-        return self._give_back(release_call(uuid4().hex, lease_ids, host_room), seconds)
+        return self._give_back(release_call(token_hex(16), lease_ids, host_room), seconds)
 
     def acknowledge(
         self, lease_ids: Sequence[str], host_room: HostRoom, *, seconds: float | None = None
     ) -> set[str]:
         """Say that revoked slabs are evacuated and unmapped. Otherwise as `release`."""
-        return self._give_back(acknowledge_call(uuid4().hex, lease_ids, host_room), seconds)
+        return self._give_back(acknowledge_call(token_hex(16), lease_ids, host_room), seconds)
 
     def exchange(self, kept: Sequence[str], given: Sequence[str], *, seconds: float) -> None:
         """Have *given* revoked instead of *kept*, which were: leases of one GPU. Raises as `acquire`.
 
         Refused (exchange_...): *kept* have to come. What is taken is asked for by a revoke as well.
         """
-        self._give_back(exchange_call(uuid4().hex, kept, given), seconds)
+        self._give_back(exchange_call(token_hex(16), kept, given), seconds)
 
     def reserve_host(self, host_room: HostRoom, *, seconds: float | None = None) -> HostRoom:
         """Set the bytes of host memory held for `store`; what is in force. Raises as `acquire`.
 
         A raise that the node's or the tenant's pool has no room for is Refused (no_host_room).
         """
-        return self._make(reserve_host_call(uuid4().hex, host_room), seconds)
+        return self._make(reserve_host_call(token_hex(16), host_room), seconds)
 
     def offer(self, gpu: str, nbytes: int, *, seconds: float | None = None) -> OfferResult:
         """Say how many bytes of *gpu* may be lent. NotAnOwner, else raises as `acquire`."""
-        return self._make(offer_call(uuid4().hex, gpu, nbytes), seconds)
+        return self._make(offer_call(token_hex(16), gpu, nbytes), seconds)
 
     def reclaim(self, gpu: str, nbytes: int, deadline_seconds: float = 0.0) -> ReclaimResult:
         """Ask for bytes of *gpu* back and wait for them; 0: the daemon's own deadline.
@@ -194,7 +194,7 @@ class Session:
         NotAnOwner, else raises as `acquire`.
         """
         waiting = deadline_seconds or LONGEST_RECLAIM_SECONDS
-        call = reclaim_call(uuid4().hex, gpu, nbytes, deadline_seconds)
+        call = reclaim_call(token_hex(16), gpu, nbytes, deadline_seconds)
         return self._make(call, waiting + RECLAIM_GRACE_SECONDS + self._settings.call_seconds)
 
     def gpu_bytes(self, gpu: str, *, seconds: float) -> GpuBytes:
@@ -233,7 +233,7 @@ class Session:
         So a keeper that is stuck does not find one slab to make for each time that it was asked.
         """
         asked_before = self._unanswered.pop((nbytes, safety), None)
-        request_id = asked_before or uuid4().hex
+        request_id = asked_before or token_hex(16)
         try:
             call = acquire_call(request_id, nbytes, safety, wanted_bytes=wanted_bytes)
             return self._calls.make(call, seconds=seconds)
@@ -245,7 +245,7 @@ class Session:
             if asked_before is None or error.reason != "stale_request":
                 raise
         # It was granted and has gone back by itself, so long ago was it asked for.
-        call = acquire_call(uuid4().hex, nbytes, safety, wanted_bytes=wanted_bytes)
+        call = acquire_call(token_hex(16), nbytes, safety, wanted_bytes=wanted_bytes)
         return self._calls.make(call, seconds=seconds)
 
     def _give_back(self, call: Call[AnswerT], seconds: float | None) -> AnswerT:
