@@ -4,7 +4,8 @@ How much: two of the largest slabs held, or a tenth of the `store` data in slabs
 larger, and never more than that data. A revoke takes whole slabs, seldom more than two of one process
 at once; of a process that stores hundreds of slabs more are taken together. It lies within the host
 room that was reserved with these slabs, so nobody else is promised it, and within this process's
-limit; offloads to the host take no page of it. Only the worker fills it.
+limit; offloads to the host take no page of it. Only the worker fills it. After a revoke what is too much
+goes once the slabs have been told of, whose owner waits: to unmap it takes as long as to unmap them.
 
 In a process that uses CUDA all of it is pinned, on the GPU's NUMA node: half of the process's limit at
 most, used ones among it. As long as offloads go to the host, some more is pinned ahead for them, as far
@@ -67,6 +68,7 @@ class EvacuationBuffer:
 
     def tend(self) -> None:
         """Fill it up, step by step, until there is something else to do. Or give it back."""
+        self._fit()
         if self._tend_pinned():
             return
         tiers = self._tiers
@@ -77,8 +79,6 @@ class EvacuationBuffer:
                 if tiers.has_changed:
                     return
                 wanted = max(0, self._wanted_bytes() - tiers.host.pinned.nbytes)
-                if not wanted and buffer.nbytes and self._is_idle():
-                    buffer.keep(0)
                 missing = wanted - buffer.nbytes
                 least = LEAST_PIECE_BYTES if is_filling else max(LEAST_PIECE_BYTES, wanted // 4)
                 if missing < least:
@@ -127,13 +127,17 @@ class EvacuationBuffer:
         used = host.pinned.pinned_bytes - host.pinned.nbytes
         return max(0, min(host.evacuation_bytes + ahead, most - used))
 
-    def fit(self) -> None:
-        """Under the lock, after a slab has gone: no more than what is reserved with the others."""
+    def _fit(self) -> None:
+        """No more than what is reserved with the slabs that are there; none where nothing was stored of late."""
         host, reserved = self._tiers.host, 0
-        for slab in self._tiers.slabs.values():
-            if slab.safety is SafetyClass.STORE:
-                reserved += slab.nbytes - host.covered_bytes(slab.lease_id)
-        host.keep(max(0, reserved))
+        with self._tiers.lock:
+            for slab in self._tiers.slabs.values():
+                if slab.safety is SafetyClass.STORE:
+                    reserved += slab.nbytes - host.covered_bytes(slab.lease_id)
+            host.keep(max(0, reserved))
+            if host.buffer.nbytes and self._is_idle():
+                host.buffer.keep(0)
+        host.buffer.unmap_surplus()
 
     def _is_idle(self) -> bool:
         """Whether nothing has been stored in slabs for a while."""

@@ -96,6 +96,7 @@ class HostReserving:
             if free < 0:  # what was kept for evacuations goes before an offload fails
                 host.keep(max(0, host.kept_bytes + free))
             is_allowed = host.free_bytes(has_daemon=False) >= 0
+        host.buffer.unmap_surplus()
         if not is_allowed:
             raise self._no_room(nbytes, reason, has_daemon=False)
 

@@ -48,7 +48,10 @@ class HostTier:
         return self.buffer.nbytes + self.pinned.nbytes
 
     def keep(self, most_bytes: int) -> None:
-        """No more than so many bytes are made ready; what is pinned goes last."""
+        """No more than so many bytes are made ready, what is pinned goes last.
+
+        Then comes `buffer.unmap_surplus`, without the lock.
+        """
         self.buffer.keep(max(0, most_bytes - self.pinned.nbytes))
         self.pinned.keep(most_bytes)
 

@@ -298,6 +298,7 @@ class Pager:
         with self._tiers.lock:
             slabs = [slab for slab in self._tiers.slabs.values() if not _is_pinned(slab)]
             self._tiers.host.keep(0)
+        self._tiers.host.buffer.unmap_surplus()
         self._tiers.host.pinned.close()
         if self._unmap(slabs):
             self._lender.close(seconds=seconds)  # with goodbye, which says that all is unmapped

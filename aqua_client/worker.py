@@ -237,7 +237,6 @@ class Worker:
         with self._tiers.lock:
             # A revoke that arrives from here on finds the id unknown, and the slab unmapped.
             self._tiers.forget_slab(slab)
-            self._buffer.fit()
             self._tiers.counters.revokes_served += slab.is_revoked
             if slab.is_ended:
                 self._tiers.host.uncover(slab.lease_id)

@@ -8,6 +8,7 @@ import torch
 from aqua_client import evacuation_buffer, worker
 from aqua_client.pager import Pager
 from aqua_client.records import SafetyClass
+from aqua_client.touched import TouchedPages
 from tests.client.pagers import paging, park, random_bytes, two_gpus, wait_acknowledged
 from tests.fakes.session import MIB, FakeNode
 from tests.nodes import wait_until
@@ -101,6 +102,40 @@ def test_it_is_given_back_when_nothing_is_stored(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(evacuation_buffer, "IDLE_SECONDS", 0.1)
         wait_until(lambda: kept(pager) == 0, what="given back")
         assert pager.stats()["leases"]
+
+
+def test_it_goes_after_the_slabs_have_been_told_of_and_holds_up_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """To unmap it takes as long as to unmap them; a fetch would wait for the lock meanwhile."""
+    node = two_gpus()
+    told_at_unmap: list[int] = []
+    is_locked: list[bool] = []
+
+    with paging(node) as pager:
+        unmap = TouchedPages.unmap_surplus
+
+        def unmap_surplus(pages: TouchedPages) -> None:
+            if pages._surplus:
+                told_at_unmap.append(len(node.acknowledged))
+                has_lock = pager._tiers.lock.acquire(timeout=5.0)
+                is_locked.append(not has_lock)
+                if has_lock:
+                    pager._tiers.lock.release()
+            unmap(pages)
+
+        monkeypatch.setattr(TouchedPages, "unmap_surplus", unmap_surplus)
+        handles = [park(pager, random_bytes(4 * MIB)) for _ in range(2)]
+        wait_until(lambda: kept(pager) == 8 * MIB, what="filled")
+        for handle in handles:
+            handle.release()
+        revoked = [one for gpu in ("SHM-1", "SHM-2") for one in node.ids_on(gpu)]
+        for gpu in ("SHM-1", "SHM-2"):
+            node.revoke(gpu)
+        wait_acknowledged(node, tuple(revoked))
+        wait_until(lambda: told_at_unmap and kept(pager) == 0, what="given back")
+    assert told_at_unmap[-1] == len(revoked)
+    assert not any(is_locked)
 
 
 def test_without_a_daemon_it_is_not_free_and_makes_room() -> None:
