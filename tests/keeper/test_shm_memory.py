@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import mmap
 import os
@@ -16,6 +17,7 @@ from aqua_daemon.keeper.mappings import Mapped, who_maps
 from aqua_daemon.keeper.shm_memory import ShmMemory, make_shm_memory
 
 NBYTES = 4 * 2**20
+WISHES = Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
 
 
 @contextlib.contextmanager
@@ -50,6 +52,28 @@ def test_each_slab_has_a_canary_of_its_own() -> None:
     with slab() as (one, _), slab() as (other, _):
         assert one.canary != other.canary
         assert len(one.canary) == 64
+
+
+@pytest.mark.skipif(
+    not WISHES.exists() or "[advise]" not in WISHES.read_text(),
+    reason="this kernel gives shared memory no huge pages on a wish",
+)
+def test_its_first_page_is_a_huge_one_where_the_kernel_has_some() -> None:
+    """The canary's alone would have 511 small neighbours, which take long to unmap."""
+    with slab() as (memory, _):
+        assert os.fstat(memory.descriptor).st_blocks * 512 == 2 * 2**20
+
+
+def test_without_a_huge_page_it_is_as_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a wish: to map it or to say so may fail."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOMEM, "no")
+
+    monkeypatch.setattr(mmap, "mmap", refuse)
+    with slab() as (memory, held):
+        assert os.pread(held, 64, 0) == memory.canary
+        assert mapped(memory) is Mapped.NO
 
 
 def test_every_kind_of_mapping_is_seen_and_stays_as_it_is() -> None:
