@@ -31,8 +31,7 @@ class Step:
 
     def touch(self) -> bool:
         """Let the kernel make the pages; whether it did. Needs no lock: it changes no byte."""
-        failed: int = libc.madvise(self.address, self.nbytes, libc.MADV_POPULATE_WRITE)
-        return not failed
+        return host_pages.touch(self.address, self.nbytes)
 
 
 @dataclass(slots=True)

@@ -47,7 +47,8 @@ WATCH_SECONDS = 1.0
 IDLE_SECONDS = 3.0
 WARM_SECONDS = 30.0
 
-# Slabs that are told of in one call: enough that it costs little, few enough that none waits for it.
+# Slabs that are told of in one call: enough that it costs little, few enough that none waits for it. The
+# first goes at once, then each time twice as many: meanwhile its keeper is at work on it.
 # Where each has to be copied a call is made about so often: it waits for the interpreter as a copy does.
 MOST_TOGETHER = 16
 TOGETHER_SECONDS = 0.02
@@ -171,10 +172,8 @@ class Worker:
             self._empty([slab for slab in costly if slab.is_fenced])
 
     def _empty(self, fenced: Sequence[Slab]) -> None:
-        closed: list[Slab] = []
-        tell_at = 0.0
-        # Told of together: a call each would take the longest.
-        has_copied = False
+        closed: list[Slab] = []  # told of together: a call each would take the longest
+        together, tell_at, has_copied = 1, 0.0, False
         for slab in sorted(fenced, key=lambda slab: (slab.deadline, slab.copy_bytes)):
             if time.monotonic() < self._retry_at.get(slab.lease_id, 0.0):
                 continue
@@ -182,9 +181,10 @@ class Worker:
             if has_copied and self._tiers.revokes_heard != self._revokes_heard:
                 break  # they may have less time: all are looked at again
             has_copied |= copies > 0
-            if closed and (len(closed) == MOST_TOGETHER or (copies and now >= tell_at)):
+            most = MOST_TOGETHER if copies else together
+            if closed and (len(closed) >= most or (copies and now >= tell_at)):
                 self._arriving.give_back(closed)
-                closed = []
+                closed, together = [], min(2 * together, MOST_TOGETHER)
             try:
                 self._evacuation.empty(slab)
                 if not slab.places and self._close(slab):

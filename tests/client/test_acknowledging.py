@@ -1,4 +1,4 @@
-"""How many slabs that had to be copied are told of in one call, each of which interrupts the copies."""
+"""How many slabs are told of in one call, each of which interrupts the copies or the unmapping."""
 
 from __future__ import annotations
 
@@ -35,3 +35,21 @@ def test_an_empty_slab_does_not_wait_for_one_that_takes_longer(
 ) -> None:
     """The first bytes are back early."""
     assert calls(0.0, monkeypatch) == [1] * 5
+
+
+def test_of_slabs_without_a_copy_the_first_is_told_of_at_once_then_twice_as_many_each_time() -> (
+    None
+):
+    """Its keeper is at work on it meanwhile, and many calls would take longer than the rest."""
+    node = FakeNode(largest_slab_bytes=4 * MIB)
+    with paging(node) as pager:
+        handles = [park(pager, random_bytes(3 * MIB), keep="cache") for _ in range(8)]
+        revoked = node.revoke("SHM-1")
+        assert len(revoked) == len(handles)
+        wait_acknowledged(node, revoked)
+    assert [len(one.lease_ids) for one in node.returned if one.how == "acknowledged"] == [
+        1,
+        2,
+        4,
+        1,
+    ]

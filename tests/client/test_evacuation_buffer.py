@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from aqua_client import evacuation_buffer, worker
+from aqua_client import evacuation_buffer, host_pages, worker
+from aqua_client.counters import Counters
+from aqua_client.evacuation_buffer import EvacuationBuffer
 from aqua_client.pager import Pager
 from aqua_client.records import SafetyClass
+from aqua_client.tiers import Tiers
 from aqua_client.touched import TouchedPages
 from tests.client.pagers import paging, park, random_bytes, two_gpus, wait_acknowledged
 from tests.fakes.session import MIB, FakeNode
@@ -136,6 +139,16 @@ def test_it_goes_after_the_slabs_have_been_told_of_and_holds_up_nobody(
         wait_until(lambda: told_at_unmap and kept(pager) == 0, what="given back")
     assert told_at_unmap[-1] == len(revoked)
     assert not any(is_locked)
+
+
+def test_what_it_has_not_is_touched_before_it_is_copied_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Page by page as they are written takes longer; small pieces come of pages that are there."""
+    touched: list[int] = []
+    monkeypatch.setattr(host_pages, "touch", lambda _, nbytes: touched.append(nbytes))
+    tiers = Tiers(host_limit_bytes=64 * MIB, counters=Counters())
+    found = EvacuationBuffer(tiers).memories([4 * MIB, 1024, MIB])
+    assert [one.nbytes for one in found] == [4 * MIB, 1024, MIB]
+    assert touched == [4 * MIB, MIB]
 
 
 def test_without_a_daemon_it_is_not_free_and_makes_room() -> None:

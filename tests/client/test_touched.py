@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from aqua_client import host_pages, libc
 from aqua_client.touched import STEP_BYTES, TouchedPages
 from tests.client.pagers import random_bytes
 
@@ -95,3 +96,16 @@ def test_a_step_that_comes_too_late_counts_nothing() -> None:
     pages.keep(0)
     pages.touched(step)
     assert pages.nbytes == 0
+
+
+def test_of_a_range_the_whole_pages_are_made_and_no_byte_is_changed() -> None:
+    """What lies beside it, and in it, is as it was."""
+    address = host_pages.map_new(64 * MIB)
+    assert address is not None
+    bytes_there = host_pages.array(address, 64 * MIB, libc.munmap, address, 64 * MIB)
+    bytes_there[MIB : MIB + 100] = 7
+    before = resident_bytes()
+    assert host_pages.touch(address + MIB + 50, 32 * MIB)
+    assert 24 * MIB < resident_bytes() - before < 40 * MIB
+    assert int(bytes_there[: 33 * MIB].sum(dtype=np.int64)) == 7 * 100
+    assert host_pages.touch(address + 1, 10)  # no whole page: nothing to do
