@@ -28,6 +28,7 @@ from aqua_client.promotion import Promotion
 from aqua_client.quick_turns import QUICK_TURNS
 from aqua_client.slabs import Slab
 from aqua_client.streams import Streams
+from aqua_client.telling import Telling
 from aqua_client.tiers import Tiers
 
 THREAD_NAME = "aqua-pager"
@@ -46,12 +47,6 @@ WATCH_SECONDS = 1.0
 # Others beside it go back soon: nobody needs two of them, and somebody else may.
 IDLE_SECONDS = 3.0
 WARM_SECONDS = 30.0
-
-# Slabs that are told of in one call: enough that it costs little, few enough that none waits for it. The
-# first goes at once, then each time twice as many: meanwhile its keeper is at work on it.
-# Where each has to be copied a call is made about so often: it waits for the interpreter as a copy does.
-MOST_TOGETHER = 16
-TOGETHER_SECONDS = 0.02
 
 # Nobody holds a view for so long: from here on it is a fault worth a line in the log.
 STUCK_SECONDS = 5.0
@@ -172,25 +167,18 @@ class Worker:
             self._empty([slab for slab in costly if slab.is_fenced])
 
     def _empty(self, fenced: Sequence[Slab]) -> None:
-        closed: list[Slab] = []  # told of together: a call each would take the longest
-        together, tell_at, has_copied = 1, 0.0, False
+        telling, has_copied = Telling(), False
         for slab in sorted(fenced, key=lambda slab: (slab.deadline, slab.copy_bytes)):
             if time.monotonic() < self._retry_at.get(slab.lease_id, 0.0):
                 continue
-            copies, now = slab.copy_bytes, time.monotonic()
             if has_copied and self._tiers.revokes_heard != self._revokes_heard:
                 break  # they may have less time: all are looked at again
-            has_copied |= copies > 0
-            most = MOST_TOGETHER if copies else together
-            if closed and (len(closed) >= most or (copies and now >= tell_at)):
-                self._arriving.give_back(closed)
-                closed, together = [], min(2 * together, MOST_TOGETHER)
+            has_copied |= slab.copy_bytes > 0
+            self._tell(telling.due(now=time.monotonic()))
             try:
                 self._evacuation.empty(slab)
                 if not slab.places and self._close(slab):
-                    if not closed:
-                        tell_at = time.monotonic() + TOGETHER_SECONDS if copies else 0.0
-                    closed.append(slab)
+                    telling.add(slab, now=time.monotonic())
             except MemoryError as error:
                 self._retry_later(slab)
                 self._complain(slab, f"can't be emptied yet: {error}")
@@ -198,8 +186,11 @@ class Worker:
                 # A GPU that failed must not keep what lies on the others.
                 self._retry_later(slab)
                 self._complain(slab, f"can't be emptied; it is tried again: {error}", error)
-        if closed:
-            self._arriving.give_back(closed)
+        self._tell(telling.rest())
+
+    def _tell(self, unmapped: Sequence[Slab]) -> None:
+        if unmapped:
+            self._arriving.give_back(unmapped)
 
     def _retry_later(self, slab: Slab) -> None:
         # Giving up its pins has woken this thread, which would try again at once, for ever.

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import pytest
 import torch
 
-from aqua_client import copying
+from aqua_client import copying, telling
 from aqua_client.copying import Memory, Span
 from aqua_client.errors import LeaseLost
 from aqua_client.records import Grant
@@ -146,8 +146,11 @@ def test_an_empty_slab_goes_back_at_once() -> None:
         assert node.room.nbytes == 0
 
 
-def test_what_needs_no_copy_is_acknowledged_first_and_in_one_call() -> None:
+def test_what_needs_no_copy_is_acknowledged_first_and_in_one_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """An owner waits for all of it: not a call for each slab, nor for copies that others need."""
+    monkeypatch.setattr(telling, "TOGETHER_SECONDS", 60.0)  # a busy machine may take long
     node = FakeNode()
     with paging(node) as pager:
         dropped = [park(pager, random_bytes(MIB, seed=seed), keep="cache") for seed in range(8)]

@@ -15,6 +15,7 @@ import pytest
 from aqua_daemon.keeper.gpu import ScrubFailed
 from aqua_daemon.keeper.mappings import Mapped, who_maps
 from aqua_daemon.keeper.shm_memory import ShmMemory, make_shm_memory
+from tests.conftest import NOT_RUN_HERE
 
 NBYTES = 4 * 2**20
 WISHES = Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
@@ -56,7 +57,7 @@ def test_each_slab_has_a_canary_of_its_own() -> None:
 
 @pytest.mark.skipif(
     not WISHES.exists() or "[advise]" not in WISHES.read_text(),
-    reason="this kernel gives shared memory no huge pages on a wish",
+    reason=f"{NOT_RUN_HERE}shared memory with huge pages is missing",
 )
 def test_its_first_page_is_a_huge_one_where_the_kernel_has_some() -> None:
     """The canary's alone would have 511 small neighbours, which take long to unmap."""
