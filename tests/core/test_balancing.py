@@ -135,11 +135,14 @@ def test_who_was_not_heard_wants_nothing() -> None:
 
 def test_a_want_that_is_not_repeated_is_forgotten() -> None:
     """A client that has gone to host memory for good takes nothing from others."""
-    bench, alice, _, bob = crowded(period=WANT_SECONDS + 5.0)
-    lacks(bench, bob)
-    for _ in range(int(WANT_SECONDS + 6.0)):
+    period = WANT_SECONDS + 5.0
+    bench, alice, _, bob = crowded(period=period)
+    rest(bench, alice, bob, seconds=5.0)  # it has just been looked at
+    with pytest.raises(InsufficientMemory):
+        bench.ask(bob, wanted_bytes=1024 * MIB)
+    for _ in range(int(period)):
         rest(bench, alice, bob, seconds=0.0)
-        assert bench.the(SendRevoke) == []
+        assert bench.the(NoteRebalance) == []
 
 
 def test_a_want_ends_with_its_process() -> None:

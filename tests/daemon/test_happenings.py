@@ -11,10 +11,11 @@ from aqua_daemon.adapters.happenings import LONGEST_LINE, Happenings
 from aqua_daemon.adapters.journal import LogJournal
 from aqua_daemon.core import events
 from aqua_daemon.core.errors import NotPermitted, QuotaExceeded
-from aqua_daemon.core.instructions import ForgetSession
-from aqua_daemon.core.model import LeaseState, SessionId, TenantName
+from aqua_daemon.core.instructions import ForgetSession, NoteRebalance
+from aqua_daemon.core.model import LeaseState, RebalanceBlock, SessionId, TenantName
 from tests.daemon.samples import (
     LEASE,
+    MIB,
     PROCESS,
     RECLAIM,
     REQUESTED,
@@ -115,6 +116,19 @@ def test_a_session_that_is_over_is_forgotten(journal: LogJournal) -> None:
     journal.instructed(ForgetSession(session_id=SESSION_ID))
     journal.event(events.ProcessEnded(session_id=SESSION_ID))
     assert tenants(journal) == [TENANT, None]
+
+
+def test_a_rebalance_is_told_with_its_reason_to_who_gives(journal: LogJournal) -> None:
+    """Done or not: how much was asked back, or what was in the way."""
+    done = NoteRebalance(
+        tenant=TENANT, for_tenant=THIEF, nbytes=4 * MIB, reason="it has too much", block=None
+    )
+    journal.instructed(done, replace(done, nbytes=0, block=RebalanceBlock.OUT_OF_REACH))
+    assert [line.text for line in journal.happenings.after(0)] == [
+        "rebalance, 4 MiB asked back: it has too much",
+        "rebalance, blocked: out_of_reach: it has too much",
+    ]
+    assert tenants(journal) == [TENANT, TENANT]
 
 
 def test_that_an_observer_came_and_went_is_no_news(journal: LogJournal) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from aqua_daemon.adapters.tally import (
@@ -15,8 +17,8 @@ from aqua_daemon.adapters.tally import (
 )
 from aqua_daemon.core.errors import BrokerBug, InsufficientMemory, QuotaExceeded
 from aqua_daemon.core.events import SlabFreed
-from aqua_daemon.core.instructions import ForgetSession
-from aqua_daemon.core.model import LeaseState, RevokeReason
+from aqua_daemon.core.instructions import ForgetSession, NoteRebalance
+from aqua_daemon.core.model import LeaseState, RebalanceBlock, RevokeReason, TenantName
 from tests.daemon.samples import (
     DENIED,
     EVENTS,
@@ -27,6 +29,7 @@ from tests.daemon.samples import (
     RECLAIMED,
     REQUESTED,
     SESSION_ID,
+    TENANT,
     move,
 )
 
@@ -133,6 +136,18 @@ def test_reclaims_and_scrubbed_bytes_add_up(tally: Tally) -> None:
     assert sum(counts.reclaim_durations.counts) == 2
     assert counts.reclaim_durations.sum_seconds == pytest.approx(0.6)
     assert counts.scrubbed_bytes == 4 * MIB
+
+
+def test_each_rebalance_counts_as_done_or_by_what_blocked_it(tally: Tally) -> None:
+    """Once each, whatever the bytes."""
+    done = NoteRebalance(
+        tenant=TENANT, for_tenant=TenantName("other"), nbytes=4 * MIB, reason="above", block=None
+    )
+    tally.instructed(done, done, replace(done, block=RebalanceBlock.TOO_RECENT))
+    counts = tally.counts()
+    assert counts.rebalance_moves == 2
+    blocks = {block: count for block, count in counts.rebalance_blocks.items() if count}
+    assert blocks == {RebalanceBlock.TOO_RECENT: 1}
 
 
 def test_counts_that_were_read_do_not_change(tally: Tally) -> None:

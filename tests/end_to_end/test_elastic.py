@@ -34,8 +34,8 @@ START_SECONDS = 60.0
 
 @pytest.mark.limit(150)
 def test_consumers_keep_every_byte_while_an_owner_comes_and_goes() -> None:
-    """Seven waves: each reclaim answered in time, bytes exact, `store` kept, all of it heals."""
-    run_waves(seconds=14.0, pause_seconds=0.02)
+    """Half a minute of waves: each reclaim answered in time, bytes exact, `store` kept, all heals."""
+    run_waves(seconds=30.0, pause_seconds=0.02)
 
 
 @pytest.mark.long

@@ -307,4 +307,13 @@ ELASTIC = (
         new="if target.slab is None:",
         tests=(f"{_PROMOTION}::test_a_revoke_cancels_it",),
     ),
+    Mutant(
+        name="what blocks a rebalance is not counted",
+        path="aqua_daemon/adapters/tally.py",
+        old="self._counts.rebalance_blocks[block] += 1",
+        new="self._counts.rebalance_moves += 1",
+        tests=(
+            "tests/daemon/test_tally.py::test_each_rebalance_counts_as_done_or_by_what_blocked_it",
+        ),
+    ),
 )
