@@ -264,6 +264,7 @@ class QuiesceRequested:
     request_id: RequestId
     gpu: GpuUuid
     seconds: float  # from now; 0: no longer
+    takes_back: bool = False  # first, all that is lent there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

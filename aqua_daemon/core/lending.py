@@ -3,7 +3,8 @@
 Story of a newcomer: a process appears on a GPU, where it has yet to find out how much memory it may
 have. All that is lent there is asked back at once and freed as it comes; then the GPU is quiet
 until what its processes use has not changed for a while; then it lends again. What is quarantined
-meanwhile is not waited for: it comes when it comes.
+meanwhile is not waited for: it comes when it comes. Who comes while the GPU is quiet, because
+somebody asked for that, is no newcomer.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def learn(turn: Turn, account: GpuAccount, said: GpuReport) -> None:
         return  # who was there before this daemon is no newcomer, and what it let go is unknown
     _note_past_use(account, used_bytes, turn.now)
     _note_growth(account, owners)
-    if _sees_newcomers(settings) and account.owner_bytes.keys() - owners.keys():
+    if _sees_newcomers(settings, account) and account.owner_bytes.keys() - owners.keys():
         account.newcomer = Newcomer(since=turn.now, changed_at=turn.now)
         revoke_bytes(turn, account, account.held_bytes, reason=RevokeReason.OWNER, seconds=None)
     elif account.newcomer is not None and abs(account.others_bytes - used_bytes) >= SAME_USE_BYTES:
@@ -68,9 +69,11 @@ def outgrown(account: GpuAccount) -> tuple[str, ...]:
     return (warning,)
 
 
-def _sees_newcomers(settings: BrokerSettings) -> bool:
-    # Where a GPU lends to its own processes, each borrower's context would be a newcomer.
-    return settings.newcomer_seconds > 0 and not settings.lend_to_own_gpu
+def _sees_newcomers(settings: BrokerSettings, account: GpuAccount) -> bool:
+    # Where a GPU lends to its own processes, each borrower's context would be a newcomer. Where it
+    # is quiet, somebody has made way already for who comes: it measures, and nothing may change.
+    is_seen = settings.newcomer_seconds > 0 and not settings.lend_to_own_gpu
+    return is_seen and not account.quiets
 
 
 def _note_growth(account: GpuAccount, before: Mapping[int, int]) -> None:

@@ -4,6 +4,9 @@ An engine that measures its GPU's memory at start-up would take what comes and g
 its own. So nothing is granted there, nothing is revoked for the reserve, and what comes back is
 freed only afterwards; what is owed to a reclaim is freed at once. A quiet GPU is not a safe one:
 its owner may still grow into the reserve. So it ends soon, and with the session that asked for it.
+
+An engine that wants nearly all of its GPU finds too little where much is lent. For it all goes back
+first; who asks starts the engine when it has come.
 """
 
 from __future__ import annotations
@@ -12,8 +15,9 @@ from aqua_daemon.core.accounts import GpuAccount, Quiet
 from aqua_daemon.core.errors import InvalidRequest
 from aqua_daemon.core.events import QuiesceRequested
 from aqua_daemon.core.instructions import AnswerQuiesce
-from aqua_daemon.core.model import RETURNED
+from aqua_daemon.core.model import RETURNED, RevokeReason
 from aqua_daemon.core.returning import send_free
+from aqua_daemon.core.revoking import revoke_bytes
 from aqua_daemon.core.sizes import LONGEST_QUIESCE_SECONDS
 from aqua_daemon.core.turn import Turn
 
@@ -37,6 +41,8 @@ def request_quiet(turn: Turn, event: QuiesceRequested) -> None:
         # Asking again does not make it last for ever.
         ends_at = min(turn.now + event.seconds, started_at + LONGEST_QUIESCE_SECONDS)
         account.quiets[event.session_id] = Quiet(started_at=started_at, ends_at=ends_at)
+        if event.takes_back:
+            revoke_bytes(turn, account, account.held_bytes, reason=RevokeReason.OWNER, seconds=None)
     resume(turn, account)
     turn.answer(
         AnswerQuiesce(

@@ -75,17 +75,23 @@ def run_command(
     *,
     is_dry_run: bool,
 ) -> int:
-    """Run COMMAND, and leave the GPU alone while it starts. Write `--` before COMMAND.
+    """Take back what is lent of the GPU, run COMMAND, and leave the GPU alone while it starts.
 
+    Write `--` before COMMAND.
     Signals are passed on to it, its exit status is returned. Without a daemon it runs all the same.
     """
     if is_dry_run:
-        click.echo(f"dry run: would leave {gpu} alone for {settle_seconds:g} s and run it")
+        click.echo(
+            f"dry run: would take back what is lent of {gpu}, leave it alone for "
+            f"{settle_seconds:g} s and run it"
+        )
         return 0
     with ExitStack() as ours, ExitStack() as quietness:
         if settle_seconds:
             try:
-                quietness.enter_context(quiet(path, gpu, seconds=settle_seconds, timeout=seconds))
+                quietness.enter_context(
+                    quiet(path, gpu, seconds=settle_seconds, timeout=seconds, takes_back=True)
+                )
             except Unreachable as error:  # a server must start without us
                 click.echo(f"aquactl: {error}; {command[0]} is started all the same", err=True)
         try:

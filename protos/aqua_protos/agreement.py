@@ -23,10 +23,11 @@ QUOTA_COUNTS = "quota-counts"  # of a daemon whose quotas are of leases and sess
 QUOTA_WEIGHTS = "quota-weights"  # of a daemon whose quotas have a weight and a priority, too
 CALLS = "calls"  # of both, where calls of the API may come as frames of the presence link
 LEASE_EXCHANGE = "lease-exchange"  # of a daemon that takes other leases for those it revoked
+TAKE_BACK = "take-back"  # of a daemon that takes back what is lent where it leaves a GPU alone
 PROBES = "probes"  # of a keeper that measures links
 # What CALLS is about: what a server calls while it serves. The rest is rare, may be large, or waits long.
 FRAMED_METHODS = frozenset({"Acquire", "Release", "Acknowledge", "Exchange", "ReserveHost"})
-DAEMON_FEATURES = (OBSERVER, QUOTA_COUNTS, QUOTA_WEIGHTS, CALLS, LEASE_EXCHANGE)
+DAEMON_FEATURES = (OBSERVER, QUOTA_COUNTS, QUOTA_WEIGHTS, CALLS, LEASE_EXCHANGE, TAKE_BACK)
 CLIENT_FEATURES = (CALLS,)  # of the client library
 KEEPER_FEATURES = (PROBES,)
 

@@ -459,14 +459,16 @@ class SetQuotaReply(_message.Message):
     def __init__(self, outcome: _Optional[_Union[QuotaOutcome, str]] = ..., quota: _Optional[_Union[Quota, _Mapping]] = ...) -> None: ...
 
 class QuiesceRequest(_message.Message):
-    __slots__ = ("request_id", "gpu", "seconds")
+    __slots__ = ("request_id", "gpu", "seconds", "take_back")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     GPU_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
+    TAKE_BACK_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     gpu: str
     seconds: float
-    def __init__(self, request_id: _Optional[str] = ..., gpu: _Optional[str] = ..., seconds: _Optional[float] = ...) -> None: ...
+    take_back: bool
+    def __init__(self, request_id: _Optional[str] = ..., gpu: _Optional[str] = ..., seconds: _Optional[float] = ..., take_back: bool = ...) -> None: ...
 
 class QuiesceReply(_message.Message):
     __slots__ = ("seconds",)

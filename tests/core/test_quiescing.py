@@ -14,7 +14,14 @@ from aqua_daemon.core.events import (
     SlabAllocated,
 )
 from aqua_daemon.core.instructions import AnswerQuiesce, FreeSlab, Instruction, SendRevoke
-from aqua_daemon.core.model import GpuUuid, LeaseState, RequestId, SessionId, TenantName
+from aqua_daemon.core.model import (
+    GpuUuid,
+    LeaseState,
+    RequestId,
+    RevokeReason,
+    SessionId,
+    TenantName,
+)
 from aqua_daemon.core.sizes import LONGEST_QUIESCE_SECONDS, MIB
 from tests.core.bench import CACHE, GPU_BYTES, NEAR, SLAB, Bench, process
 
@@ -92,6 +99,42 @@ def test_what_comes_back_is_freed_afterwards() -> None:
     assert freed(bench.tick(0.2)) == leases
     bench.freed(*leases)
     assert bench.gpu(NEAR).free_bytes == GPU_BYTES
+
+
+def test_all_that_is_lent_goes_back_first_where_that_is_wished() -> None:
+    """At once, freed as it comes, and nothing is lent there meanwhile: an engine finds it all free."""
+    bench = Bench()
+    admin(bench)
+    session = bench.open()
+    leases = [bench.grant(session) for _ in range(3)]
+    unmade = bench.ask(session)
+    quiet = QuiesceRequested(
+        session_id=ADMIN, request_id=bench.request_id(), gpu=NEAR, seconds=60.0, takes_back=True
+    )
+    [order] = [one for one in bench.handle(quiet) if isinstance(one, SendRevoke)]
+    assert (set(order.lease_ids), order.reason) == (set(leases), RevokeReason.OWNER)
+    bench.handle(SlabAllocated(lease_id=unmade))
+    assert freed(bench.last) == [unmade]
+    assert freed(bench.acknowledge(session, *leases)) == leases
+    assert not any(isinstance(one, SendRevoke) for one in bench.handle(quiet))  # one effect
+    with pytest.raises(InsufficientMemory):
+        bench.ask(session)
+
+
+def test_who_comes_while_it_is_quiet_is_no_newcomer() -> None:
+    """It measures: nothing is taken back under it, nor when the quiet is over; who comes then is one."""
+    bench = Bench(newcomer_seconds=10.0)
+    admin(bench)
+    bench.report(NEAR, {OWNER_PID: MIB})
+    bench.tick(10.2)
+    bench.grant(bench.open(), safety_class=CACHE)
+    quiesce(bench, 5.0)
+    bench.report(NEAR, {OWNER_PID: MIB, OWNER_PID + 1: MIB})
+    assert bench.the(SendRevoke) == []
+    assert not any(isinstance(one, SendRevoke) for one in bench.tick(5.1))
+    assert bench.gpu(NEAR).waits_for == ""
+    bench.report(NEAR, {OWNER_PID: MIB, OWNER_PID + 1: MIB, OWNER_PID + 2: MIB})
+    assert len(bench.the(SendRevoke)) == 1
 
 
 def test_a_gpu_beside_it_goes_on() -> None:

@@ -180,6 +180,6 @@ def test_a_dry_run_starts_nothing(node: Node) -> None:
     """It says what would be done."""
     run = aquactl(node, "run", "--gpu", "SHM-1", "--dry-run", "--", "echo", "started")
     assert (run.returncode, run.stdout.count("\n")) == (0, 1)
-    assert run.stdout.startswith("dry run: would leave SHM-1 alone")
+    assert run.stdout.startswith("dry run: would take back what is lent of SHM-1")
     run = aquactl(node, "quiesce", "SHM-1", "--dry-run")
     assert run.stdout == "dry run: would leave SHM-1 alone for 600 s at most\n"

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import select
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, suppress
 
 from tests.end_to_end.bare_client import BareClient, Refused
 from tests.nodes import MIB, Node, environment, read_line, running_node, wait_until
@@ -19,6 +21,7 @@ from tests.nodes import MIB, Node, environment, read_line, running_node, wait_un
 GPU = "SHM-0"
 GPU_BYTES = 64 * MIB
 SECONDS = 20.0
+NEWCOMER_SECONDS = 10.0
 TERM_SECONDS = 60  # a bare client sends no keepalives
 
 
@@ -57,6 +60,30 @@ class Engine:
         assert self._process.stdin is not None
         self._process.stdin.write("go on\n")
         self._process.stdin.flush()
+
+
+def default_node() -> AbstractContextManager[Node]:
+    """One that makes way for newcomers, as every node does unless it is told otherwise."""
+    return running_node(
+        gpus=1, gpu_bytes=GPU_BYTES, newcomer_seconds=NEWCOMER_SECONDS, term_seconds=TERM_SECONDS
+    )
+
+
+def aquactl(node: Node, command: str) -> list[str]:
+    return [sys.executable, "-m", "aqua_daemon.ctl", command, "--socket", node.socket]
+
+
+@contextmanager
+def left_alone(node: Node) -> Iterator[None]:
+    """For the length of the block."""
+    words = [*aquactl(node, "quiesce"), GPU]
+    with subprocess.Popen(words, env=environment(), stdout=subprocess.PIPE, text=True) as quiesce:
+        try:
+            assert quiesce.stdout is not None
+            assert "is left alone" in read_line(quiesce.stdout, seconds=SECONDS)
+            yield
+        finally:
+            quiesce.send_signal(signal.SIGINT)
 
 
 @contextmanager
@@ -124,7 +151,7 @@ def seen_lent(seen: dict[str, object]) -> int:
 
 
 def test_without_us_knowing_free_memory_changes() -> None:
-    """The reason for the other two: an engine that nobody makes way for sees all that goes on."""
+    """The reason for the other three: an engine that nobody makes way for sees all that goes on."""
     with (
         running_node(gpus=1, gpu_bytes=GPU_BYTES, term_seconds=TERM_SECONDS) as node,
         BareClient(node.socket) as client,
@@ -143,22 +170,35 @@ def test_without_us_knowing_free_memory_changes() -> None:
 
 
 def test_under_aquactl_run_free_memory_does_not_change() -> None:
-    """Nothing is lent and nothing is freed there; what came back is free afterwards."""
+    """All that was lent has gone back before it starts; nothing is lent there until it has."""
     with (
-        running_node(gpus=1, gpu_bytes=GPU_BYTES, term_seconds=TERM_SECONDS) as node,
+        default_node() as node,
         BareClient(node.socket) as client,
+        ThreadPoolExecutor(1) as borrower,
     ):
+        moved_out = borrower.submit(acknowledge_all, client, [client.acquire() for _ in range(3)])
+        with engine(node, *aquactl(node, "run"), "--gpu", GPU, "--") as mine:
+            moved_out.result(SECONDS)
+            mine.measure()
+            churn_until_grown(mine, client, [])
+            seen = mine.measured()
+            assert_nothing_changed(seen)
+            assert seen_lent(seen) == lent_bytes(node) == 0
+            assert mine.end() == 0
+        wait_until(lambda: acquires(client), what="it lends again")
+
+
+def test_on_a_quiesced_gpu_free_memory_does_not_change() -> None:
+    """Nothing is taken back or freed there, though a process has come; afterwards it is."""
+    with default_node() as node, BareClient(node.socket) as client:
         held = [client.acquire() for _ in range(3)]
-        run = [sys.executable, "-m", "aqua_daemon.ctl", "run", "--socket", node.socket]
-        with engine(node, *run, "--gpu", GPU, "--") as mine:
+        with left_alone(node), engine(node) as mine:
             mine.measure()
             churn_until_grown(mine, client, held)
             assert held == []
             seen = mine.measured()
             assert_nothing_changed(seen)
-            assert seen_lent(seen) == 12 * MIB
-            assert lent_bytes(node) == 12 * MIB
-            assert mine.end() == 0
+            assert seen_lent(seen) == lent_bytes(node) == 12 * MIB
         wait_until(lambda: lent_bytes(node) == 0, what="what came back is free")
         wait_until(lambda: acquires(client), what="it lends again")
 

@@ -45,7 +45,7 @@ CORE = (
     Mutant(
         name="a newcomer is not noticed",
         path="aqua_daemon/core/lending.py",
-        old="if _sees_newcomers(settings) and account.owner_bytes.keys() - owners.keys():",
+        old="if _sees_newcomers(settings, account) and account.owner_bytes.keys() - owners.keys():",
         new="if False:",
         tests=("tests/core/test_lending.py::test_a_new_process_gets_all_of_its_gpu_back_at_once",),
     ),

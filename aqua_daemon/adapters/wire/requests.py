@@ -182,6 +182,7 @@ def quiesce_requested(payload: bytes, *, session_id: SessionId) -> QuiesceReques
         request_id=checks.request_id(message.request_id),
         gpu=checks.gpu("gpu", message.gpu),
         seconds=checks.seconds("seconds", message.seconds, most=LONGEST_QUIESCE_SECONDS),
+        takes_back=message.take_back,
     )
 
 
