@@ -53,7 +53,7 @@ GREETING_SECONDS = 2.0
 # Two keepalives unanswered: the daemon, if it lives, takes the session for suspect by now.
 SILENCE_TERMS = 2 / 3
 # All sessions send at so many moments in a third of a term: waking a daemon costs ten keepalives.
-KEEPALIVE_MOMENTS = 32
+KEEPALIVE_MOMENTS = 16
 
 logger = logging.getLogger("aqua")
 
