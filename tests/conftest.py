@@ -54,11 +54,23 @@ def require_path(path: Path, check: str) -> Path:
     return path
 
 
+def require_root() -> None:
+    """What other users may do is seen by root alone; without it the test is not run, or fails in CI."""
+    if os.geteuid() != 0:
+        _not_run("root")
+
+
 def _not_run(missing: str) -> NoReturn:
     message = f"{NOT_RUN_HERE}{missing} is missing"
     if os.environ.get("AQUA_REQUIRE_ALL") == "1":
         pytest.fail(f"{message}, and AQUA_REQUIRE_ALL=1 makes that a failure", pytrace=False)
     pytest.skip(message)
+
+
+@pytest.fixture
+def root() -> None:
+    """For tests that need root: `@pytest.mark.usefixtures("root")`."""
+    require_root()
 
 
 @pytest.fixture(scope="session")

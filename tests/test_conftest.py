@@ -71,13 +71,17 @@ def test_hangs():
 
 
 MISSING = """
-from tests.conftest import require_module, require_tool
+from tests.conftest import require_module, require_root, require_tool
 
 def test_needs_a_tool():
     require_tool("no-such-tool")
 
 def test_needs_a_module():
     require_module("no_such.module", "no-such-package")
+
+def test_needs_root(monkeypatch):
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    require_root()
 """
 
 
@@ -87,7 +91,7 @@ def test_a_missing_tool_is_named_at_the_end(tmp_path: Path) -> None:
     assert status == 0
     assert "test_small.py::test_needs_a_tool: no-such-tool is missing" in output
     assert "test_small.py::test_needs_a_module: no-such-package is missing" in output
-    assert "2 checks not run here, 0 of them GPU tests" in output
+    assert "3 checks not run here, 0 of them GPU tests" in output
 
 
 def test_a_missing_tool_fails_where_all_is_required(tmp_path: Path) -> None:
@@ -96,6 +100,7 @@ def test_a_missing_tool_fails_where_all_is_required(tmp_path: Path) -> None:
     assert status == 1
     assert "no-such-tool is missing, and AQUA_REQUIRE_ALL=1" in output
     assert "no-such-package is missing, and AQUA_REQUIRE_ALL=1" in output
+    assert "root is missing, and AQUA_REQUIRE_ALL=1" in output
 
 
 def test_a_descriptor_left_open_fails_an_end_to_end_test(tmp_path: Path) -> None:

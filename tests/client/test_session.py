@@ -230,6 +230,30 @@ def test_a_refusal_has_its_reason_and_opens_no_breaker(
     borrow(session)
 
 
+def test_a_refusal_closes_the_breaker(daemon: FakeDaemon, link: Link) -> None:
+    """Who says no has answered: it may be asked again at once."""
+    daemon.term_seconds = 60.0  # so that only the breaker is at work
+    session = link()
+    daemon.hangs = True
+    with pytest.raises(BrokerUnreachable):
+        session.acquire(4 * MIB, STORE, seconds=0.3)
+    assert session.reason == "breaker"
+    daemon.refuse["Acquire"] = (grpc.StatusCode.RESOURCE_EXHAUSTED, "no_room")
+    daemon.hangs = False
+
+    def is_refused() -> bool:
+        try:
+            session.acquire(4 * MIB, STORE, seconds=5.0)
+        except BrokerUnreachable:
+            return False
+        except Refused:
+            return True
+        raise AssertionError("it was granted")
+
+    wait_until(is_refused, what="a probe goes through")
+    assert session.reason == ""
+
+
 def test_keepalives_name_every_lease(daemon: FakeDaemon, link: Link) -> None:
     """Each third of a term, with the leases and the host room of that moment."""
     session = link()

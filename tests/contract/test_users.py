@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 
@@ -14,7 +13,7 @@ OWN_PIDS = ("unshare", "--pid", "--fork", "--kill-child")
 ONE, OTHER = 64646, 64747  # uids that own nothing and have no names
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="not run here: only root can become other users")
+@pytest.mark.usefixtures("root")
 def test_users_that_are_not_the_daemons_borrow_and_page(place: Place) -> None:
     """Whoever may use the socket gets slabs that it can open; each is a tenant of its own."""
     with place.tenant() as one, place.tenant() as other:

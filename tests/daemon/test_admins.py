@@ -19,14 +19,11 @@ from aqua_daemon.adapters.processes import Peer, groups_of, peer_of
 from aqua_daemon.core.errors import NotPermitted
 from aqua_daemon.core.events import QuiesceRequested, QuotaSet
 from aqua_daemon.core.model import ProcessIdentity, RequestId
-from tests.conftest import NOT_RUN_HERE
 from tests.core.bench import ALICE, NEAR, Bench
 
 CONNECT = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); sys.stdin.read()"
 OPS, OTHERS = 4711, 4712
-needs_root = pytest.mark.skipif(
-    os.getuid() != 0, reason=f"{NOT_RUN_HERE}only root gives children groups"
-)
+needs_root = pytest.mark.usefixtures("root")  # which alone gives children groups
 
 
 def peer(uid: int, *groups: int) -> Peer:

@@ -6,7 +6,6 @@ needs a machine of one's own.
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 from pathlib import Path
@@ -59,7 +58,7 @@ def ours(root: Path) -> set[str]:
     return {path for path in found if "aqua" in Path(path).name}
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="not run here: root is missing")
+@pytest.mark.usefixtures("root")
 def test_what_is_installed_is_all_there_and_all_goes(tmp_path: Path) -> None:
     """Units, settings, user, directories; then nothing of it but the user, whom userdel takes."""
     for tool in ("bash", "systemd-sysusers", "systemd-tmpfiles"):

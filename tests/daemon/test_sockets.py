@@ -71,7 +71,7 @@ def test_sockets_are_for_owner_and_group_only(path: str) -> None:
         os.umask(before)
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="not run here: root is missing")
+@pytest.mark.usefixtures("root")
 def test_sockets_go_to_the_group_that_was_asked_for(path: str) -> None:
     """The members of `--group` may connect."""
     group = next(entry for entry in grp.getgrall() if entry.gr_gid != os.getgid())

@@ -18,15 +18,12 @@ from dataclasses import asdict, dataclass
 
 import pytest
 
-from tests.conftest import NOT_RUN_HERE
 from tests.nodes import END_SECONDS, Node, environment, read_line
 
 ALICE, MALLORY = 41001, 41002  # uids that no account of a machine has
 START_SECONDS = 60.0  # importing torch on a busy machine
 
-needs_root = pytest.mark.skipif(
-    os.getuid() != 0, reason=f"{NOT_RUN_HERE}only root may run programs as others"
-)
+needs_root = pytest.mark.usefixtures("root")  # which alone may run programs as others
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

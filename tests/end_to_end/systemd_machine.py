@@ -22,7 +22,7 @@ from typing import NoReturn
 
 import pytest
 
-from tests.conftest import NOT_RUN_HERE, require_path, require_tool
+from tests.conftest import NOT_RUN_HERE, require_path, require_root, require_tool
 from tests.nodes import REPOSITORY, wait_until
 
 SYSTEMD = Path("/usr/lib/systemd/systemd")
@@ -92,8 +92,7 @@ def running_machine(directory: Path) -> Iterator[Machine]:
     for tool in ("bash", "unshare", "nsenter", "systemd-run"):
         require_tool(tool)
     require_path(SYSTEMD, "a machine with systemd")
-    if os.geteuid() != 0:
-        pytest.skip(f"{NOT_RUN_HERE}root is missing")
+    require_root()
     with _control_group() as group, (directory / "boot.log").open("w+") as log:
         shown = [sys.base_prefix, sysconfig.get_paths()["purelib"], str(REPOSITORY)]
         boot = ["unshare", *NAMESPACES, "bash", "-c", BOOT, "bash", str(directory), *shown]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import signal
 import stat
 import subprocess
@@ -74,6 +75,17 @@ def test_the_journal_is_told_the_priority_of_each_line() -> None:
             lines = node.log().splitlines()
     assert lines
     assert [line for line in lines if re.match(r"<[3-7]>\{", line) is None] == []
+
+
+def test_it_may_open_as_many_files_as_it_is_allowed() -> None:
+    """A session is three of them: the usual soft limit would end what the hard one allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 512), hard))
+    try:
+        with running_node(gpus=1) as node:
+            assert resource.prlimit(node.pid, resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -56,7 +56,7 @@ def test_host_room_ends_where_the_settings_say(pool: str) -> None:
         borrower.borrow(4 * MIB, SafetyClass.CACHE)
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="not run here: root is missing")
+@pytest.mark.usefixtures("root")
 def test_the_sockets_belong_to_the_group() -> None:
     """Members of `--group` may connect to the API and to presence, nobody else's group may."""
     group = next(entry for entry in grp.getgrall() if entry.gr_gid != os.getgid())
