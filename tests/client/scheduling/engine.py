@@ -92,6 +92,10 @@ class Engine:
         assert not set(running) & set(plan.preempt)
         self._preempt(plan)
         self._check_order(plan)
+        assert not set(running) & set(plan.soon)
+        assert all(
+            self.jobs[name].kv_tokens and not self.jobs[name].held_blocks for name in plan.soon
+        )
         for name in plan.resume:
             job = self.jobs[name]
             assert job.kv_tokens > 0

@@ -71,6 +71,31 @@ def test_nobody_is_preempted_while_all_fit() -> None:
     assert engine.preemptions == 0
 
 
+def test_nobody_goes_whose_blocks_nobody_needs() -> None:
+    """Where only seats are short, whoever gives up its own keeps its blocks, to the last free one."""
+    engine = Engine(SMALL, blocks=6, seats=1)
+    engine.add("first", prompt=8, reply=9)
+    for _ in range(3):
+        engine.step()
+    engine.add("second", prompt=8, reply=2)
+    plan = engine.step()
+    assert [share.request_id for share in plan.run] == ["second"]
+    assert plan.preempt == ()
+    engine.run()
+    assert engine.preemptions == 0
+
+
+def test_those_who_come_next_are_named_in_order() -> None:
+    """The oldest of the parked first, and nobody who is let in now."""
+    chosen = FairSettings(block_tokens=4, slice_iterations=3, order=Order.OLDEST)
+    engine = Engine(chosen, blocks=8, tokens=64)
+    for number in range(5):
+        engine.add(f"r{number}", prompt=8, reply=30)
+    named = [engine.step().soon for _ in range(30)][-1]
+    assert len(named) >= 2
+    assert list(named) == sorted(named)
+
+
 def test_what_can_never_fit_is_named() -> None:
     """It keeps nobody else from running."""
     engine = Engine(SMALL, blocks=4)

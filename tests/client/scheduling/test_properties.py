@@ -230,6 +230,30 @@ def test_swaps_cost_no_more_than_their_share(share: float) -> None:
     assert 0.5 * share * (engine.now - begin) < engine.swap_seconds <= share * (engine.now - begin)
 
 
+def test_a_newcomers_slice_is_the_shortest_however_dear_a_swap() -> None:
+    """It is what others wait by for their first token; all later slices are as long as it takes."""
+    swap = Swap(bytes_per_token=1000, store_bytes_per_second=1e6, fetch_bytes_per_second=1e6)
+    engine = Engine(settings_of(Order.OLDEST), blocks=40, tokens=256, swap=swap)
+    for number in range(3):
+        engine.add(f"old-{number}", prompt=8, reply=FOR_EVER)
+    engine.run(until=lambda: all(job.done_tokens > SLICE for job in engine.jobs.values()))
+    engine.add("new", prompt=8, reply=FOR_EVER)
+    engine.step()
+    lengths = {name: one.slice_left for name, one in engine.scheduler.requests.items()}
+    assert lengths.pop("new") == SLICE - 1
+    assert min(lengths.values()) > 10 * SLICE
+
+
+def test_a_swap_that_no_slice_pays_for_has_the_longest_slice() -> None:
+    """A request grows while it runs: where its swap grows by more than it earns, none is enough."""
+    hopeless = Swap(bytes_per_token=1000, store_bytes_per_second=1e4, fetch_bytes_per_second=1e4)
+    engine = Engine(settings_of(Order.OLDEST), blocks=400, tokens=256, swap=hopeless)
+    engine.add("a", prompt=8, reply=FOR_EVER)
+    longest = engine.settings.longest_slice_iterations
+    engine.run(until=lambda: engine.jobs["a"].done_tokens > SLICE, most=SLICE + 2)
+    assert longest - 2 <= engine.scheduler.requests["a"].slice_left <= longest
+
+
 @pytest.mark.parametrize("order", Order)
 def test_a_long_slice_keeps_no_blocks_empty(order: Order) -> None:
     """Where swaps are dear, the cache is as full as where they are not: it takes as long."""
