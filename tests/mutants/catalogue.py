@@ -9,5 +9,6 @@ from tests.mutants.elastic import ELASTIC
 from tests.mutants.exchanges import EXCHANGES
 from tests.mutants.node import NODE
 from tests.mutants.scheduling import SCHEDULING
+from tests.mutants.serving import SERVING
 
-MUTANTS = (*CORE, *ELASTIC, *EXCHANGES, *EDGES, *CUDA, *NODE, *SCHEDULING)
+MUTANTS = (*CORE, *ELASTIC, *EXCHANGES, *EDGES, *CUDA, *NODE, *SCHEDULING, *SERVING)
