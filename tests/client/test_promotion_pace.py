@@ -51,6 +51,7 @@ def test_until_then_it_does_not_ask(monkeypatch: pytest.MonkeyPatch) -> None:
     """However often it looks for room in what is held."""
     monkeypatch.setattr(promotion, "FIRST_PAUSE_SECONDS", 3600.0)
     monkeypatch.setattr(promotion, "LONGEST_PAUSE_SECONDS", 7200.0)
+    monkeypatch.setattr("aqua_client.borrowing.BACK_OFF_SECONDS", 0.0)
     node = full_node()
     with paging(node) as pager:
         handle = park(pager, random_bytes(SMALL))

@@ -20,12 +20,27 @@ from tests.core.outside import GPUS, TENANTS, Outside
 class AdminRules(Outside):
     """An admin is a session of its own, whose connection may close at once."""
 
-    @rule(gpu=st.sampled_from(GPUS), seconds=st.sampled_from((0.0, 1.0, 30.0)), stays=st.booleans())
-    def an_admin_quiesces(self, gpu: GpuUuid, seconds: float, stays: bool) -> None:  # noqa: FBT001 - drawn
+    @rule(
+        gpu=st.sampled_from(GPUS),
+        seconds=st.sampled_from((0.0, 1.0, 30.0)),
+        takes_back=st.booleans(),
+        stays=st.booleans(),
+    )
+    def an_admin_quiesces(
+        self,
+        gpu: GpuUuid,
+        seconds: float,
+        takes_back: bool,  # noqa: FBT001 - drawn
+        stays: bool,  # noqa: FBT001 - drawn
+    ) -> None:
         admin = self.admin()
         self.handle(
             QuiesceRequested(
-                session_id=admin, request_id=self.request_id(), gpu=gpu, seconds=seconds
+                session_id=admin,
+                request_id=self.request_id(),
+                gpu=gpu,
+                seconds=seconds,
+                takes_back=takes_back,
             )
         )
         if not stays:

@@ -42,6 +42,22 @@ ELASTIC = (
         tests=(f"{_LENDING}::test_what_was_late_for_others_is_freed_when_it_is_alone_no_more",),
     ),
     Mutant(
+        name="who comes to a quiet GPU is a newcomer",
+        path="aqua_daemon/core/lending.py",
+        old="return is_seen and not account.quiets",
+        new="return is_seen",
+        tests=("tests/core/test_quiescing.py::test_who_comes_while_it_is_quiet_is_no_newcomer",),
+    ),
+    Mutant(
+        name="nothing goes back before an engine starts",
+        path="aqua_daemon/core/quiescing.py",
+        old="        if event.takes_back:\n",
+        new="        if False:\n",
+        tests=(
+            "tests/core/test_quiescing.py::test_all_that_is_lent_goes_back_first_where_that_is_wished",
+        ),
+    ),
+    Mutant(
         name="what is offered has to settle",
         path="aqua_daemon/core/lending.py",
         old="is_auto = account.policy is AUTO",
