@@ -208,3 +208,22 @@ def test_a_lender_that_is_full_is_passed_over_for_a_shared_one() -> None:
         )
     )
     assert lender(bench, bench.open("second", home=other, pid=21)) in {gpus[0], first}
+
+
+def test_of_lenders_that_were_never_measured_the_shared_one_lends_later() -> None:
+    """Although it has more to lend: what leaves it is halved, as topology says."""
+    node = topologies.hgx_h100(gpus=3)
+    bench, gpus = bench_of(node)
+    other = bench.open("other", home=gpus[2], pid=12)
+    while lender(bench, other) != gpus[1]:
+        pass
+    report = GpuReport(
+        gpu=gpus[2],
+        total_bytes=GPU_BYTES,
+        slab_bytes={},
+        owner_bytes={99: GPU_BYTES - 80 * MIB},
+        links=links_of(node, 2),
+    )
+    bench.handle(GpuReported(report=report))
+    assert SLAB < bench.gpu(gpus[2]).lendable_bytes < bench.gpu(gpus[1]).lendable_bytes
+    assert lender(bench, bench.open(home=gpus[0])) == gpus[2]

@@ -261,6 +261,21 @@ def test_a_measurement_never_breaks_a_reserve() -> None:
     assert bench.gpu(NEAR).lendable_bytes == before
 
 
+def test_links_of_one_gpu_at_once_need_memory_for_each() -> None:
+    """It is looked for, and promised, as often as the GPU is an end."""
+    bench, admin = started()
+    of_near = (pair(NEAR, HOME), pair(NEAR, FAR))
+    bench.report(NEAR, {99: GPU_BYTES - 52 * MIB})
+    ask(bench, admin, *of_near)
+    assert [one.problem for one in outcomes(bench)] == [
+        "SHM-1: 13 MiB are free above its reserve, 16 are needed"
+    ] * 2
+    bench.report(NEAR, {99: 100 * MIB})
+    before = bench.gpu(NEAR).lendable_bytes
+    ask(bench, admin, *of_near)
+    assert bench.gpu(NEAR).lendable_bytes == before - 2 * LARGE
+
+
 def test_host_memory_stands_at_either_end() -> None:
     """What is measured to it is one GPU's affair."""
     bench, admin = started()

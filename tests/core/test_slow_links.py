@@ -38,6 +38,15 @@ def test_a_slow_gpu_lends_last_and_is_named_once() -> None:
     assert found.index(gpus[3]) == len(found) - found.count(gpus[3])
 
 
+def test_a_slow_gpu_among_many_does_not_make_its_peers_links_slow() -> None:
+    """Of eight GPUs most links are quick: the slow one is named, and none of its fourteen links."""
+    bench, gpus = bench_of(topologies.hgx_h100())
+    measure(bench, gpus, *each_alone(8, lambda a, b: 250.0 if 3 in {a, b} else 375.0))
+    [(gpu, words)] = warnings(bench).items()
+    assert (gpu, len(words)) == (gpus[3], 1)
+    assert words[0].startswith("its links are 1.5 times slower")
+
+
 def test_a_slow_gpu_lends_after_those_that_are_shared() -> None:
     """Half of a good link would be less than all of a slow one; it is avoided all the same."""
     bench, gpus = bench_of(topologies.hgx_h100(gpus=3))
@@ -118,6 +127,19 @@ def test_real_transfers_refine_what_was_measured() -> None:
         fetched(bench, session, gpus[1], 120.0)
         fetched(bench, session, gpus[2], 70.0)
     assert [lender(bench, session) for _ in range(3)] == [gpus[1]] * 3
+
+
+def test_what_is_measured_anew_is_believed() -> None:
+    """What clients said of it was beside another figure."""
+    bench, gpus = bench_of(topologies.four_h100())
+    measure(bench, gpus, *both_ways((0, 1, 125.0), (0, 2, 100.0), (0, 3, 60.0)))
+    session = bench.open(home=gpus[0])
+    for _ in range(8):
+        fetched(bench, session, gpus[1], 40.0)
+        fetched(bench, session, gpus[2], 100.0)
+    assert lender(bench, session) == gpus[2]
+    measure(bench, gpus, {(1, 0): 125.0})
+    assert lender(bench, bench.open("s2", home=gpus[0], pid=12)) == gpus[1]
 
 
 def test_a_clients_word_is_bounded_and_names_nobody() -> None:

@@ -5,6 +5,7 @@ On the made-up driver, over real processes; copies are late there, as those of p
 
 from __future__ import annotations
 
+import ctypes
 import gc
 from collections.abc import Iterator
 from pathlib import Path
@@ -147,6 +148,26 @@ def test_what_the_driver_does_not_pin_is_not_kept(node: FakeCudaNode) -> None:
     with pytest.raises(aqua_client.AquaError, match="OUT_OF_MEMORY"):
         pages.pin(0)
     assert pages.pinned_bytes == 0
+
+
+def test_what_the_driver_does_not_unpin_stays_where_it_is(node: FakeCudaNode) -> None:
+    """A device may still write there: the pages are nobody's, and not the kernel's either."""
+    pages = PinnedPages()
+    piece = pages.pin(0)
+    pages.add(piece)
+    node.fail("cuMemHostUnregister", int(CUresult.CUDA_ERROR_UNKNOWN))
+    pages.close()
+    node.fail("cuMemHostUnregister", None)
+    assert pages.pinned_bytes == 0
+    held = ctypes.string_at(piece.address, PIECE_BYTES) if is_mapped(piece.address) else b""
+    assert len(held) == PIECE_BYTES
+    assert piece.address in copies._pinned
+
+
+def is_mapped(address: int) -> bool:
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    ranges = [line.split()[0].split("-") for line in lines]
+    return any(int(begin, 16) <= address < int(end, 16) for begin, end in ranges)
 
 
 def test_a_fetch_to_the_cpu_waits_for_what_a_gpu_still_writes_to_the_host() -> None:

@@ -10,7 +10,7 @@ import pytest
 from aqua_protos.agreement import KEEPER_FEATURES
 from aqua_protos.keeper_pb2 import KeeperRequest, LinkSample, MeasureLink, OfferProbe
 
-from aqua_daemon.keeper import shm_gpu
+from aqua_daemon.keeper import probing, shm_gpu
 from aqua_daemon.keeper.node import KeptGpus
 from aqua_daemon.keeper.probing import Probes
 from aqua_daemon.keeper.refusal import Refused
@@ -33,6 +33,25 @@ def test_a_link_is_measured_in_each_size() -> None:
         samples = daemon.answer(daemon.ask(measure())).link_measured.samples
         assert tuple(one.nbytes for one in samples) == SIZES
         assert all(0 < one.seconds < 5 for one in samples)
+
+
+class HeapProbe:
+    """Memory that nobody looks at."""
+
+    address = 0
+
+    def close(self) -> None:
+        raise AssertionError("it is the caller's")
+
+
+def test_what_the_first_use_of_a_link_costs_is_no_part_of_its_figure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However long it took: another copy is made after it."""
+    monkeypatch.setattr(probing, "BEST_OF_SECONDS", -1.0)  # as a copy that takes all of it
+    took = iter((5.0, 1.0, 2.0))
+    end = HeapProbe()
+    assert probing._best(lambda *_: next(took), end, end, MIB) == 1.0
 
 
 def test_a_measurement_holds_up_nothing_and_its_memory_counts_as_used() -> None:
@@ -133,3 +152,21 @@ def test_a_clock_that_has_not_moved_is_no_figure(
     samples = asyncio.run(measured())
     assert not isinstance(samples, Refused)
     assert all(one.seconds > 0 for one in samples)
+
+
+def test_no_more_links_are_measured_at_once_than_there_may_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each has a thread and memory of its own; nothing of what is refused is kept."""
+    monkeypatch.setattr(probing, "MOST_AT_ONCE", 0)
+
+    async def refused() -> None:
+        gpus = shm_gpu.shm_gpus(
+            count=2, gpu_bytes=64 * MIB, smallest_slab_bytes=MIB, largest_slab_bytes=MIB
+        )
+        with KeptGpus(gpus, smallest_slab_bytes=MIB, largest_slab_bytes=MIB) as node:
+            probes = Probes(node, lambda: None)
+            with pytest.raises(Refused, match="links are being measured"):
+                probes.measure(measure().measure_link, (), lambda _: None)
+
+    asyncio.run(refused())
