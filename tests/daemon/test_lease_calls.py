@@ -38,6 +38,19 @@ def test_a_lease_comes_with_its_descriptor_and_canary() -> None:
     asyncio.run(story())
 
 
+def test_a_slab_that_can_not_be_sent_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its presence link is full, or the daemon out of descriptors: no reply whose slab never comes."""
+
+    async def story() -> None:
+        async with running() as node, greeted(node) as client:
+            monkeypatch.setattr(node.presence, "send_descriptor", lambda *_: False)
+            with pytest.raises(aio.AioRpcError, match="ask again with the same") as caught:
+                await client.call("Acquire", acquire_request())
+            assert reason_of(caught.value) == "suspect"
+
+    asyncio.run(story())
+
+
 def test_a_cuda_handle_comes_in_the_reply() -> None:
     """No frame is sent for it."""
 

@@ -157,6 +157,23 @@ def test_a_peer_that_has_ended_is_not_taken_for_another(tmp_path: Path) -> None:
             peer_of(connection)
 
 
+def test_a_peer_that_ends_while_it_is_looked_at_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was read last may be of another process that has its pid by now: the pidfd tells."""
+    with peer_process(tmp_path) as (child, connection):
+
+        def ends_meanwhile(pid: int) -> int:
+            ticks = read_start_ticks(pid)
+            child.kill()
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # its /proc stays until it is reaped
+            return ticks
+
+        monkeypatch.setattr(processes, "read_start_ticks", ends_meanwhile)
+        with pytest.raises(PeerGone, match="has ended"):
+            peer_of(connection)
+
+
 def test_kernels_without_a_peer_pidfd_compare_start_times(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

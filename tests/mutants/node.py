@@ -9,6 +9,7 @@ _FORKING, _SHORTAGES = f"{_CLIENT}/test_forking.py", f"{_CLIENT}/test_shortages.
 _PAGER, _LIMITS = f"{_CLIENT}/test_pager.py", f"{_DAEMON}/test_presence_limits.py"
 _REVOKES, _REATTACHING = f"{_CLIENT}/test_revokes.py", f"{_CLIENT}/test_reattaching.py"
 _MODULE, _ROOM = f"{_CLIENT}/test_client.py", "tests/core/test_host_room.py"
+_PROCESSES = f"{_DAEMON}/test_processes.py"
 _LATE = "test_two_pings_may_come_late_before_the_daemon_is_taken_for_dead"
 _SOURCES = "aqua_daemon/config_sources.py"
 _OF_SOURCES = f"{_DAEMON}/test_config_sources.py"
@@ -126,7 +127,7 @@ NODE = (
         path="aqua_daemon/adapters/processes.py",
         old='        if part == "user.slice":\n            return ""',
         new='        if part == "user.slice":\n            continue',
-        tests=(f"{_DAEMON}/test_processes.py::test_a_cgroup_names_its_unit_or_container",),
+        tests=(f"{_PROCESSES}::test_a_cgroup_names_its_unit_or_container",),
     ),
     Mutant(
         name="a new daemon forgets what is in host memory",
@@ -134,6 +135,13 @@ NODE = (
         old="is_rebuilding = session.session_id in turn.books.awaited",
         new="is_rebuilding = False",
         tests=(f"{_ROOM}::test_a_holder_of_slabs_that_is_back_keeps_what_it_has_in_host_memory",),
+    ),
+    Mutant(
+        name="a peer that ended is taken for who has its pid",
+        path="aqua_daemon/adapters/processes.py",
+        old='        if has_ended(pidfd):\n            raise PeerGone(f"process {pid} has ended")\n',
+        new="",
+        tests=(f"{_PROCESSES}::test_a_peer_that_ends_while_it_is_looked_at_is_gone",),
     ),
     Mutant(
         name="a sub-tenant leaves its tenant's quota",
