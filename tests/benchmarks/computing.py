@@ -10,13 +10,15 @@ Between two iterations it looks at its input; each line is a command, each answe
     check              compare every byte, then release all
     copy BYTES TOUCHED how long a plain copy takes beside the iterations, that many bytes of the
                        destination being touched
-    unmap BYTES        how long a plain munmap of so much shared memory takes whose pages were touched
+    unmap BYTES        how long a plain munmap of so much shared memory, whose pages were touched, takes
+                       beside the iterations
     paper BYTES        answer a request as the paper's consumers do: looked for every 4 s, at the
                        end of an iteration; then everything is copied before the next one
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import mmap
 import os
@@ -25,11 +27,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 
 import torch
 
 import aqua_client
+from aqua_client import libc
 
 TENSOR_BYTES = 8 * 2**20
 CHUNK_BYTES = 16 * 2**20
@@ -74,7 +76,7 @@ class Computing:
             case ["copy", nbytes, touched]:
                 return {"seconds": self._copy_beside(int(nbytes), int(touched))}
             case ["unmap", nbytes]:
-                return {"seconds": _unmap(int(nbytes))}
+                return {"seconds": self._unmap_beside(int(nbytes))}
             case ["paper", nbytes]:
                 return {"seconds": self._paper(int(nbytes))}
             case words:
@@ -112,17 +114,32 @@ class Computing:
         self._handles.clear()
 
     def _copy_beside(self, nbytes: int, touched: int) -> float:
-        """In another thread, as an evacuation is."""
-        taken: list[float] = []
         source, target = _touched(nbytes), torch.empty(nbytes, dtype=torch.uint8)
         target[:touched].zero_()
+        return self._seconds_beside(lambda: _copy(source, target))
 
-        def copy() -> None:
+    def _unmap_beside(self, nbytes: int) -> float:
+        """The pages stay, as those of a slab that its keeper holds."""
+        descriptor = os.memfd_create("unmapped")
+        os.ftruncate(descriptor, nbytes)
+        protection = mmap.PROT_READ | mmap.PROT_WRITE
+        address = libc.mmap(None, nbytes, protection, mmap.MAP_SHARED, descriptor, 0)
+        libc.madvise(address, nbytes, libc.MADV_HUGEPAGE)  # as slabs are
+        ctypes.memset(address, 1, nbytes)
+        taken = self._seconds_beside(lambda: libc.munmap(address, nbytes))
+        os.close(descriptor)
+        return taken
+
+    def _seconds_beside(self, act: Callable[[], object]) -> float:
+        """In another thread, as an evacuation is."""
+        taken: list[float] = []
+
+        def run() -> None:
             start = time.monotonic()
-            _copy(source, target)
+            act()
             taken.append(time.monotonic() - start)
 
-        thread = threading.Thread(target=copy)
+        thread = threading.Thread(target=run)
         thread.start()
         while thread.is_alive():
             self.iterate()
@@ -137,22 +154,6 @@ class Computing:
             self.iterate()
         _copy(source, target)
         return time.monotonic() - asked_at
-
-
-def _unmap(nbytes: int) -> float:
-    """The pages stay, as those of a slab that its keeper holds."""
-    descriptor = os.memfd_create("unmapped")
-    os.ftruncate(descriptor, nbytes)
-    memory = mmap.mmap(descriptor, nbytes)
-    with suppress(OSError):
-        memory.madvise(mmap.MADV_HUGEPAGE)  # as slabs are
-    for begin in range(0, nbytes, CHUNK_BYTES):
-        memory[begin : begin + CHUNK_BYTES] = b"1" * CHUNK_BYTES
-    start = time.monotonic()
-    memory.close()
-    taken = time.monotonic() - start
-    os.close(descriptor)
-    return taken
 
 
 def _touched(nbytes: int) -> torch.Tensor:
