@@ -27,6 +27,8 @@ from typing import Protocol
 
 from aqua_protos.framing import Disconnected, FrameReader, FrameTooLarge
 
+from aqua_client.quick_turns import QUICK_TURNS
+
 _TURN_SECONDS = 0.01  # longer than it takes to leave, shorter than anybody notices
 _CLOSE_SECONDS = 1.0
 
@@ -89,7 +91,8 @@ class Reading:
             if not ready or any(one == self._waker.fileno() for one, _event in ready):
                 return None
             if not self._left:
-                self._read_in_turn()
+                with QUICK_TURNS.wanted():  # to read gives the interpreter away; it may be a revoke
+                    self._read_in_turn()
             # However much comes for callers, and whoever keeps the turn: keepalives have to go out.
             if seconds <= 0 and not self._left:
                 return None

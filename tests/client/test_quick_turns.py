@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
 import torch
+from aqua_protos.framing import send_frame
 
 from aqua_client import moving
+from aqua_client.link import Waker
 from aqua_client.quick_turns import QUICK_SECONDS, QUICK_TURNS
+from aqua_client.reading import Reading
 from tests.client.pagers import paging, park, random_bytes, wait_acknowledged
 from tests.fakes.session import FakeNode
 from tests.nodes import wait_until
@@ -63,6 +69,26 @@ def test_a_forked_child_has_its_programs_interval() -> None:
                 found = found and sys.getswitchinterval() == QUICK
             os._exit(not (found and sys.getswitchinterval() == OWN))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_what_comes_is_read_in_such_a_time() -> None:
+    """It may be a revoke."""
+    daemon, ours = socket.socketpair()
+    seen: list[float] = []
+
+    def hear(_: bytes) -> bool:
+        seen.append(sys.getswitchinterval())
+        return False
+
+    with (
+        daemon,
+        contextlib.closing(Waker()) as waker,
+        contextlib.closing(Reading(ours, waker, hear)) as reading,
+    ):
+        send_frame(daemon, b"revoke")
+        assert reading.next_payload(deadline=time.monotonic() + 60.0) == b"revoke"
+    assert seen == [QUICK]
+    assert sys.getswitchinterval() == OWN
 
 
 def test_a_revoke_is_such_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
