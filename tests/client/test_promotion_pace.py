@@ -20,6 +20,7 @@ from tests.client.test_promotion import (
     on_peer,
 )
 from tests.fakes.session import MIB, FakeNode
+from tests.fakes.streams import FakeStreams
 from tests.nodes import wait_until
 
 __all__ = ["often"]  # a fixture that each of them uses
@@ -121,3 +122,18 @@ def test_news_ends_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
         node.gpu_bytes["SHM-1"] = 64 * MIB
         wait_until(lambda: {handle.tier for handle in handles} == {"peer"}, what="all are there")
     assert acknowledged == [0, 1, 1]
+
+
+def test_what_is_still_being_written_waits() -> None:
+    """A copy into the host that was only enqueued would be overtaken."""
+    streams, node = FakeStreams(), FakeNode(gpu_bytes={"SHM-1": 4 * MIB})
+    with paging(node, streams=streams) as pager:
+        first = park(pager, random_bytes(3 * MIB))
+        streams.finish_all()
+        handle = park(pager, random_bytes(2 * MIB))
+        first.release()
+        wait_until(lambda: pager.stats()["peer_bytes"] == 0, what="there is room")
+        looks(pager._worker._promotion)
+        assert handle.tier == "host"
+        streams.finish_all()
+        on_peer(handle)

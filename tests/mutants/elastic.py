@@ -296,6 +296,13 @@ ELASTIC = (
         tests=(f"{_PACE}::test_news_ends_a_step",),
     ),
     Mutant(
+        name="what is being written is promoted",
+        path="aqua_client/promotion.py",
+        old="return not (place.is_writing or place.is_retired) and",
+        new="return not place.is_retired and",
+        tests=(f"{_PACE}::test_what_is_still_being_written_waits",),
+    ),
+    Mutant(
         name="who was refused asks at once",
         path="aqua_client/promotion.py",
         old="self._asks_at = time.monotonic() + self._pause",
