@@ -32,6 +32,7 @@ class News:
         """Leases are asked back. What is unknown was given back, or is not granted yet."""
         with self._tiers.lock:
             self._tiers.revokes_heard += 1
+            self._tiers.hurry.begin()
             known = self._slabs(notice.lease_ids)
             for slab in known:
                 slab.is_revoked = True
@@ -39,9 +40,8 @@ class News:
                 slab.deadline = notice.deadline
                 self._tiers.fence(slab, notice.reason)
             unknown = set(notice.lease_ids).difference(slab.lease_id for slab in known)
-            if unknown:
-                self._tiers.unknown_leases.extend(sorted(unknown))
-                self._tiers.wake_worker()
+            self._tiers.unknown_leases.extend(sorted(unknown))
+            self._tiers.wake_worker()
 
     def leases_ended(self, lease_ids: Sequence[str]) -> None:
         """The daemon does not know them: empty and unmap; there is nobody to tell."""

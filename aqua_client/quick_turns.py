@@ -11,7 +11,7 @@ wants the interpreter it changes nothing.
 from __future__ import annotations
 
 import sys
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 
 from aqua_client.while_any import WhileAny
 
@@ -46,3 +46,23 @@ class QuickTurns(WhileAny):
 
 
 QUICK_TURNS = QuickTurns()
+
+
+class Hurry:
+    """Quick turns that one thread begins for another, until that has had its first. Under a lock of theirs."""
+
+    def __init__(self) -> None:
+        self._turns = ExitStack()
+        self._is_on = self._is_over = False
+
+    def begin(self) -> None:
+        """The other is about to be woken."""
+        if not self._is_on and not self._is_over:
+            self._is_on = True
+            self._turns.enter_context(QUICK_TURNS.wanted())
+
+    def end(self, *, for_good: bool = False) -> None:
+        """It has had its turn; *for_good*: it will have none any more. Idempotent."""
+        self._is_over |= for_good
+        self._is_on = False
+        self._turns.close()

@@ -16,6 +16,7 @@ from aqua_client.counters import Counters
 from aqua_client.extents import aligned
 from aqua_client.held_slabs import HeldSlabs
 from aqua_client.host_tier import HostTier
+from aqua_client.quick_turns import Hurry
 from aqua_client.records import LeaseUse, SafetyClass
 from aqua_client.slabs import Flight, Pins, Place, Prefetched, Slab, Stored
 from aqua_client.streams import Event
@@ -40,6 +41,7 @@ class Tiers:
         # Asked back although nothing is known of them; the worker acknowledges them.
         self.unknown_leases: list[str] = []
         self.revokes_heard = 0  # so many times leases were asked back
+        self.hurry = Hurry()  # until the worker looks at these
         # The worker looks anyway: to wake it holds up a caller longer than all else in a call.
         self.is_watched = False
         # Copies that were enqueued and may not be over: their pins go when they are.

@@ -95,6 +95,7 @@ class Worker:
             self._tiers.wake_worker()
         if self._thread is not threading.current_thread():
             self._thread.join(seconds)
+        self._end_hurry(for_good=True)
 
     def _run(self) -> None:
         while True:
@@ -113,11 +114,16 @@ class Worker:
             try:
                 self._settle(slabs)
                 with QUICK_TURNS.wanted() if fenced else nullcontext():
+                    self._end_hurry()
                     self._serve(unknown, fenced)
                 self._buffer.tend()
             except Exception:
                 # Leases would be quarantined one by one if this thread ended.
                 logger.exception("the pager's thread failed; it goes on")
+
+    def _end_hurry(self, *, for_good: bool = False) -> None:
+        with self._tiers.lock:
+            self._tiers.hurry.end(for_good=for_good)
 
     def _wait(self) -> None:
         """Until there is something to do, or it is time to look.

@@ -17,6 +17,7 @@ from aqua_client import moving
 from aqua_client.link import Waker
 from aqua_client.quick_turns import QUICK_SECONDS, QUICK_TURNS
 from aqua_client.reading import Reading
+from aqua_client.worker import Worker
 from tests.client.pagers import paging, park, random_bytes, wait_acknowledged
 from tests.fakes.session import FakeNode
 from tests.nodes import wait_until
@@ -69,6 +70,25 @@ def test_a_forked_child_has_its_programs_interval() -> None:
                 found = found and sys.getswitchinterval() == QUICK
             os._exit(not (found and sys.getswitchinterval() == OWN))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_revoke_is_such_a_time_before_it_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library's thread would not have its first turn for seconds."""
+    node, seen, look = FakeNode(), list[float](), Worker._fence_idle
+
+    def watched(worker: Worker) -> None:  # with each look
+        if any(slab.is_revoked for slab in worker._tiers.slabs.values()):
+            seen.append(sys.getswitchinterval())
+        look(worker)
+
+    monkeypatch.setattr(Worker, "_fence_idle", watched)
+    with paging(node) as pager:
+        park(pager, random_bytes(2**20))
+        wait_acknowledged(node, node.revoke("SHM-1"))
+        wait_until(lambda: sys.getswitchinterval() == OWN, what="turns are the program's own")
+    assert seen[:1] == [QUICK]
+    node.revoke("SHM-1", ["0" * 32])  # nobody is there to serve it
+    assert sys.getswitchinterval() == OWN
 
 
 def test_what_comes_is_read_in_such_a_time() -> None:
