@@ -73,6 +73,21 @@ def test_only_the_tail_is_copied_while_a_request_gives_way(client: aqua_client.C
     assert done[True]["tail_bytes"] <= BLOCK_BYTES * done[True]["parked"]
 
 
+def test_what_came_back_and_will_be_written_to_is_stored_no_longer(
+    client: aqua_client.Client,
+) -> None:
+    """Where all of a request is its tail nothing is left in leases while it is in the cache."""
+    manager = manager_of(batching())
+    with closing(attach(manager, client=client, write_through=False)) as paging:
+        ask(manager, ASKED[:3])
+        run_until(manager, lambda: paging.stats()["parked_now"])
+        assert client.stats()["peer_bytes"]
+        run_until(manager, lambda: not paging.stats()["parked_now"])
+        assert paging.scheduler.active_requests
+        wait_until(lambda: client.stats()["peer_bytes"] == 0, what="the copies are given back")
+        run_to_end(manager)
+
+
 def test_every_byte_comes_back_where_it_is_looked_for(client: aqua_client.Client) -> None:
     """What is loaded into a block is what was in the block that was stored."""
     pools = ComparingPools(client)
