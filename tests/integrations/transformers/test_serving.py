@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import os
 import signal
@@ -182,6 +183,21 @@ def test_a_caller_that_goes_is_not_answered_further(server: Served, client: open
         what="it is cancelled",
     )
     wait_until(lambda: figure(server, "aqua_serving_kv_used_bytes") == 0, what="it is gone")
+
+
+def test_a_caller_that_goes_before_its_whole_answer_is_not_answered_further(server: Served) -> None:
+    """There is nothing to be written that would fail: its going is what is seen."""
+    cancelled = figure(server, 'aqua_serving_requests_total{outcome="cancelled"}')
+    host, port = server.url.removeprefix("http://").removesuffix("/v1").split(":")
+    caller = http.client.HTTPConnection(host, int(port), timeout=30)
+    asked = {"model": "tiny", "prompt": text_of(ASKED[3]), "max_tokens": 200, "temperature": 0}
+    caller.request("POST", "/v1/completions", json.dumps(asked))
+    wait_until(lambda: figure(server, "aqua_serving_open_requests") > 0, what="it is taken")
+    caller.close()
+    wait_until(
+        lambda: figure(server, 'aqua_serving_requests_total{outcome="cancelled"}') > cancelled,
+        what="it is cancelled",
+    )
 
 
 def test_past_capacity_it_says_when_to_come_back(model_dir: Path, node: Node) -> None:
