@@ -197,15 +197,15 @@ class Pager:
             if self._is_closed:
                 _refuse_closed()
             stored.check(may_be_lost=stored.prefetched is not None)
-            return stored.nbytes > 0 and self._tiers.may_prefetch(stored, most_bytes)
+            return stored.nbytes > 0 and self._tiers.fetched_ahead.may_begin(stored, most_bytes)
 
     def begin_prefetch(self, stored: Stored, prefetched: Prefetched, *, most_bytes: int) -> bool:
         """Note that it is brought back; False: that may not be, by now."""
         with self._tiers.lock:
             is_held = not (self._is_closed or stored.is_released)
-            if not (is_held and self._tiers.may_prefetch(stored, most_bytes)):
+            if not (is_held and self._tiers.fetched_ahead.may_begin(stored, most_bytes)):
                 return False
-            self._tiers.begin_prefetch(stored, prefetched)
+            self._tiers.fetched_ahead.begin(stored, prefetched)
             self._counters.prefetches += 1
             return True
 
@@ -216,7 +216,7 @@ class Pager:
             if self._is_closed:
                 _refuse_closed()
             stored.check(may_be_lost=True)
-            return self._tiers.take_prefetched(stored)
+            return self._tiers.fetched_ahead.take(stored)
 
     def count_fetch(self) -> None:
         """One that took what was prefetched."""
@@ -270,7 +270,7 @@ class Pager:
                 "host_reserved_bytes": self._tiers.host.reserved_bytes,
                 "evacuation_buffer_bytes": self._tiers.host.kept_bytes,
                 "pinned_bytes": self._tiers.host.pinned.pinned_bytes,
-                "prefetched_bytes": self._tiers.prefetched_bytes,
+                "prefetched_bytes": self._tiers.fetched_ahead.nbytes,
                 "leases": leases,
                 "copy_ways": {} if self.streams is None else self.streams.told(),
                 **self._counters.snapshot(),
@@ -287,8 +287,7 @@ class Pager:
                 return
             self._is_closed = True
             self._arriving.close()
-            for stored in tuple(self._tiers.prefetched):
-                self._tiers.take_prefetched(stored)
+            self._tiers.fetched_ahead.drop_all()
         seconds = self._settings.close_seconds
         self._worker.stop(seconds=seconds)
         with self._tiers.lock:

@@ -14,11 +14,12 @@ from collections.abc import Sequence
 
 from aqua_client.counters import Counters
 from aqua_client.extents import aligned
+from aqua_client.fetched_ahead import FetchedAhead
 from aqua_client.held_slabs import HeldSlabs
 from aqua_client.host_tier import HostTier
 from aqua_client.quick_turns import Hurry
 from aqua_client.records import LeaseUse, SafetyClass
-from aqua_client.slabs import Flight, Pins, Place, Prefetched, Slab, Stored
+from aqua_client.slabs import Flight, Pins, Place, Slab, Stored
 from aqua_client.streams import Event
 
 
@@ -47,8 +48,7 @@ class Tiers:
         # Copies that were enqueued and may not be over: their pins go when they are.
         self.flights: list[Flight] = []
         self.landing = threading.Lock()  # held by who asks after them; never taken inside `lock`
-        self.prefetched: set[Stored] = set()  # and not fetched yet
-        self.prefetched_bytes = 0
+        self.fetched_ahead = FetchedAhead()
 
     def wake_worker(self) -> None:
         """Let the worker look."""
@@ -229,27 +229,9 @@ class Tiers:
             return False
         stored.is_released = True
         if stored.prefetched is not None:
-            self.take_prefetched(stored)
+            self.fetched_ahead.take(stored)
         self._retire_all(stored)
         return True
-
-    def may_prefetch(self, stored: Stored, most_bytes: int) -> bool:
-        """Whether it was not prefetched yet, and so much more may be."""
-        return stored.prefetched is None and self.prefetched_bytes + stored.nbytes <= most_bytes
-
-    def begin_prefetch(self, stored: Stored, prefetched: Prefetched) -> None:
-        """It is being brought back."""
-        stored.prefetched = prefetched
-        self.prefetched.add(stored)
-        self.prefetched_bytes += stored.nbytes
-
-    def take_prefetched(self, stored: Stored) -> Prefetched | None:
-        """What was prefetched of it is the caller's, and not the handle's any more."""
-        prefetched, stored.prefetched = stored.prefetched, None
-        if prefetched is not None:
-            self.prefetched.discard(stored)
-            self.prefetched_bytes -= stored.nbytes
-        return prefetched
 
     def collect_garbage(self) -> None:
         """Release what handles that no longer exist held."""
