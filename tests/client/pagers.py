@@ -64,6 +64,10 @@ def random_bytes(nbytes: int, *, seed: int = 0) -> torch.Tensor:
     return torch.randint(0, 256, (nbytes,), dtype=torch.uint8, generator=generator)
 
 
-def wait_acknowledged(node: FakeNode, lease_ids: tuple[str, ...]) -> None:
+def wait_acknowledged(node: FakeNode, lease_ids: tuple[str, ...], *, seconds: float = 10.0) -> None:
     """Until all of these have been acknowledged."""
-    wait_until(lambda: set(lease_ids) <= set(node.acknowledged), what=f"{lease_ids} acknowledged")
+    wait_until(
+        lambda: set(lease_ids) <= set(node.acknowledged),
+        seconds=seconds,
+        what=f"{lease_ids} acknowledged",
+    )

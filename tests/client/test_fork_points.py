@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 LIBRARY = str(Path(aqua_client.__file__).parent)
 CHILD_SECONDS = 10  # then the kernel ends it: a child that hangs
 ON_OTHERS_SECONDS = 50.0
+SERVED_SECONDS = 90.0  # by a thread that stops for a fork at each of some hundred lines
 MOST_CHILDREN = 8
 SETTINGS = ClientSettings(host_limit_bytes=256 * MIB, acquire_seconds=30.0, close_seconds=5.0)
 BLOCKS = torch.arange(40, dtype=torch.float32).view(10, 4)
@@ -217,7 +218,7 @@ class Story:
 
     def _revoke(self, client: Client, gpu: str) -> None:
         cached = client.offload(random_bytes(30 * MIB), keep="cache")
-        wait_acknowledged(self._node, self._node.revoke(gpu))
+        wait_acknowledged(self._node, self._node.revoke(gpu), seconds=SERVED_SECONDS)
         assert cached.tier in ("peer", "lost")
         self._node.gpu_bytes[gpu] = 64 * MIB
 
