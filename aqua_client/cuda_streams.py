@@ -43,9 +43,8 @@ class CudaStreams:
         self._torch = OfTorch() if of_torch is None else of_torch
         self._lock = threading.Lock()
         self._made: dict[tuple[int, str], int] = {}  # streams by device and use
-        self._events: dict[
-            tuple[int, bool], Events
-        ] = {}  # by device, and whether they keep the time
+        # By device, and whether they keep the time.
+        self._events: dict[tuple[int, bool], Events] = {}
         self._timed_again_at: dict[str, float] = {}  # by lender
         self.home_ordinal: int | None = None
         self._said: set[str] = set()  # what was refused, and has been logged

@@ -23,6 +23,7 @@ from typing import NoReturn
 import pytest
 
 from tests.conftest import NOT_RUN_HERE, require_path, require_root, require_tool
+from tests.end_to_end.control_groups import cgroup2_mount
 from tests.nodes import REPOSITORY, wait_until
 
 SYSTEMD = Path("/usr/lib/systemd/systemd")
@@ -124,11 +125,7 @@ def _not_made(words: str) -> NoReturn:
 
 @contextlib.contextmanager
 def _control_group() -> Iterator[Path]:
-    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
-    place = next((words[1] for words in mounts if words[2] == "cgroup2"), None)
-    if place is None:
-        pytest.skip(f"{NOT_RUN_HERE}a mounted cgroup2 is missing")
-    group = Path(place) / f"aqua-test-{os.getpid()}"
+    group = cgroup2_mount() / f"aqua-test-{os.getpid()}"
     group.mkdir()
     try:
         yield group

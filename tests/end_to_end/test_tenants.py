@@ -15,6 +15,7 @@ from aqua_protos import broker_pb2
 
 from tests.conftest import NOT_RUN_HERE
 from tests.end_to_end.bare_client import BareClient
+from tests.end_to_end.control_groups import cgroup2_mount
 from tests.end_to_end.other_users import (
     ALICE,
     MALLORY,
@@ -166,12 +167,3 @@ def move_into_cgroup(stack: ExitStack, pid: int, unit: str) -> None:
         pytest.skip(f"{NOT_RUN_HERE}cgroups can't be made here ({error})")
     back = cgroup2_mount() / home.removeprefix("0::/") / "cgroup.procs"
     stack.callback(lambda: back.write_text(f"{pid}\n") if Path(f"/proc/{pid}").exists() else 0)
-
-
-def cgroup2_mount() -> Path:
-    """Where the unified hierarchy is; where there is none the test is not run."""
-    for line in Path("/proc/self/mounts").read_text().splitlines():
-        _device, place, kind, *_ = line.split()
-        if kind == "cgroup2":
-            return Path(place)
-    pytest.skip(f"{NOT_RUN_HERE}no cgroup2 is mounted")
