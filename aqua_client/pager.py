@@ -313,13 +313,15 @@ class Pager:
             in_flight.land(self._tiers)
             left = end - time.monotonic()
             with self._tiers.lock:
-                pause = min(left, POLL_SECONDS) if self._tiers.flights else left
-                if self._tiers.changed.wait_for(self._is_idle, max(0.0, pause)) or left <= 0:
+                pause = max(0.0, min(left, POLL_SECONDS))
+                if self._tiers.changed.wait_for(self._is_idle, pause) or left <= 0:
                     return
 
     def _is_idle(self) -> bool:
-        return not self._arriving.is_opening and not any(
-            _is_pinned(slab) for slab in self._tiers.slabs.values()
+        # Host memory, too: an interpreter that ends while a thread is in torch's copy aborts.
+        return not self._arriving.is_opening and not (
+            any(place.pins for place in self._tiers.in_host)
+            or any(map(_is_pinned, self._tiers.slabs.values()))
         )
 
     def _unmap(self, slabs: Iterable[Slab]) -> bool:

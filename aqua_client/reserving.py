@@ -65,7 +65,10 @@ class Reserving:
                 stored.reserved.append(place)
                 missing -= place.nbytes
         if missing:
-            stored.reserved += self._in_host(stored, missing, reason)
+            places = self._in_host(stored, missing, reason)
+            stored.reserved += places
+            with self._tiers.lock:
+                self._tiers.in_host.update(dict.fromkeys(places))
 
     def _in_host(self, stored: Stored, nbytes: int, reason: str) -> list[Place]:
         with self._tiers.lock:

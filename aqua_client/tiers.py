@@ -35,7 +35,7 @@ class Tiers:
         self.host = HostTier(host_limit_bytes)
         self._held = HeldSlabs()
         self.slabs = self._held.by_lease
-        self.in_host: dict[Place, None] = {}  # the pieces that are there, the oldest first
+        self.in_host: dict[Place, None] = {}  # the pieces that are or come there, the oldest first
         self.fetched_at = 0.0  # when a fetch last began
         # Handles that were garbage collected: finalizers, which may run inside the lock, append here.
         self.garbage: deque[Stored] = deque()
@@ -116,7 +116,6 @@ class Tiers:
             place.is_retired = is_lost
             if slab is None:
                 counters.host_out_bytes += place.nbytes
-                self.in_host[place] = None
             else:
                 counters.peer_out_bytes += place.nbytes
             if event is None:

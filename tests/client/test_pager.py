@@ -309,21 +309,6 @@ def test_a_closed_pager_refuses_everything_and_holds_nothing() -> None:
     pager.close()
 
 
-def test_closing_waits_for_a_copy_and_never_unmaps_under_it() -> None:
-    """A slab that is still in use stays mapped, and no goodbye says otherwise."""
-    node = two_gpus()
-    with paging(node) as pager:
-        pager._settings = type(pager._settings)(close_seconds=0.05)
-        handle = park(pager, random_bytes(1000))
-        places = pager.pin(handle._stored)
-        pager.close()
-        assert not node.sessions[0].is_closed
-        assert places[0].memory.view(torch.uint8)[0] == random_bytes(1000)[0]
-        pager.unpin(places, is_read=True)
-        assert pager._unmap(list(pager._tiers.slabs.values()))
-        pager._lender.close()
-
-
 def test_a_reservation_that_a_keepalive_overtakes_is_made_again() -> None:
     """The keepalive states what is held, not what is asked for; so the daemon hears of it twice."""
     node = FakeNode(refusal="no_room")
