@@ -17,7 +17,7 @@ from aqua_client.errors import InvalidRequest
 from aqua_client.layouts import Layout, check_out, layout_of
 from aqua_client.pager import Pager
 from aqua_client.slabs import Place, Stored
-from aqua_client.streams import Copier
+from aqua_client.streams import Copier, Enqueuer
 from aqua_client.tensors import OffloadedTensor, safety_class
 
 
@@ -106,12 +106,12 @@ def _load(
         if source is None
     ]
 
-    def copy(places: Sequence[Sequence[Place]]) -> None:
+    def copy(places: Sequence[Sequence[Place]], enqueuer: Enqueuer | None) -> None:
         def read(copier: Copier | None) -> None:
             for spans, (_, layout, target) in zip(places, rest, strict=True):
                 copying.read(spans, layout, target, copier)
 
-        enqueuing.together(pager.streams, read)
+        enqueuing.together(enqueuer, read)
 
     devices = [target.device for _, _, target in rest]
     transfers.load(pager, [stored for stored, _, _ in rest], devices, copy=copy)

@@ -16,27 +16,44 @@ from aqua_client import cuda_driver, cuda_kernels
 from aqua_client.crossover import Way
 from aqua_client.cuda_driver import call
 from aqua_client.cuda_errors import CudaError
-from aqua_client.streams import Piece, Pieces
+from aqua_client.streams import Begin, Piece, Pieces
+
+# Where each piece is handed over by itself, that takes a microsecond or two: NVLink 4 needs three for it.
+LEAST_TIMED_PIECE_BYTES = 2**20
 
 # Numbers to memory of the device, in the current stream's order; the tensor must be kept meanwhile.
 Upload = Callable[[npt.NDArray[np.uint64]], torch.Tensor]
 
 
-def enqueue(way: Way, pieces: Pieces, *, ordinal: int, stream: int, upload: Upload) -> None:
+def enqueue(
+    way: Way,
+    pieces: Pieces,
+    *,
+    ordinal: int,
+    stream: int,
+    upload: Upload,
+    begin: Begin | None = None,
+) -> None:
     """Copy them all, in no order among themselves; BATCH takes no default stream.
+
+    *begin* is called when all is made ready.
 
     Raises:
         CudaError: the driver refuses; some may be enqueued.
     """
+    begin = begin or _untimed
     if way is Way.EACH:
-        one_by_one(_listed(pieces), stream)
+        listed = _listed(pieces)
+        begin()
+        one_by_one(listed, stream)
     elif way is Way.BATCH:
-        _batch(_listed(pieces), stream)
+        _batch(_listed(pieces), stream, begin)
     elif way is Way.KERNEL:
         records = np.ascontiguousarray(pieces, dtype=np.uint64)
-        kernel = cuda_kernels.load(ordinal)
+        kernel, most_bytes = cuda_kernels.load(ordinal), int(records[:, 2].max())
         there = upload(records)
-        kernel.launch(there.data_ptr(), len(records), int(records[:, 2].max()), stream)
+        begin()
+        kernel.launch(there.data_ptr(), len(records), most_bytes, stream)
     else:
         raise CudaError("AQUA_NO_SUCH_WAY", f"{way} is torch's")
 
@@ -51,6 +68,11 @@ def one_by_one(pieces: Sequence[Piece], stream: int) -> None:
         cuda_driver.copy(to, source, nbytes, stream)
 
 
+def says_a_rate(way: Way, mean_bytes: int) -> bool:
+    """Whether what it takes from `begin` on is the pieces' time, more than that of handing them over."""
+    return way is Way.KERNEL or mean_bytes >= LEAST_TIMED_PIECE_BYTES
+
+
 def is_default(stream: int) -> bool:
     """Null, legacy, or a thread's own: the driver takes no batch there."""
     return stream in {0, 1, 2}
@@ -60,15 +82,23 @@ def _listed(pieces: Pieces) -> list[Piece]:
     return pieces.tolist() if isinstance(pieces, np.ndarray) else list(pieces)
 
 
-def _batch(pieces: list[Piece], stream: int) -> None:
+def _untimed() -> None:
+    """Nobody asks what it takes."""
+
+
+def _batch(pieces: list[Piece], stream: int, begin: Begin) -> None:
     if not cuda_driver.has_batches():
         raise CudaError("CUDA_FUNCTION_MISSING", "batches need a driver of CUDA 12.8 or newer")
     pointer = cuda_driver.driver().CUdeviceptr
+    targets = [pointer(to) for to, _, _ in pieces]
+    sources = [pointer(source) for _, source, _ in pieces]
+    sizes = [nbytes for _, _, nbytes in pieces]
+    begin()
     call(
         "cuMemcpyBatchAsync",
-        [pointer(to) for to, _, _ in pieces],
-        [pointer(source) for _, source, _ in pieces],
-        [nbytes for _, _, nbytes in pieces],
+        targets,
+        sources,
+        sizes,
         len(pieces),
         [_in_stream_order()],
         [0],

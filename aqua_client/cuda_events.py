@@ -43,7 +43,7 @@ class Events:
 class CudaEvent:
     """An event of the driver's, and the devices where others may wait for it."""
 
-    __slots__ = ("_home", "_is_done", "handle", "nanoseconds", "ordinals", "since")
+    __slots__ = ("_home", "_is_done", "handle", "nanoseconds", "nbytes", "ordinals", "since")
 
     def __init__(self, home: Events, handle: int) -> None:
         self._home = home
@@ -51,7 +51,7 @@ class CudaEvent:
         self.handle = handle
         self.ordinals: tuple[int, ...] = (home.ordinal,)
         self.since: CudaEvent | None = None  # of which this one is the end; both keep the time then
-        self.nanoseconds = 0
+        self.nanoseconds = self.nbytes = 0
 
     def is_done(self) -> bool:
         """Asked once more it is known; and so is what it took."""

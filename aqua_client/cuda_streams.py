@@ -25,7 +25,7 @@ from aqua_client.cuda_driver import call
 from aqua_client.cuda_errors import CudaError
 from aqua_client.cuda_events import CudaEvent, Events, acting
 from aqua_client.errors import InvalidRequest
-from aqua_client.streams import Event, Pieces, Streams
+from aqua_client.streams import Begin, Event, Pieces, Streams, sum_of_bytes
 from aqua_client.torch_streams import OfTorch, TorchStreams
 
 # Of each lender, after a fetch that was timed: the daemon hears of them every few seconds, and an order
@@ -65,16 +65,20 @@ class CudaStreams:
                 "must not outlive the lease in one: offload and fetch before or after the capture"
             )
 
-    def begin_timing(self, device: torch.device, lender_gpu: str) -> CudaEvent | None:
+    def begin_timing(
+        self, device: torch.device, lender_gpu: str, *, nbytes: int
+    ) -> CudaEvent | None:
         """Of each lender's one in a while; the others cost nothing but a look at the clock."""
         ordinal, now = self._torch.ordinal(device), time.monotonic()
         if ordinal is None or now < self._timed_again_at.get(lender_gpu, 0.0):
             return None
         self._timed_again_at[lender_gpu] = now + UNTIMED_SECONDS
         try:
-            return self._recorded(ordinal, self._torch.current(ordinal), keeps_time=True)
+            event = self._recorded(ordinal, self._torch.current(ordinal), keeps_time=True)
         except RuntimeError:
             return None
+        event.nbytes = nbytes
+        return event
 
     def record(
         self, device: torch.device, ordinals: Sequence[int], *, since: Event | None = None
@@ -93,12 +97,20 @@ class CudaStreams:
             _wait_for(ordinal, stream)
             logger.warning("a copy was waited for: %s", error)
             return None
-        event.since = since if isinstance(since, CudaEvent) else None
+        if isinstance(since, CudaEvent):
+            event.since, event.nbytes = since, since.nbytes
         if ordinals.count(ordinal) != len(ordinals):
             event.ordinals = tuple({ordinal, *ordinals})
         return event
 
-    def copy(self, device: torch.device, pieces: Pieces, *, may_torch: bool = False) -> bool:
+    def copy(
+        self,
+        device: torch.device,
+        pieces: Pieces,
+        *,
+        may_torch: bool = False,
+        begin: Begin | None = None,
+    ) -> bool:
         """From address to address, without a tensor made for each; where that fails torch tries."""
         ordinal = self._torch.ordinal(device)
         if ordinal is None:
@@ -106,13 +118,16 @@ class CudaStreams:
         try:
             # The shortest way: one tensor's.
             if len(pieces) < FEW and isinstance(pieces, list) and cuda_driver.is_current(ordinal):
+                if begin is not None:
+                    begin()
                 copy_engine.one_by_one(pieces, self._torch.current(ordinal))
                 return True
-            mean_bytes = _sum_of_bytes(pieces) // len(pieces)
+            mean_bytes = sum_of_bytes(pieces) // len(pieces)
             way = _crossovers[ordinal].choose(mean_bytes, len(pieces), may_torch=may_torch)
             if way is Way.TORCH:
                 return False
-            self.copy_by(way, device, pieces)
+            is_theirs = copy_engine.says_a_rate(way, mean_bytes)
+            self.copy_by(way, device, pieces, begin=begin if is_theirs else None)
         except (CudaError, RuntimeError) as error:
             if str(error) not in self._said:
                 self._said.add(str(error))
@@ -120,7 +135,9 @@ class CudaStreams:
             return False
         return True
 
-    def copy_by(self, way: Way, device: torch.device, pieces: Pieces) -> None:
+    def copy_by(
+        self, way: Way, device: torch.device, pieces: Pieces, *, begin: Begin | None = None
+    ) -> None:
         """A batch for a default stream goes beside it: the driver takes none there."""
         ordinal = self._torch.ordinal(device)
         if ordinal is None:
@@ -139,6 +156,7 @@ class CudaStreams:
                     upload=lambda records: self.upload(
                         device, torch.from_numpy(records.view(np.int64))
                     ),
+                    begin=begin,
                 )
         except CudaError as error:
             raise RuntimeError(str(error)) from error
@@ -251,12 +269,6 @@ class CudaStreams:
         except CudaError as error:
             raise RuntimeError(str(error)) from error
         return event
-
-
-def _sum_of_bytes(pieces: Pieces) -> int:
-    if isinstance(pieces, np.ndarray):
-        return int(pieces[:, 2].sum())
-    return sum(nbytes for _, _, nbytes in pieces)
 
 
 def _wait_for(ordinal: int, stream: int) -> None:

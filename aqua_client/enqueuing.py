@@ -19,7 +19,7 @@ from aqua_client.layouts import Layout
 from aqua_client.pager import Pager
 from aqua_client.records import SafetyClass
 from aqua_client.slabs import Place, Stored
-from aqua_client.streams import Copier, Event, Never, Piece, Streams
+from aqua_client.streams import Copier, Enqueuer, Event, Never, Piece, Streams
 from aqua_client.timing import began_by, timed
 
 HandleT = TypeVar("HandleT")
@@ -28,7 +28,7 @@ HandleT = TypeVar("HandleT")
 class Together:
     """Copies of several tensors, enqueued all at once: by one call where that is the quickest."""
 
-    def __init__(self, streams: Streams) -> None:
+    def __init__(self, streams: Enqueuer) -> None:
         """Nothing is enqueued before `flush`."""
         self._streams = streams
         self._pieces: dict[torch.device, list[Piece]] = {}
@@ -48,7 +48,7 @@ class Together:
         return all(self._streams.copy(device, pieces) for device, pieces in pairs)
 
 
-def together(streams: Streams | None, copy: Callable[[Copier | None], None]) -> None:
+def together(streams: Enqueuer | None, copy: Callable[[Copier | None], None]) -> None:
     """Let *copy* do its copies, those that need no torch all at once."""
     if streams is None:
         copy(None)

@@ -110,7 +110,7 @@ class BlockPool:
             self._pager,
             [slots._stored],  # noqa: SLF001 - a pool made it
             [rows.device],
-            copy=lambda places: rows.read(places[0], ids, self._pager.streams),
+            copy=lambda places, enqueuer: rows.read(places[0], ids, enqueuer),
         )
 
     def release(self, slots: Slots) -> None:

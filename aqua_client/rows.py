@@ -22,7 +22,7 @@ from torch.autograd.graph import increment_version
 from aqua_client.copying import CHUNK_BYTES, Span
 from aqua_client.errors import InvalidRequest, UnsupportedTensor
 from aqua_client.layouts import layout_of
-from aqua_client.streams import Streams
+from aqua_client.streams import Enqueuer
 
 _WORDS = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.uint8}
 _WIDEST_BYTES = max(_WORDS)
@@ -63,7 +63,7 @@ class Rows:
         self._bytes = rows.view(torch.uint8)
 
     def write(
-        self, ids: torch.Tensor, spans: Sequence[Span], streams: Streams | None = None
+        self, ids: torch.Tensor, spans: Sequence[Span], streams: Enqueuer | None = None
     ) -> None:
         """Copy the rows *ids*, on the CPU, into *spans*, in this order."""
         if streams is not None and streams.concern(self.device):
@@ -73,7 +73,7 @@ class Rows:
         self.write_by_torch(ids, spans, streams)
 
     def write_by_torch(
-        self, ids: torch.Tensor, spans: Sequence[Span], streams: Streams | None
+        self, ids: torch.Tensor, spans: Sequence[Span], streams: Enqueuer | None
     ) -> None:
         """The same, gathered by index."""
         places = self._placed(ids, streams)
@@ -86,7 +86,7 @@ class Rows:
                 there.copy_(row[part.skipped : part.skipped + part.nbytes])
 
     def read(
-        self, spans: Sequence[Span], ids: torch.Tensor, streams: Streams | None = None
+        self, spans: Sequence[Span], ids: torch.Tensor, streams: Enqueuer | None = None
     ) -> None:
         """Copy *spans*, in this order, into the rows *ids*, which are on the CPU and all different."""
         has_version = not self._bytes.is_inference()
@@ -100,7 +100,7 @@ class Rows:
         self.read_by_torch(spans, ids, streams)
 
     def read_by_torch(
-        self, spans: Sequence[Span], ids: torch.Tensor, streams: Streams | None
+        self, spans: Sequence[Span], ids: torch.Tensor, streams: Enqueuer | None
     ) -> None:
         """The same, scattered by index."""
         places = self._placed(ids, streams)
@@ -135,7 +135,7 @@ class Rows:
             found.append(piece)
         return np.concatenate(found) if found else np.empty((0, 3), dtype=np.uint64)
 
-    def _placed(self, ids: torch.Tensor, streams: Streams | None) -> torch.Tensor:
+    def _placed(self, ids: torch.Tensor, streams: Enqueuer | None) -> torch.Tensor:
         """The ids where the rows are: sent there once, and nobody waits for that."""
         return ids if streams is None else streams.upload(self.device, ids)
 

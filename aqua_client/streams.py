@@ -29,6 +29,14 @@ from aqua_client.crossover import Crossover, Way
 # To, from, bytes: one copy between addresses that the device reaches. Many are rows of an array.
 Piece = tuple[int, int, int]
 Pieces = Sequence[Piece] | npt.NDArray[np.uint64]
+Begin = Callable[[], None]
+
+
+def sum_of_bytes(pieces: Pieces) -> int:
+    """Of all of them."""
+    if isinstance(pieces, np.ndarray):
+        return int(pieces[:, 2].sum())
+    return sum(nbytes for _, _, nbytes in pieces)
 
 
 class Event(Protocol):
@@ -37,6 +45,10 @@ class Event(Protocol):
     @property
     def nanoseconds(self) -> int:
         """What it took on its device, once it is known to be over; 0: it was not timed."""
+
+    @property
+    def nbytes(self) -> int:
+        """How much was copied in that time."""
 
     def is_done(self) -> bool:
         """Whether it is over. Never waits; raises RuntimeError when the device has failed."""
@@ -58,6 +70,19 @@ class Copier(Protocol):
         """Enqueue them; False: torch is to do it."""
 
 
+class Enqueuer(Protocol):
+    """Who enqueues many copies by addresses, in whatever way is the quickest."""
+
+    def concern(self, device: torch.device) -> bool:
+        """Whether copies of tensors there are enqueued, not done on return."""
+
+    def copy(self, device: torch.device, pieces: Pieces, *, may_torch: bool = False) -> bool:
+        """As the streams do."""
+
+    def upload(self, device: torch.device, numbers: torch.Tensor) -> torch.Tensor:
+        """As the streams do."""
+
+
 class Streams(Protocol):
     """One a client."""
 
@@ -71,7 +96,7 @@ class Streams(Protocol):
     def check_not_capturing(self) -> None:
         """Raise InvalidRequest while the current stream is being captured."""
 
-    def begin_timing(self, device: torch.device, lender_gpu: str) -> Event | None:
+    def begin_timing(self, device: torch.device, lender_gpu: str, *, nbytes: int) -> Event | None:
         """The beginning of a copy from that lender, to be recorded `since`; None: it is not timed.
 
         Never raises.
@@ -86,14 +111,24 @@ class Streams(Protocol):
         nothing to wait for. RuntimeError: it can't be known.
         """
 
-    def copy(self, device: torch.device, pieces: Pieces, *, may_torch: bool = False) -> bool:
+    def copy(
+        self,
+        device: torch.device,
+        pieces: Pieces,
+        *,
+        may_torch: bool = False,
+        begin: Begin | None = None,
+    ) -> bool:
         """Enqueue copies on the current stream of a tensor's device, by the quickest way known.
 
-        False: torch is to do it. It is quicker (*may_torch*), or the only one that can; nothing is
-        known of what these would have written.
+        *begin* is called right before the driver gets them, where the time from then on is mostly
+        theirs. False: torch is to do it. It is quicker (*may_torch*), or the only one that can;
+        nothing is known of what these would have written.
         """
 
-    def copy_by(self, way: Way, device: torch.device, pieces: Pieces) -> None:
+    def copy_by(
+        self, way: Way, device: torch.device, pieces: Pieces, *, begin: Begin | None = None
+    ) -> None:
         """The same by a way that is none of torch's. RuntimeError: it can't be."""
 
     def upload(self, device: torch.device, numbers: torch.Tensor) -> torch.Tensor:
@@ -124,7 +159,7 @@ class Streams(Protocol):
 class Never:
     """The end of a copy of which nothing can be known: what it touches is never given back."""
 
-    nanoseconds = 0
+    nanoseconds = nbytes = 0
 
     def is_done(self) -> bool:
         """It is not."""

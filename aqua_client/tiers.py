@@ -217,7 +217,7 @@ class Tiers:
             for place in flight.places:
                 place.is_writing = False
         elif flight.event.nanoseconds and (slab := flight.places[0].slab):
-            nbytes, nanoseconds = flight.places[0].nbytes, flight.event.nanoseconds
+            nbytes, nanoseconds = flight.event.nbytes, flight.event.nanoseconds
             self.counters.count_link(slab.lender_gpu, nbytes, nanoseconds)
         for place in flight.places:
             self._unpin(place)

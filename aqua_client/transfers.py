@@ -7,6 +7,7 @@ a way of their own: reserve or pin everything, copy, let go. Does not cover how 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from time import perf_counter_ns
 from typing import TypeVar
 
@@ -17,10 +18,13 @@ from aqua_client.counters import LEAST_TIMED_BYTES
 from aqua_client.pager import Pager
 from aqua_client.records import SafetyClass
 from aqua_client.slabs import Place, Stored
-from aqua_client.streams import Event
+from aqua_client.streams import Enqueuer, Event
+from aqua_client.timing import Timed, began_by, timed
 
 # Given the places of each piece, in the order of the pieces.
 Copy = Callable[[Sequence[Sequence[Place]]], None]
+# The same, and who enqueues it.
+ReadingCopy = Callable[[Sequence[Sequence[Place]], Enqueuer | None], None]
 
 # In one step: enough that the lock costs little, few enough that nobody waits for it.
 TOGETHER = 64
@@ -62,7 +66,7 @@ def store(
 
 
 def load(
-    pager: Pager, pieces: Sequence[Stored], devices: Sequence[torch.device], *, copy: Copy
+    pager: Pager, pieces: Sequence[Stored], devices: Sequence[torch.device], *, copy: ReadingCopy
 ) -> None:
     """Let *copy* read all *pieces*, into memory on *devices*.
 
@@ -80,8 +84,9 @@ def load(
         if pager.streams is not None:
             for stored, device, places in zip(pieces, devices, pinned, strict=True):
                 enqueuing.come_after(pager.streams, stored.event, device, places)
-        copy(pinned)
-        events = _ends(pager, devices, pinned)
+        timer = _timer(pager, devices, pinned)
+        copy(pinned, timer or pager.streams)
+        events = _ends(pager, devices, pinned, since=began_by(timer))
         took = perf_counter_ns() - started_at
         is_timed = len(pieces) == 1 and pieces[0].nbytes >= LEAST_TIMED_BYTES
         for places, event in zip(pinned, events, strict=True):
@@ -101,14 +106,30 @@ def check_may_copy(pager: Pager) -> None:
         pager.streams.check_not_capturing()
 
 
-def _ends(
+def _timer(
     pager: Pager, devices: Sequence[torch.device], places: Sequence[Sequence[Place]]
+) -> Timed | None:
+    """None: what they take on one device says nothing of one link, or there is none."""
+    streams = pager.streams
+    if streams is None or len({*devices}) != 1 or not streams.concern(devices[0]):
+        return None
+    return timed(streams, chain.from_iterable(places))
+
+
+def _ends(
+    pager: Pager,
+    devices: Sequence[torch.device],
+    places: Sequence[Sequence[Place]],
+    *,
+    since: Event | None = None,
 ) -> list[Event | None]:
+    """Only the last is told to be the end of what has begun: it is to count once."""
     streams = pager.streams
     if streams is None:
         return [None] * len(places)
-    pairs = zip(devices, places, strict=True)
-    return [enqueuing.end(streams, device, one) for device, one in pairs]
+    pairs = [*zip(devices, places, strict=True)]
+    ends = [enqueuing.end(streams, device, one) for device, one in pairs[:-1]]
+    return ends + [enqueuing.end(streams, device, one, since=since) for device, one in pairs[-1:]]
 
 
 def _some_end(pager: Pager, device: torch.device, places: Sequence[Place]) -> Event | None:

@@ -109,7 +109,7 @@ def test_a_timed_fetch_from_one_slab_is_counted_for_its_lender() -> None:
 class Enqueued:
     """A copy that is to be done some time."""
 
-    nanoseconds = 0
+    nanoseconds = nbytes = 0
 
     def is_done(self) -> bool:
         return True

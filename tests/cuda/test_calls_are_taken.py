@@ -185,7 +185,7 @@ def copy(way: Way) -> None:
     assert event is not None
     wait_until(event.is_done, what="it is copied")
     assert torch.equal(source, target)
-    began = streams.begin_timing(source.device, "GPU-1")
+    began = streams.begin_timing(source.device, "GPU-1", nbytes=64)
     ended = streams.record(source.device, [DEVICE], since=began)
     assert ended is not None
     wait_until(ended.is_done, what="it is over")

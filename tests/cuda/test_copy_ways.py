@@ -164,7 +164,15 @@ def test_what_a_failed_batch_has_begun_is_waited_for(
     enqueue = copy_engine.enqueue
     calls: Counter[str] = Counter()
 
-    def half(way: Way, pieces: Pieces, *, ordinal: int, stream: int, upload: Upload) -> None:
+    def half(
+        way: Way,
+        pieces: Pieces,
+        *,
+        ordinal: int,
+        stream: int,
+        upload: Upload,
+        begin: object,  # noqa: ARG001 - what is offloaded is not timed
+    ) -> None:
         enqueue(way, pieces[: BLOCKS // 2], ordinal=ordinal, stream=stream, upload=upload)
         calls.update(process.calls)
         if call == "cuStreamSynchronize":  # as nothing else can be had

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 import aqua_client
-from aqua_client import cuda_streams, timing
+from aqua_client import calibrating, cuda_streams, timing
 from aqua_client.counters import LinkUse
+from aqua_client.crossover import Crossover, Measured, Way
 from aqua_client.cuda_streams import CudaStreams
 from aqua_client.records import SafetyClass
 from tests.contract.tensors import noise
@@ -171,6 +172,88 @@ def test_a_time_that_cant_be_had_is_none(
         engine.machine.fail(call, None)
     assert torch.equal(out, noise(8 * MIB, seed=8 * MIB, device="cpu"))
     assert uses(engine) == {}
+
+
+@pytest.fixture
+def table(monkeypatch: pytest.MonkeyPatch) -> Crossover:
+    """Nothing measured, and nobody who begins to."""
+    made = Crossover()
+    monkeypatch.setitem(cuda_streams._crossovers, DEVICE, made)
+    monkeypatch.setattr(calibrating, "_begun", {torch.device("cpu")})
+    return made
+
+
+def only(way: Way) -> tuple[Measured, ...]:
+    return (Measured(block_bytes=MIB, count=8, seconds={way: 1e-6}),)
+
+
+@pytest.mark.parametrize("way", [Way.EACH, Way.BATCH, Way.KERNEL])
+def test_what_is_fetched_together_is_timed_as_one(
+    engine: Engine, table: Crossover, way: Way
+) -> None:
+    """By whatever way, and with the bytes of all; nobody waits for it."""
+    table.measured = only(way)
+    parked = [noise(2 * MIB, seed=seed, device="cpu") for seed in range(4)]
+    handles = engine.client.offload_many(parked)
+    await_idle(engine)
+    lenders = {lender_of(handle) for handle in handles}
+    outs = [torch.zeros_like(one) for one in parked]
+    with counted() as calls:
+        engine.client.fetch_many(handles, outs)
+        assert not bool(outs[0].any()), "the fetch has waited"
+        await_idle(engine)
+    assert all(torch.equal(*pair) for pair in zip(outs, parked, strict=True))
+    assert not (SYNCHRONISING | {"cuEventSynchronize", "cuStreamSynchronize"}) & calls.keys()
+    [lender] = lenders
+    use = uses(engine)[lender]
+    assert (use.fetches, use.nbytes, calls["cuEventElapsedTime"]) == (1, 8 * MIB, 1)
+    assert use.nanoseconds >= DELAY_SECONDS * 1e9
+
+
+def test_what_comes_from_several_lenders_is_not_timed(engine: Engine, table: Crossover) -> None:
+    """It says nothing of one link."""
+    table.measured = only(Way.EACH)
+    gpus, machine = engine.machine.uuids, engine.machine
+    handles = [parked(engine, 8 * MIB)]
+    full = lender_of(handles[0])
+    room = 80 * 2**30 - machine.used_bytes(full)
+    machine.set_process(full, 4242, room - 9 * 2**30)  # no grants, and no revokes
+    wait_until(lambda: next_lender(engine) != full, what="no room there")
+    while lender_of(handles[-1]) == full and len(handles) < 10:  # slabs of before have room
+        handles.append(parked(engine, 30 * MIB))
+    machine.set_process(full, 4242, 0)
+    assert {lender_of(one) for one in handles} == {gpus[FASTER], gpus[SLOWER]}
+    outs = engine.client.fetch_many(handles)  # kept until they are written
+    await_idle(engine)
+    assert uses(engine) == {}
+    assert [len(one) for one in outs] == [handle.nbytes for handle in handles]
+
+
+@pytest.mark.parametrize(
+    ("way", "block_bytes", "is_timed"),
+    [
+        (Way.KERNEL, 32 * 1024, True),
+        (Way.BATCH, 2 * MIB, True),
+        (Way.BATCH, 32 * 1024, False),  # most of it is handing them over
+        (Way.TORCH, 2 * MIB, False),
+    ],
+)
+def test_blocks_of_a_pool_are_timed(
+    engine: Engine, table: Crossover, way: Way, block_bytes: int, *, is_timed: bool
+) -> None:
+    """Where what they take is their bytes' time on the link."""
+    table.measured = only(way)
+    cache = noise(8 * MIB, seed=5, device="cpu").view(-1, block_bytes)
+    target, ids = torch.zeros_like(cache), range(len(cache))
+    slots = engine.client.pool((block_bytes,), torch.uint8).store(cache, ids)
+    assert slots.tier == "peer"
+    await_idle(engine)
+    slots.pool.load(slots, target, ids)
+    assert way is Way.TORCH or not bool(target.any()), "the load has waited"
+    await_idle(engine)
+    assert torch.equal(target, cache)
+    found = [(use.fetches, use.nbytes) for use in uses(engine).values()]
+    assert found == ([(1, 8 * MIB)] if is_timed else [])
 
 
 def test_what_torch_copies_is_not_timed(engine: Engine) -> None:

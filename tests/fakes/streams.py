@@ -10,7 +10,7 @@ import torch
 
 from aqua_client.crossover import Way
 from aqua_client.errors import InvalidRequest
-from aqua_client.streams import Event, Pieces
+from aqua_client.streams import Begin, Event, Pieces
 
 
 class FakeEvent:
@@ -20,7 +20,7 @@ class FakeEvent:
         self._is_done = is_done
         self._failure = ""
         self.asked_by: list[str] = []  # threads, by name
-        self.nanoseconds = 0  # not timed
+        self.nanoseconds = self.nbytes = 0  # not timed
         self.waits = 0
 
     def finish(self) -> None:
@@ -67,8 +67,10 @@ class FakeStreams:
         if self.is_capturing:
             raise InvalidRequest("the current stream is being captured")
 
-    def begin_timing(self, device: torch.device, lender_gpu: str) -> FakeEvent | None:
-        raise AssertionError(f"no slab here is on a device: {device}, {lender_gpu}")
+    def begin_timing(
+        self, device: torch.device, lender_gpu: str, *, nbytes: int
+    ) -> FakeEvent | None:
+        raise AssertionError(f"no slab here is on a device: {device}, {lender_gpu}, {nbytes}")
 
     def record(
         self,
@@ -83,11 +85,21 @@ class FakeStreams:
             self.recorded_aside += self.is_aside
         return event
 
-    def copy(self, device: torch.device, pieces: Pieces, *, may_torch: bool = False) -> bool:
-        raise AssertionError(f"no slab here is on a device: {device}, {len(pieces)}, {may_torch}")
+    def copy(
+        self,
+        device: torch.device,
+        pieces: Pieces,
+        *,
+        may_torch: bool = False,
+        begin: Begin | None = None,
+    ) -> bool:
+        asked = (device, len(pieces), may_torch, begin)
+        raise AssertionError(f"no slab here is on a device: {asked}")
 
-    def copy_by(self, way: Way, device: torch.device, pieces: Pieces) -> None:
-        raise AssertionError(f"no slab here is on a device: {way}, {device}, {len(pieces)}")
+    def copy_by(
+        self, way: Way, device: torch.device, pieces: Pieces, *, begin: Begin | None = None
+    ) -> None:
+        raise AssertionError(f"no slab here is on a device: {way, device, len(pieces), begin}")
 
     def upload(self, device: torch.device, numbers: torch.Tensor) -> torch.Tensor:
         return numbers.to(device)

@@ -200,9 +200,23 @@ LINKS = (
     Mutant(
         name="a fetch is timed from its end",
         path="aqua_client/timing.py",
-        old="        is_enqueued = self._streams.copy(device, pieces)\n",
-        new="        is_enqueued = self._streams.copy(device, pieces)\n        began = self._streams.begin_timing(device, self._lender_gpu)\n",
+        old="        if not is_enqueued:\n",
+        new="        begin()\n        if not is_enqueued:\n",
         tests=(f"{_TIMED}::test_what_a_fetch_took_is_what_its_device_says",),
+    ),
+    Mutant(
+        name="what comes from several lenders is timed as if from one",
+        path="aqua_client/timing.py",
+        old="if len(lenders) == 1 else None",
+        new="if lenders else None",
+        tests=(f"{_TIMED}::test_what_comes_from_several_lenders_is_not_timed",),
+    ),
+    Mutant(
+        name="what is fetched together counts with each piece",
+        path="aqua_client/transfers.py",
+        old="    ends = [enqueuing.end(streams, device, one) for device, one in pairs[:-1]]\n",
+        new="    ends = [enqueuing.end(streams, device, one, since=since) for device, one in pairs[:-1]]\n",
+        tests=(f"{_TIMED}::test_what_is_fetched_together_is_timed_as_one",),
     ),
     Mutant(
         name="pages that a device may still write are given back",
