@@ -12,6 +12,7 @@ said last is not known here, and giving back what it does not want any more is n
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 
@@ -97,12 +98,13 @@ class Exchanging:
             for slab in given:
                 slab.is_revoked = True
                 slab.notice = None
-                slab.deadline = notice.deadline
+                slab.deadline = min(slab.deadline, notice.deadline)
                 if slab.fence_reason == OFFERED:
                     slab.fence_reason = notice.reason
             for slab in kept:
                 if slab.notice is None and slab.fence_reason == notice.reason:
                     slab.is_revoked = False
+                    slab.deadline = math.inf
                     self._tiers.unfence(slab)
 
 

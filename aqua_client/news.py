@@ -37,7 +37,7 @@ class News:
             for slab in known:
                 slab.is_revoked = True
                 slab.notice = notice
-                slab.deadline = notice.deadline
+                slab.deadline = min(slab.deadline, notice.deadline)  # more time is never given
                 self._tiers.fence(slab, notice.reason)
             unknown = set(notice.lease_ids).difference(slab.lease_id for slab in known)
             self._tiers.unknown_leases.extend(sorted(unknown))

@@ -47,7 +47,10 @@ class Grant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RevokeNotice:
-    """The daemon asks for leases back. Sent again after each re-attach until they are."""
+    """The daemon asks for leases back. Sent again after each re-attach until they are.
+
+    Also when somebody else wants them sooner. Of several deadlines the earliest counts.
+    """
 
     lender_gpu: str
     nbytes: int

@@ -59,6 +59,7 @@ class Quiet:
 
     started_at: float
     ends_at: float
+    takes_back: bool = False  # all that was lent there goes back first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,6 +180,11 @@ class GpuAccount:
     def is_quiet(self) -> bool:
         """Whether the broker neither grows nor shrinks there now."""
         return bool(self.quiets) or (self.newcomer is not None and self.newcomer.is_alone)
+
+    @property
+    def is_taken_back(self) -> bool:
+        """Whether it is quiet for somebody who waits for whatever comes back."""
+        return any(quiet.takes_back for quiet in self.quiets.values())
 
     @property
     def waits_for(self) -> str:

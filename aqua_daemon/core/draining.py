@@ -26,7 +26,7 @@ from aqua_daemon.core.model import (
     RevokeReason,
     SessionId,
 )
-from aqua_daemon.core.revoking import call_back, revocations
+from aqua_daemon.core.revoking import revocations, revoke
 from aqua_daemon.core.sizes import LONGEST_REVOKE_SECONDS
 from aqua_daemon.core.turn import Turn
 
@@ -60,7 +60,7 @@ def drain(turn: Turn, event: DrainRequested) -> None:
     if not event.is_dry_run:
         for gpu in gpus:
             turn.ledger.mark_drained(gpu, is_drained=True)
-        call_back(turn, leases, reason=RevokeReason.DRAIN, seconds=seconds)
+        revoke(turn, leases, reason=RevokeReason.DRAIN, seconds=seconds)
     turn.answer(answer)
 
 
@@ -88,7 +88,7 @@ def undrain(turn: Turn, event: UndrainRequested) -> None:
 def go_on(turn: Turn, account: GpuAccount) -> None:
     """Ask back what a keeper turned out to hold on a drained GPU; its holder may yet have to come."""
     if account.is_drained:
-        call_back(
+        revoke(
             turn,
             _held(turn, account),
             reason=RevokeReason.DRAIN,
@@ -146,11 +146,6 @@ def _copy_seconds(turn: Turn, leases: Iterable[Lease]) -> float:
 
 def _deadline_seconds(turn: Turn, leases: Sequence[Lease], seconds: float | None) -> float:
     """Until the last that is to come back is late, with what is on its way already."""
-    leased = [lease for lease in leases if lease.state is LEASED]
-    found = revocations(turn, leased, reason=RevokeReason.DRAIN, seconds=seconds)
-    found += [
-        lease.revocation
-        for lease in leases
-        if lease.state is REVOKING and lease.revocation is not None
-    ]
+    to_come = [lease for lease in leases if lease.state in _TO_COME]
+    found = revocations(turn, to_come, reason=RevokeReason.DRAIN, seconds=seconds)
     return max((one.deadline - turn.now for one in found), default=0.0)

@@ -19,10 +19,8 @@ from aqua_daemon.core.model import (
     QUARANTINED,
     BrokerSettings,
     GpuReport,
-    RevokeReason,
 )
-from aqua_daemon.core.quiescing import resume
-from aqua_daemon.core.revoking import revoke_bytes
+from aqua_daemon.core.quiescing import resume, take_all_back
 from aqua_daemon.core.sizes import LONGEST_QUIESCE_SECONDS, MIB, SAME_USE_BYTES
 from aqua_daemon.core.turn import Turn
 
@@ -42,7 +40,7 @@ def learn(turn: Turn, account: GpuAccount, said: GpuReport) -> None:
     _note_growth(account, owners)
     if _sees_newcomers(settings, account) and account.owner_bytes.keys() - owners.keys():
         account.newcomer = Newcomer(since=turn.now, changed_at=turn.now)
-        revoke_bytes(turn, account, account.held_bytes, reason=RevokeReason.OWNER, seconds=None)
+        take_all_back(turn, account)
     elif account.newcomer is not None and abs(account.others_bytes - used_bytes) >= SAME_USE_BYTES:
         account.newcomer = replace(account.newcomer, changed_at=turn.now)
 

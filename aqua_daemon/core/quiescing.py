@@ -17,7 +17,7 @@ from aqua_daemon.core.events import QuiesceRequested
 from aqua_daemon.core.instructions import AnswerQuiesce
 from aqua_daemon.core.model import RETURNED, RevokeReason
 from aqua_daemon.core.returning import send_free
-from aqua_daemon.core.revoking import revoke_bytes
+from aqua_daemon.core.revoking import revoke
 from aqua_daemon.core.sizes import LONGEST_QUIESCE_SECONDS
 from aqua_daemon.core.turn import Turn
 
@@ -40,9 +40,12 @@ def request_quiet(turn: Turn, event: QuiesceRequested) -> None:
         started_at = turn.now if before is None else before.started_at
         # Asking again does not make it last for ever.
         ends_at = min(turn.now + event.seconds, started_at + LONGEST_QUIESCE_SECONDS)
-        account.quiets[event.session_id] = Quiet(started_at=started_at, ends_at=ends_at)
+        takes_back = event.takes_back or (before is not None and before.takes_back)
+        account.quiets[event.session_id] = Quiet(
+            started_at=started_at, ends_at=ends_at, takes_back=takes_back
+        )
         if event.takes_back:
-            revoke_bytes(turn, account, account.held_bytes, reason=RevokeReason.OWNER, seconds=None)
+            take_all_back(turn, account)
     resume(turn, account)
     turn.answer(
         AnswerQuiesce(
@@ -52,6 +55,18 @@ def request_quiet(turn: Turn, event: QuiesceRequested) -> None:
             seconds=ends_at - turn.now,
         )
     )
+
+
+def take_all_back(turn: Turn, account: GpuAccount) -> None:
+    """An owner wants all of its GPU, by the standard deadlines.
+
+    What was on its way back for others, or waits for the end of a quiet, is its own, too.
+    """
+    leases = [turn.ledger.leases[lease_id] for lease_id in account.leases]
+    revoke(turn, leases, reason=RevokeReason.OWNER)
+    for lease in leases:
+        if lease.state is RETURNED:
+            send_free(turn, lease)
 
 
 def end_overdue(turn: Turn, account: GpuAccount) -> None:

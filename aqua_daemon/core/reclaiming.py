@@ -2,7 +2,8 @@
 
 A producer is a process that uses the GPU, as the keeper's last report says. A reclaim waits for the
 bytes that it set on their way, and for what was on its way there already: asking twice neither asks
-for twice as much nor buys a borrower time.
+for twice as much nor buys a borrower time. Who asks again with less time hastens what is on its way;
+each of the two is answered by its own deadline.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from aqua_daemon.core.model import (
     Session,
 )
 from aqua_daemon.core.returning import send_free
-from aqua_daemon.core.revoking import revoke_bytes
+from aqua_daemon.core.revoking import cheapest, revoke
 from aqua_daemon.core.sizes import (
     LONGEST_REVOKE_SECONDS,
     REVOKE_GRACE_SECONDS,
@@ -69,10 +70,8 @@ def start_reclaim(turn: Turn, event: ReclaimRequested) -> None:
         return
     coming = _already_coming(turn, account, event.nbytes)
     short_bytes = event.nbytes - sum(lease.nbytes for lease in coming)
-    if short_bytes > 0:
-        coming += revoke_bytes(
-            turn, account, short_bytes, reason=RevokeReason.RECLAIM, seconds=seconds
-        )
+    coming += cheapest(turn, account, short_bytes)
+    revoke(turn, coming, reason=RevokeReason.RECLAIM, seconds=seconds)
     staying_bytes = account.held_bytes - account.coming_bytes
     limit = account.limits.get(event.session_id, staying_bytes)
     account.limits[event.session_id] = min(limit, staying_bytes)
@@ -161,15 +160,20 @@ def _latest_deadline(turn: Turn, leases: list[Lease]) -> float:
 
 
 def _already_coming(turn: Turn, account: GpuAccount, nbytes: int) -> list[Lease]:
+    """What is on its way there and comes first."""
+    leases = (turn.ledger.leases[lease_id] for lease_id in account.leases)
     found: list[Lease] = []
-    for lease_id in account.leases:
-        lease = turn.ledger.leases[lease_id]
+    for lease in sorted(filter(is_coming, leases), key=_comes_by):
         if nbytes <= 0:
             break
-        if is_coming(lease):
-            found.append(lease)
-            nbytes -= lease.nbytes
+        found.append(lease)
+        nbytes -= lease.nbytes
     return found
+
+
+def _comes_by(lease: Lease) -> float:
+    revocation = lease.revocation
+    return revocation.deadline if revocation is not None and lease.state is REVOKING else 0.0
 
 
 def _lent_bytes(account: GpuAccount) -> int:

@@ -128,6 +128,8 @@ def forget_if_over(turn: Turn, session_id: SessionId) -> None:
 
 def _is_owed(turn: Turn, lease: Lease) -> bool:
     """Whether an owner waits for the bytes: quiet or not, they are its own."""
+    if turn.ledger.gpus[lease.lender].is_taken_back:
+        return True
     if lease.revocation is not None and lease.revocation.reason in _OWED:
         return True
     return any(lease.lease_id in reclaim.outstanding for reclaim in turn.books.reclaims)

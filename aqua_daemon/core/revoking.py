@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 from operator import attrgetter, itemgetter
 
@@ -43,6 +44,7 @@ from aqua_daemon.core.turn import Turn
 
 _Candidate = tuple[float, Lease]  # when it was used last, as far as is known
 _RANKS = 4
+_CAN_COME = frozenset({ALLOCATING, LEASED, REVOKING})
 
 
 def keep_reserve(turn: Turn, account: GpuAccount) -> None:
@@ -51,22 +53,11 @@ def keep_reserve(turn: Turn, account: GpuAccount) -> None:
         return
     short_bytes = account.reserve_bytes - account.free_bytes - account.coming_bytes
     if short_bytes > 0:
-        revoke_bytes(turn, account, short_bytes, reason=RevokeReason.RESERVE, seconds=None)
+        revoke(turn, cheapest(turn, account, short_bytes), reason=RevokeReason.RESERVE)
 
 
-def revoke_bytes(
-    turn: Turn,
-    account: GpuAccount,
-    nbytes: int,
-    *,
-    reason: RevokeReason,
-    seconds: float | None,
-) -> list[Lease]:
-    """Set at least *nbytes* of a GPU on their way back, if that much is lent there.
-
-    Returns:
-        The leases asked back, with those that are not made yet and now never will be granted.
-    """
+def cheapest(turn: Turn, account: GpuAccount, nbytes: int) -> list[Lease]:
+    """What of a GPU is to be asked back for at least *nbytes*; less if not that much is lent there."""
     chosen: list[Lease] = []
     leases = [turn.ledger.leases[lease_id] for lease_id in account.leases]
     for lease in in_order(turn, leases):
@@ -74,25 +65,7 @@ def revoke_bytes(
             break
         chosen.append(lease)
         nbytes -= lease.nbytes
-    call_back(turn, chosen, reason=reason, seconds=seconds)
     return chosen
-
-
-def call_back(
-    turn: Turn,
-    leases: Iterable[Lease],
-    *,
-    reason: RevokeReason,
-    seconds: float | None,
-    least_seconds: float = 0.0,
-) -> None:
-    """Revoke those of *leases* that are leased; those that are not made yet are never granted."""
-    leases = tuple(leases)
-    for lease in leases:
-        if lease.state is ALLOCATING and lease.revocation is None:
-            turn.revise(lease, _revocation(turn, lease.safety_class, reason, seconds))
-    made = [lease for lease in leases if lease.state is LEASED]
-    revoke(turn, made, reason=reason, seconds=seconds, least_seconds=least_seconds)
 
 
 def in_order(turn: Turn, leases: Iterable[Lease]) -> Iterator[Lease]:
@@ -162,14 +135,25 @@ def revoke(
     seconds: float | None = None,
     least_seconds: float = 0.0,
 ) -> None:
-    """Ask for leases back, with the deadlines of `revocations`."""
-    leases = tuple(leases)
-    revoked: list[Lease] = []
-    found = revocations(turn, leases, reason=reason, seconds=seconds, least_seconds=least_seconds)
-    for lease, revocation in zip(leases, found, strict=True):
-        revoked.append(turn.move(lease, Move.REVOKED, revocation=revocation))
+    """Ask for leases back, with the deadlines of `revocations`; those not made yet are never granted.
+
+    Whose revoke under way gets an earlier deadline is told again. Others are left alone.
+    """
+    asked = [lease for lease in leases if lease.state in _CAN_COME]
+    found = revocations(turn, asked, reason=reason, seconds=seconds, least_seconds=least_seconds)
+    told: list[Lease] = []
+    for lease, revocation in zip(asked, found, strict=True):
+        if lease.state is LEASED:
+            told.append(turn.move(lease, Move.REVOKED, revocation=revocation))
+        elif revocation is lease.revocation:
+            continue
+        elif lease.state is REVOKING:
+            told.append(turn.revise(lease, revocation))
+        else:
+            turn.revise(lease, revocation)
+            continue
         turn.books.lease_timers.push(revocation.deadline, lease.lease_id)
-    send_revokes(turn, revoked)
+    send_revokes(turn, told)
 
 
 def revocations(
@@ -183,14 +167,19 @@ def revocations(
     """What revoking *leases* now would say of each. It changes nothing.
 
     *seconds* None: the standard deadline of each one's class. It is later where more is being
-    evacuated than the way to host memory, which all of them share, can carry by then.
+    evacuated than the way to host memory, which all of them share, can carry by then. What is under
+    way already gets no more time by it.
     """
     carried_seconds = _carried_seconds(turn, leases)
     of_cache, of_store = (
         _revocation(turn, of_class, reason, seconds, carried_seconds, least_seconds)
         for of_class in (CACHE, STORE)
     )
-    return [of_cache if one.safety_class is CACHE else of_store for one in leases]
+    wanted = (of_cache if one.safety_class is CACHE else of_store for one in leases)
+    return [
+        one if lease.revocation is None else _sooner(lease.revocation, one)
+        for lease, one in zip(leases, wanted, strict=True)
+    ]
 
 
 def send_revokes(turn: Turn, leases: Iterable[Lease]) -> None:
@@ -277,10 +266,17 @@ def _revocation(
     return Revocation(reason=reason, started_at=turn.now, deadline=deadline)
 
 
+def _sooner(under_way: Revocation, wanted: Revocation) -> Revocation:
+    """A revoke under way that is asked for again: who asked first is named, who is in need is met."""
+    if under_way.reason is RevokeReason.DEAD or under_way.deadline <= wanted.deadline:
+        return under_way  # of the dead, nobody is there to hurry
+    return replace(under_way, deadline=wanted.deadline)
+
+
 def _carried_seconds(turn: Turn, leases: Iterable[Lease]) -> float:
     """How long all that is to be evacuated on the node takes, with *leases*, if it goes to the host."""
     under_way = sum(account.bytes_in[REVOKING] for account in turn.ledger.gpus.values())
-    more = sum(lease.nbytes for lease in leases if lease.safety_class is STORE)
+    more = sum(one.nbytes for one in leases if one.state is LEASED and one.safety_class is STORE)
     return (under_way + more) / turn.books.settings.host_bytes_per_second
 
 

@@ -191,6 +191,30 @@ def test_what_has_less_time_does_not_wait_for_what_has_more(
         assert node.acknowledged == [patient[0], at_once, soon, *patient[1:]]
 
 
+def test_a_revoke_that_is_repeated_gives_less_time_and_never_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The slab goes ahead of those that were asked for with it, whatever is said after that."""
+    node = two_gpus(128 * MIB)
+    copies = copying.copy_spans
+    hastened: list[str] = []
+
+    def hastened_meanwhile(pairs: Sequence[tuple[Span, Span]]) -> None:
+        if not hastened:
+            hastened.append(last)
+            for seconds in (1.0, 60.0):
+                node.revoke("SHM-1", [last], seconds=seconds)
+        copies(pairs)
+
+    with paging(node) as pager:
+        sizes = (3, 6, 14, 25)  # of slabs of 4, 8, 16 and 32 MiB
+        handles = [park(pager, random_bytes(size * MIB, seed=size)) for size in sizes]
+        *others, last = (slab.lease_id for slab in slabs_of(handles))
+        monkeypatch.setattr(copying, "copy_spans", hastened_meanwhile)
+        wait_acknowledged(node, node.revoke("SHM-1", [*others, last], seconds=50.0))
+        assert node.acknowledged == [others[0], last, *others[1:]]
+
+
 def test_unknown_leases_are_acknowledged_at_once_again_and_again() -> None:
     """A revoke is repeated until it is answered; the answer may have been lost."""
     node = FakeNode()

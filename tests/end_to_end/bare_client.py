@@ -76,6 +76,12 @@ class BareClient:
             for payload in self._reader.frames():
                 return presence_pb2.DaemonFrame.FromString(payload)
 
+    def revoke(self) -> presence_pb2.Revoke:
+        """The next revoke from the daemon."""
+        while (frame := self.frame()).WhichOneof("kind") != "revoke":
+            pass
+        return frame.revoke
+
     def call(self, name: str, request: Message, kind: Callable[[bytes], _ReplyT]) -> _ReplyT:
         """One call; raises Refused with the reason."""
         if self._channel is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -116,6 +117,32 @@ def test_a_borrower_that_hangs_makes_a_reclaim_partial() -> None:
         assert result.quarantined_bytes == result.revoked_bytes > 0
         assert seen[-1].quarantined_bytes == result.quarantined_bytes
         assert [one.freed_bytes for one in seen] == [0] * len(seen)
+
+
+def test_who_is_in_need_hastens_what_it_took_back_at_leisure() -> None:
+    """The borrower is told again with less time, is late by that, and both hear of what came."""
+    with (
+        running_node(gpus=2, gpu_bytes=64 * MIB) as node,
+        owned(node),
+        aqua_client.producer(GPU, settings=settings_of(node)) as mine,
+        BareClient(node.socket) as borrower,
+        ThreadPoolExecutor(2) as threads,
+    ):
+        while lent_bytes(node) == 0:  # it borrows of any GPU
+            borrower.acquire()
+        at_leisure = threads.submit(mine.reclaim, MIB, deadline=30.0)
+        first = borrower.revoke()
+        in_need = threads.submit(mine.reclaim, MIB, deadline=0.2)
+        again = borrower.revoke()
+        assert again.lease_ids == first.lease_ids
+        assert 20 < first.deadline_seconds <= 30
+        assert again.deadline_seconds <= 0.2
+        quarantined = f'aqua_pool_bytes{{gpu="{GPU}",state="quarantined"}}'
+        wait_until(lambda: node.scrape()[quarantined] > 0, what="it is late")
+        borrower.give_back("Acknowledge", *again.lease_ids)
+        for result in (at_leisure.result(), in_need.result()):
+            assert result.outcome == "complete"
+            assert result.freed_bytes == first.nbytes
 
 
 def test_an_informer_lends_when_it_is_calm_and_takes_back_in_a_burst() -> None:

@@ -6,6 +6,7 @@ from tests.mutants.mutant import Mutant
 
 _LENDING = "tests/core/test_lending.py"
 _RECLAIMING = "tests/core/test_reclaiming.py"
+_HASTENING = "tests/core/test_hastening.py"
 _FIRST = "tests/core/test_whose_go_first.py"
 _BALANCING = "tests/core/test_balancing.py"
 _INFORMING = "tests/client/test_informing.py"
@@ -14,10 +15,61 @@ _PACE = "tests/client/test_promotion_pace.py"
 
 ELASTIC = (
     Mutant(
+        name="who is in need waits as long as who is at leisure",
+        path="aqua_daemon/core/revoking.py",
+        old="is RevokeReason.DEAD or under_way.deadline <= wanted.deadline:",
+        new="is RevokeReason.DEAD or True:",
+        tests=(f"{_HASTENING}::test_an_owner_in_need_hastens_what_it_asked_for_at_leisure",),
+    ),
+    Mutant(
+        name="who asks again with more time gives it",
+        path="aqua_daemon/core/revoking.py",
+        old="is RevokeReason.DEAD or under_way.deadline <= wanted.deadline:",
+        new="is RevokeReason.DEAD:",
+        tests=(f"{_HASTENING}::test_nobody_gains_time",),
+    ),
+    Mutant(
+        name="nobody is told that it has less time",
+        path="aqua_daemon/core/revoking.py",
+        old="            told.append(turn.revise(lease, revocation))",
+        new="            turn.revise(lease, revocation)",
+        tests=(f"{_HASTENING}::test_an_owner_in_need_hastens_what_it_asked_for_at_leisure",),
+    ),
+    Mutant(
+        name="what is hastened is not looked at when it is due",
+        path="aqua_daemon/core/revoking.py",
+        old="        turn.books.lease_timers.push(revocation.deadline, lease.lease_id)\n    send_revokes",
+        new="        pass\n    send_revokes",
+        tests=(f"{_HASTENING}::test_an_owner_in_need_hastens_what_it_asked_for_at_leisure",),
+    ),
+    Mutant(
+        name="what comes last is waited for first",
+        path="aqua_daemon/core/reclaiming.py",
+        old="sorted(filter(is_coming, leases), key=_comes_by)",
+        new="sorted(filter(is_coming, leases), key=_comes_by, reverse=True)",
+        tests=(
+            f"{_HASTENING}::test_no_more_is_hastened_than_is_needed_and_what_comes_first_counts_first",
+        ),
+    ),
+    Mutant(
+        name="a storm counts what is under way twice",
+        path="aqua_daemon/core/revoking.py",
+        old="for one in leases if one.state is LEASED and one.safety_class is STORE)",
+        new="for one in leases if one.safety_class is STORE)",
+        tests=(f"{_HASTENING}::test_who_names_no_time_waits_for_the_link_as_ever",),
+    ),
+    Mutant(
+        name="who takes a GPU back waits for what comes because its holder is gone",
+        path="aqua_daemon/core/returning.py",
+        old="    if turn.ledger.gpus[lease.lender].is_taken_back:\n",
+        new="    if False:\n",
+        tests=(f"{_HASTENING}::test_a_gpu_that_is_taken_back_gets_at_once_whatever_comes",),
+    ),
+    Mutant(
         name="a newcomer gets half of its GPU back",
-        path="aqua_daemon/core/lending.py",
-        old="revoke_bytes(turn, account, account.held_bytes, reason",
-        new="revoke_bytes(turn, account, account.held_bytes // 2, reason",
+        path="aqua_daemon/core/quiescing.py",
+        old="    leases = [turn.ledger.leases[lease_id] for lease_id in account.leases]\n",
+        new="    leases = [turn.ledger.leases[lease_id] for lease_id in account.leases][::2]\n",
         tests=(f"{_LENDING}::test_a_new_process_gets_all_of_its_gpu_back_at_once",),
     ),
     Mutant(
