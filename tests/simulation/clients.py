@@ -205,7 +205,7 @@ class Client(LinkedProcess):
         waits = not self._stage.chance.strikes(0.2)  # else its acknowledgement crosses the answer
         told = partial(self._exchanged, event, fresh, revokes, waits)
         call = partial(self._call_exchange, event, told)
-        late = self._stage.chance.strikes(0.2)
+        late = self._stage.chance.strikes(0.4)
         delay = self._stage.chance.between(0.3, 2.5) if late else 0.0
         self._stage.agenda.after(delay, partial(self.caller.awake, call))
         return waits
