@@ -7,7 +7,7 @@ books, because answers and reports come in order.
 
 from __future__ import annotations
 
-from aqua_daemon.core import draining, lending, resting, troubles
+from aqua_daemon.core import draining, lending, quiescing, resting, troubles
 from aqua_daemon.core.accounts import GpuAccount
 from aqua_daemon.core.events import GpuReported, KeeperAttached, KeeperDetached, KeeperEnded
 from aqua_daemon.core.granting import deny, drop_unseen
@@ -62,6 +62,7 @@ def attach(turn: Turn, event: KeeperAttached) -> None:
         lending.settle(turn, account)
         ramp(turn, account)
         draining.go_on(turn, account)
+        quiescing.go_on(turn, account)
         keep_reserve(turn, account)
         troubles.tell(turn, account)
 

@@ -57,13 +57,19 @@ def request_quiet(turn: Turn, event: QuiesceRequested) -> None:
     )
 
 
-def take_all_back(turn: Turn, account: GpuAccount) -> None:
+def go_on(turn: Turn, account: GpuAccount) -> None:
+    """Take back what a keeper turned out to hold there; its holder may yet have to come."""
+    if account.is_taken_back:
+        take_all_back(turn, account, least_seconds=turn.books.settings.term_seconds)
+
+
+def take_all_back(turn: Turn, account: GpuAccount, *, least_seconds: float = 0.0) -> None:
     """An owner wants all of its GPU, by the standard deadlines.
 
     What was on its way back for others, or waits for the end of a quiet, is its own, too.
     """
     leases = [turn.ledger.leases[lease_id] for lease_id in account.leases]
-    revoke(turn, leases, reason=RevokeReason.OWNER)
+    revoke(turn, leases, reason=RevokeReason.OWNER, least_seconds=least_seconds)
     for lease in leases:
         if lease.state is RETURNED:
             send_free(turn, lease)

@@ -1,4 +1,4 @@
-"""What is asked back already is asked for again, with less time: nobody gains time, nothing is lost."""
+"""What is asked back already is asked for again, with less time; and GPUs that are taken back whole."""
 
 from __future__ import annotations
 
@@ -252,3 +252,14 @@ def test_asking_for_more_quiet_goes_on_taking_back() -> None:
     )
     bench.handle(ProcessEnded(session_id=borrower))
     assert freed(bench.handle(SentinelEnded(session_id=borrower))) == [lease_id]
+
+
+def test_what_a_keeper_turns_out_to_hold_is_taken_back_too() -> None:
+    """A new daemon is asked before it has heard the keeper: the holder gets a term to come back."""
+    bench, _, _, [lease_id] = lent(1)
+    bench.restart()
+    admin = bench.open("admin", pid=1, is_admin=True)
+    take_back(bench, admin)
+    bench.attach(*bench.settings.gpus, slabs=tuple(bench.tags.values()))
+    assert bench.state(lease_id) is LeaseState.REVOKING
+    assert seconds_left(bench, lease_id) == bench.settings.term_seconds

@@ -15,6 +15,13 @@ _PACE = "tests/client/test_promotion_pace.py"
 
 ELASTIC = (
     Mutant(
+        name="what a keeper turns out to hold is left where all is taken back",
+        path="aqua_daemon/core/keeping.py",
+        old="        quiescing.go_on(turn, account)\n",
+        new="",
+        tests=(f"{_HASTENING}::test_what_a_keeper_turns_out_to_hold_is_taken_back_too",),
+    ),
+    Mutant(
         name="who is in need waits as long as who is at leisure",
         path="aqua_daemon/core/revoking.py",
         old="is RevokeReason.DEAD or under_way.deadline <= wanted.deadline:",

@@ -40,6 +40,7 @@ from aqua_daemon.core.model import (
     TenantName,
 )
 from aqua_daemon.core.sizes import STANDARD_REVOKE_SECONDS
+from tests.simulation.quiets import Quiets
 from tests.simulation.stage import Stage
 
 _LENT = (LeaseState.ALLOCATING, LeaseState.LEASED, LeaseState.REVOKING)
@@ -58,6 +59,7 @@ class Books:
         self.heard_at: dict[SessionId, float] = {}
         self.freed_bytes: dict[GpuUuid, int] = {}  # that came back, ever
         self.opened: dict[SessionId, TenantName] = {}  # let in by this daemon, and not forgotten
+        self.quiets = Quiets(stage)
         self._stage = stage
         self._settings = settings
         self.grace_ends_at = stage.now + settings.restart_grace_seconds
@@ -78,6 +80,7 @@ class Books:
     def hear(self, event: Event) -> None:
         """Take down what a daemon is told."""
         self._heard = event
+        self.quiets.hear(event)
         session_id: SessionId | None = getattr(event, "session_id", None)
         if session_id is not None:
             self.heard_at[session_id] = self._stage.now
@@ -158,6 +161,8 @@ class Books:
             return "which is never lent"
         if policy is LendingPolicy.OFFERED and not self._limits.get(gpu):
             return "of which nothing is offered"
+        if self.quiets.is_quiet(gpu):
+            return "which is quiet"
         came_at = self.newcomer_at.get(gpu, -1e9)
         is_new = self._stage.now < came_at + self._settings.newcomer_seconds
         return f"where a process came at {came_at}" if is_new else ""
@@ -253,6 +258,7 @@ class Books:
         uses = self._uses.setdefault(report.gpu, [])
         uses.append((self._stage.now, sum(before.owner_bytes.values())))
         sees = self._settings.newcomer_seconds and not self._settings.lend_to_own_gpu
+        sees = sees and not self.quiets.is_quiet(report.gpu)
         if sees and report.owner_bytes.keys() - before.owner_bytes:
             self.newcomer_at[report.gpu] = self._stage.now
 

@@ -54,6 +54,7 @@ from tests.simulation.broken_limits import (
     LeavesWhatIsLentThere,
     OverbooksTheHost,
 )
+from tests.simulation.broken_quiets import BROKEN_QUIETS
 from tests.simulation.wrapped_broker import BrokenBroker
 
 
@@ -259,6 +260,7 @@ BROKEN: tuple[type[BrokenBroker], ...] = (
     LeaksEveryTenthSlab,
     LeavesWhatIsLentThere,
     ForgetsDrains,
+    *BROKEN_QUIETS,
 )
 
 

@@ -101,6 +101,8 @@ class Witness(Protocol):
 
     def ordered(self, instruction: Instruction) -> None: ...
 
+    def handled(self, event: Event) -> None: ...
+
 
 @dataclass(slots=True)
 class _Holder:
@@ -168,6 +170,7 @@ class Daemon:
             return error
         for instruction in instructions:
             self._witness.ordered(instruction)
+        self._witness.handled(event)
         for instruction in instructions:
             self._carry_out(instruction)
         return None

@@ -62,6 +62,7 @@ class Weather:
             node.admins.drain: 0.4,
             node.admins.undrain: 2.0,
             node.admins.measure: 1.0,
+            node.admins.quiesce: 0.8,
         }
         self._acts = tuple(acts)
         self._odds = tuple(accumulate(acts.values()))

@@ -90,6 +90,8 @@ class Moves:
         self._stage.count(f"revokes: {revocation.reason.value}")
         is_drain = revocation.reason is RevokeReason.DRAIN
         longest = books.longest_drain_seconds() if is_drain else books.standard_revoke_seconds()
+        if revocation.reason is RevokeReason.OWNER:  # of what a keeper turned out to hold
+            longest = max(longest, books.longest_drain_seconds())
         standard = self._stage.now + longest + 1e-6
         by_owner = revocation.reason is RevokeReason.RECLAIM
         require(by_owner or revocation.deadline <= standard, "{}: deadline is too late", lease)

@@ -27,6 +27,7 @@ from aqua_daemon.core.instructions import (
     AnswerGranted,
     AnswerLinkProbe,
     AnswerOffer,
+    AnswerQuiesce,
     AnswerReclaim,
     AnswerUndrain,
     ForgetSession,
@@ -149,6 +150,7 @@ class Oracle:
                 )
                 self.exchanges.moved(before, after, lease, self.books)
                 self.moves.moved(before, after, lease, self.books)
+                self._moved_on_quiet_gpu(instruction)
                 return
             case AllocateSlab():
                 self._allocating(instruction)
@@ -161,6 +163,8 @@ class Oracle:
                 self._revoking(instruction)
             case AnswerDrain():
                 self.drains.drained(instruction, self.books)
+            case AnswerQuiesce():
+                self._quiet(instruction)
             case AnswerUndrain():
                 self.drains.undrained(instruction)
             case ProbeLink():
@@ -184,6 +188,11 @@ class Oracle:
                 pass
         if type(instruction).__name__ != "AnswerKeepalive":
             self._stage.tell("   {}", instruction)
+
+    def handled(self, event: Event) -> None:
+        """All instructions were given."""
+        if isinstance(event, ReclaimRequested):
+            self.reclaims.started(event, self.books)
 
     # --- what is really so -------------------------------------------------------------------
 
@@ -262,6 +271,7 @@ class Oracle:
                 require(now <= by, "{} is leased, unheard since {}", lease_id, heard)
         self.reclaims.look_at_the_clock()
         self.drains.look(self.books)
+        self.books.quiets.look(self.books.leases)
 
     # --- private -----------------------------------------------------------------------------
 
@@ -319,5 +329,20 @@ class Oracle:
             deadline = self.books.revoke_deadlines.get(lease_id)
             bought = deadline is not None and order.deadline > deadline + 1e-6
             if lease is not None and lease.state is LeaseState.REVOKING:
+                if deadline is not None and order.deadline < deadline - 1e-6:
+                    self._stage.count("revokes hastened")
                 require(not bought, "the deadline of {} moved to {}", lease_id, order.deadline)
                 self.books.revoke_deadlines[lease_id] = order.deadline
+
+    def _moved_on_quiet_gpu(self, move: NoteMove) -> None:
+        quiets, lease = self.books.quiets, move.lease
+        if move.after is LeaseState.REVOKING and move.why == "revoked":
+            quiets.revokes(lease)
+        elif move.after is LeaseState.FREEING:
+            quiets.frees(lease, is_waited_for=self.reclaims.waits_for(lease.lender))
+
+    def _quiet(self, answer: AnswerQuiesce) -> None:
+        books = self.books
+        latest = books.quiets.answered(answer, books.leases, books.revoke_deadlines)
+        by = self._stage.now + books.standard_revoke_seconds() + 1e-6
+        require(latest <= by, "what is taken back has until {}, not {}", latest, by)

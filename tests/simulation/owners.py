@@ -51,8 +51,13 @@ class Owners:
             )
             client.caller.call(event, _ignore, seconds=2.0)
 
-    def reclaim(self, client: Client, gpu: Gpu, nbytes: int) -> None:
-        """Ask for bytes back; who is no process of the GPU must be refused."""
+    def reclaim(
+        self, client: Client, gpu: Gpu, nbytes: int, *, seconds: float | None = None
+    ) -> None:
+        """Ask for bytes back; who is no process of the GPU must be refused.
+
+        Some have time, and then suddenly none.
+        """
         if client.session_id is None:
             return
         chance = self._stage.chance
@@ -61,8 +66,13 @@ class Owners:
             request_id=RequestId(chance.new_id()),
             gpu=gpu.uuid,
             nbytes=nbytes,
-            deadline_seconds=chance.pick((None, 0.5, 2.0, 5.0)),
+            deadline_seconds=seconds or chance.pick((None, 0.5, 2.0, 5.0, 20.0)),
         )
+        if event.deadline_seconds and event.deadline_seconds > 2.0 and chance.happens(0.5):
+            in_need = partial(self.reclaim, client, gpu, nbytes, seconds=chance.pick((0.2, 1.0)))
+            self._stage.agenda.after(
+                chance.between(0.0, 1.5), partial(client.caller.awake, in_need)
+            )
         done = partial(self._reclaimed, client, gpu, event)
         client.caller.call(event, done, seconds=10.0)
 

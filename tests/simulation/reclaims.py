@@ -7,13 +7,19 @@ from dataclasses import dataclass
 
 from aqua_daemon.core.events import ReclaimRequested
 from aqua_daemon.core.instructions import AnswerReclaim
-from aqua_daemon.core.model import GpuUuid, RequestId, SessionId
+from aqua_daemon.core.model import GpuUuid, LeaseId, LeaseState, RequestId, SessionId
 from aqua_daemon.core.sizes import REVOKE_GRACE_SECONDS
 from tests.simulation.books import Books
 from tests.simulation.judge import require
 from tests.simulation.stage import Stage
 from tests.simulation.truth import Process
 
+_COMING = (
+    LeaseState.ALLOCATING,
+    LeaseState.REVOKING,
+    LeaseState.RETURNED,
+    LeaseState.FREEING,
+)
 _SLACK = 0.15  # a tick, and half of one
 
 
@@ -32,6 +38,7 @@ class Reclaims:
         self._stage = stage
         self._find_process = find_process
         self._waiting: dict[tuple[SessionId, RequestId], _Reclaim] = {}
+        self._started: dict[RequestId, None] = {}
         self._answered: dict[RequestId, None] = {}  # a repeated request hears its old answer
 
     def asked(self, event: ReclaimRequested, books: Books) -> None:
@@ -47,6 +54,27 @@ class Reclaims:
             is_permitted=self._is_owner(event.session_id, event.gpu, books),
         )
         self._waiting.setdefault((event.session_id, event.request_id), reclaim)
+
+    def started(self, event: ReclaimRequested, books: Books) -> None:
+        """It was accepted: as many bytes are on their way by its deadline, or all that are lent."""
+        if event.request_id in self._started:
+            return
+        self._started[event.request_id] = None
+        by = self._stage.now + (event.deadline_seconds or books.standard_revoke_seconds()) + 1e-6
+        missing = event.nbytes
+        late: list[LeaseId] = []
+        for lease_id, lease in books.leases.items():
+            is_late = lease.state is LeaseState.REVOKING and books.revoke_deadlines[lease_id] > by
+            is_late = is_late and not books.has_process_ended(lease.session_id)
+            if lease.lender == event.gpu and (is_late or lease.state is LeaseState.LEASED):
+                late.append(lease_id)
+            elif lease.lender == event.gpu and lease.state in _COMING:
+                missing -= lease.nbytes
+        require(missing <= 0 or not late, "{}: {} come too late", event, late)
+
+    def waits_for(self, gpu: GpuUuid) -> bool:
+        """Whether a producer waits for what comes back there."""
+        return any(reclaim.gpu == gpu for reclaim in self._waiting.values())
 
     def refused(self, event: ReclaimRequested) -> None:
         """It was raised at once."""
