@@ -136,7 +136,7 @@ def test_a_benchmark_is_rehearsed_on_stand_in_gpus(name: str) -> None:
 @pytest.mark.limit(180)
 @pytest.mark.parametrize(
     ("name", "rows"),
-    [("longest-legacy", 4), ("burst-legacy", 5), ("adapters-vmm", 4)],
+    [("prompt-vmm", 8), ("longest-legacy", 4), ("burst-legacy", 5), ("adapters-vmm", 4)],
 )
 def test_what_a_server_gains_is_rehearsed_on_stand_in_gpus(name: str, rows: int) -> None:
     """Each way has its row, and leases another with paced copies."""
