@@ -3,7 +3,8 @@
     python -m tests.gpu --json FILE [--budget SECONDS]
 
 From a bare checkout, with PYTHONPATH=.:protos and without a network. Resumes: what FILE has an answer
-to is not run again, so a second call goes on where the first one, or its budget, ended. Beside FILE a
+to is not run again, so a second call goes on where the first one, or its budget, ended; a benchmark
+that was cut short goes on behind the rows that it has. Beside FILE a
 folder `FILE.logs` keeps what each task said.
 """
 
@@ -14,13 +15,14 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from tests.gpu.probe import table
 from tests.gpu.probe.results import Results
-from tests.gpu.probe.running import ANSWERED, Record, run_step
+from tests.gpu.probe.running import ANSWERED, CUT, TIMED_OUT, Record, run_step
 from tests.gpu.readiness import why_not_here
-from tests.gpu.tasks import MODULES, TASKS, Task
+from tests.gpu.tasks import BENCH, MODULES, TASKS, Task
 
 LEAST_SECONDS = 15.0  # nothing worth having is done in less
 
@@ -48,10 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = [task for task in wanted if chosen.again or not results.has(task.name, quick=False)]
     run(asked, results, logs=chosen.json, ends_at=time.monotonic() + chosen.budget)
     print(*table.lines(results.records, {task.name: task.question for task in wanted}), sep="\n")
-    missing = [task.name for task in wanted if task.name not in results.records]
+    missing = [task.name for task in wanted if not results.has(task.name, quick=False)]
     if missing:
         print(f"not run yet, call again: {', '.join(missing)}")
-    return int(any(one.outcome != ANSWERED for one in results.records.values()))
+    return int(any(one.outcome not in {ANSWERED, CUT} for one in results.records.values()))
 
 
 def run(tasks: Sequence[Task], results: Results, *, logs: Path | None, ends_at: float) -> None:
@@ -60,18 +62,27 @@ def run(tasks: Sequence[Task], results: Results, *, logs: Path | None, ends_at: 
         left = ends_at - time.monotonic()
         if left < LEAST_SECONDS:
             return
+        had = {task.name: results.begun(task.name) for task in batch}
         with ThreadPoolExecutor(len(batch)) as pool:
-            records = pool.map(lambda task: _run(task, left, logs), batch)  # noqa: B023 - ends here
+            records = pool.map(lambda task: _run(task, left, logs, had[task.name]), batch)  # noqa: B023 - ends here
             for task, record in zip(batch, records, strict=True):
-                print(f"{task.name}: {record.outcome} in {record.seconds:.1f} s", flush=True)
-                if record.outcome == ANSWERED or record.seconds < left - 1:
-                    results.add(task.name, record)  # what only the budget ended is run again
+                kept = _cut(task, record) if record.outcome == TIMED_OUT else record
+                print(f"{task.name}: {kept.outcome} in {record.seconds:.1f} s", flush=True)
+                if kept.outcome != TIMED_OUT or record.seconds < left - 1:
+                    results.add(task.name, kept.after(had[task.name]))
 
 
-def _run(task: Task, left: float, logs: Path | None) -> Record:
+def _cut(task: Task, record: Record) -> Record:
+    """A benchmark that has found something goes on in the next call."""
+    return replace(record, outcome=CUT) if task.kind == BENCH and record.rows else record
+
+
+def _run(task: Task, left: float, logs: Path | None, had: Record | None) -> Record:
     log = None if logs is None else logs.with_name(f"{logs.name}.logs") / f"{task.name}.log"
     seconds = min(task.seconds, left)
-    return run_step(task.name, seconds=seconds, quick=False, module=MODULES[task.kind], log=log)
+    known = [] if had is None else [row["question"] for row in had.rows]
+    module = MODULES[task.kind]
+    return run_step(task.name, seconds=seconds, quick=False, module=module, log=log, known=known)
 
 
 def _batches(tasks: Sequence[Task]) -> Iterator[list[Task]]:

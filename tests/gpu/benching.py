@@ -3,12 +3,14 @@
     python -m tests.gpu.benching NAME [--quick]
 
 The GPU lends to itself, so a slab is as near as memory can be: link rates are for several GPUs. With
-`--quick` it is a rehearsal on stand-in GPUs, which has no rates to tell.
+`--quick` it is a rehearsal on stand-in GPUs, which has no rates to tell. What fails is told in its row,
+and the rest goes on.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from contextlib import AbstractContextManager
 
 import torch
@@ -23,11 +25,12 @@ from tests.gpu.tasks import BENCHMARKS
 from tests.nodes import wait_until
 
 
-def main() -> None:
-    """Measure one thing."""
+def main() -> int:
+    """Measure one thing; 1 if some of it failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.gpu.benching")
     parser.add_argument("name", choices=[each.name for each in BENCHMARKS])
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--known", nargs="*", default=[], help="rows that there are already")
     chosen = parser.parse_args()
     what, _, kind = chosen.name.partition("-")
     plan = QUICK if chosen.quick else WHOLE
@@ -36,12 +39,13 @@ def main() -> None:
         aqua_client.connect(socket=place.node.socket, home_gpu=place.home_gpu) as client,
     ):
         wait_until(lambda: client.stats()["attached"], seconds=20, what="attached")
-        findings = Findings()
+        findings = Findings(known=frozenset(chosen.known))
         findings.figures("machine", machine(place.torch_device))
         if what in OF_A_PLACE:
             OF_A_PLACE[what](place, plan, findings)
         else:
             MEASURES[what](client, place.torch_device, plan, findings)
+    return int(findings.failed > 0)
 
 
 def _place(kind: str, *, quick: bool) -> AbstractContextManager[Place]:
@@ -58,4 +62,4 @@ MEASURES = {
 }
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

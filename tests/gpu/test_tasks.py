@@ -19,7 +19,7 @@ from tests.gpu import __main__ as program
 from tests.gpu import checking, readiness
 from tests.gpu.probe.findings import Findings
 from tests.gpu.probe.results import Results
-from tests.gpu.probe.running import ANSWERED, CRASHED, TIMED_OUT, Record, run_step
+from tests.gpu.probe.running import ANSWERED, CRASHED, CUT, TIMED_OUT, Record, run_step
 from tests.gpu.probe.steps import STEPS
 from tests.gpu.tasks import (
     BENCH,
@@ -36,14 +36,15 @@ from tests.nodes import REPOSITORY, environment
 FAULTY = "tests.gpu.faulty_step"
 
 
-def task(name: str, *, seconds: float = 20.0, alone: bool = True) -> Task:
-    return Task(name=name, kind=CHECK, question="what?", seconds=seconds, alone=alone)
+def task(name: str, *, kind: str = CHECK, seconds: float = 20.0, alone: bool = True) -> Task:
+    return Task(name=name, kind=kind, question="what?", seconds=seconds, alone=alone)
 
 
 @pytest.fixture
 def faulty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tasks are named by how they go wrong."""
     monkeypatch.setitem(MODULES, CHECK, FAULTY)
+    monkeypatch.setitem(MODULES, BENCH, FAULTY)
 
 
 def test_every_check_and_every_question_is_a_task() -> None:
@@ -94,6 +95,39 @@ def test_what_the_budget_ended_is_run_again(
     assert list(Results(path).records) == ["half a line"]
 
 
+@pytest.mark.usefixtures("faulty")
+def test_a_benchmark_that_is_cut_short_goes_on_where_it_was(tmp_path: Path) -> None:
+    """Its rows are kept, and asked of the next call no more; then it is done."""
+    path = tmp_path / "answers.json"
+    tasks = [task("takes long", kind=BENCH, seconds=3.0)]
+    for outcome, is_done, rows in ((CUT, False, ["first"]), (ANSWERED, True, ["first", "second"])):
+        program.run(tasks, Results(path), logs=None, ends_at=time.monotonic() + 100)
+        found = Results(path)
+        record = found.records["takes long"]
+        assert (record.outcome, found.has("takes long", quick=False)) == (outcome, is_done)
+        questions = [row["question"] for row in record.rows]
+        assert questions == ["what is known before", *rows]
+        assert record.figures == {"numbers": [1, 2]}
+
+
+@pytest.mark.usefixtures("faulty")
+def test_what_fails_of_a_benchmark_is_told_and_the_rest_goes_on(tmp_path: Path) -> None:
+    """It counts as failed all the same."""
+    path = tmp_path / "answers.json"
+    program.run(
+        [task("fails in part", kind=BENCH)],
+        Results(path),
+        logs=None,
+        ends_at=time.monotonic() + 100,
+    )
+    record = Results(path).records["fails in part"]
+    rows = {row["question"]: row.get("answer", "") for row in record.rows}
+    assert rows["first"] == (
+        "failed: ValueError: invalid literal for int() with base 10: 'no room for the first'"
+    )
+    assert (record.outcome, rows["second"]) == (CRASHED, "there is")
+
+
 @pytest.mark.limit(120)
 def test_a_check_names_what_failed_and_what_did_not_run(tmp_path: Path) -> None:
     """A failure fails it; both are told."""
@@ -102,14 +136,22 @@ def test_a_check_names_what_failed_and_what_did_not_run(tmp_path: Path) -> None:
         "import pytest\n"
         "def test_right(): pass\n"
         "def test_wrong(): assert 2 == 3\n"
+        "def test_warned():\n"
+        "    import warnings\n"
+        "    warnings.warn('changes some day', DeprecationWarning)\n"
+        "def test_told():\n"
+        "    import warnings, aqua_client\n"
+        "    warnings.warn('no daemon', aqua_client.AquaWarning)\n"
         "def test_skipped(): pytest.skip('no device')\n"
     )
     out = io.StringIO()
     assert checking.run(("--rootdir", str(tmp_path), str(made)), Findings(out)) == 1
     found = [json.loads(line) for line in out.getvalue().splitlines()]
     rows = {row["row"]["question"]: row["row"]["answer"] for row in found if "row" in row}
-    assert rows["passed"] == "1 of 3"
+    assert rows["passed"] == "2 of 5"
     assert rows["test_wrong"].startswith("failure: assert 2 == 3")
+    assert "test_warned" not in rows
+    assert "no daemon" in rows["test_told"]
     assert rows["test_skipped"].startswith("skipped: no device")
 
 
@@ -136,7 +178,13 @@ def test_a_benchmark_is_rehearsed_on_stand_in_gpus(name: str) -> None:
 @pytest.mark.limit(180)
 @pytest.mark.parametrize(
     ("name", "rows"),
-    [("prompt-vmm", 8), ("longest-legacy", 4), ("burst-legacy", 5), ("adapters-vmm", 4)],
+    [
+        ("prompt-legacy", 8),
+        ("longest-legacy", 4),
+        ("burst50-legacy", 5),
+        ("trace2x-legacy", 5),
+        ("adapters-legacy", 4),
+    ],
 )
 def test_what_a_server_gains_is_rehearsed_on_stand_in_gpus(name: str, rows: int) -> None:
     """Each way has its row, and leases another with paced copies."""
@@ -171,10 +219,10 @@ def assert_machine(record: Record) -> None:
         (
             "lender-legacy",
             (
-                "alone",
-                "beside a tenant that does nothing",
-                "while slabs are scrubbed",
-                "while slabs are read and written",
+                "a product alone",
+                "a product beside a tenant that does nothing",
+                "a product while slabs are scrubbed",
+                "a product while slabs are read and written",
             ),
         ),
         (

@@ -13,22 +13,29 @@ import torch
 
 from tests.contract.places import Place, Tenant
 from tests.gpu.benches.timing import synchronize
-from tests.gpu.probe.findings import Findings
+from tests.gpu.probe.findings import Findings, milliseconds
 from tests.gpu.probe.plan import Plan
+
+WARM = 3  # products, until libraries are loaded and clocks are up
 
 
 def measure(place: Place, plan: Plan, findings: Findings) -> None:
-    """Products a second, alone and beside each."""
-    found = {"alone": _products(place.torch_device, plan)}
-    with place.tenant() as scrubbed, place.tenant() as reading:
-        found["beside a tenant that does nothing"] = _products(place.torch_device, plan)
-        found["while slabs are scrubbed"] = _while_scrubbed(scrubbed, place, plan)
+    """What a product takes, alone and beside each."""
+    found: dict[str, float] = {}
+
+    def tell(beside: str, seconds: float) -> None:
+        found[beside] = seconds
+        words = f"{milliseconds(seconds)}, {seconds / found['alone']:.3g} times as long"
+        findings.row(f"a product {beside}", words)
+
+    tell("alone", _products(place.torch_device, plan))
+    with findings.attempt("a lender's slow-down"), place.tenant() as one, place.tenant() as reading:
+        tell("beside a tenant that does nothing", _products(place.torch_device, plan))
+        tell("while slabs are scrubbed", _while_scrubbed(one, place, plan))
         reading.ask("copy_on")
-        found["while slabs are read and written"] = _products(place.torch_device, plan)
+        tell("while slabs are read and written", _products(place.torch_device, plan))
         copied = reading.ask("stop_copying")
         assert not copied["failure"], copied["failure"]
-    for name, seconds in found.items():
-        findings.row(name, f"{seconds / found['alone']:.3g} times as long")
     findings.figures("median seconds of a product", found)
 
 
@@ -47,6 +54,9 @@ def _products(device: str, plan: Plan) -> float:
     left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     out = torch.empty_like(left)
     taken: list[float] = []
+    for _ in range(WARM):
+        torch.mm(left, right, out=out)
+    synchronize()
     ends_at = time.monotonic() + plan.stall_seconds
     while time.monotonic() < ends_at or len(taken) < plan.repeats:
         begun = time.perf_counter()

@@ -6,10 +6,12 @@ killed; what a lease costs by its slab's size; and from a daemon's start to its 
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 
@@ -30,24 +32,26 @@ Reclaim = Callable[[int, float], object]
 
 
 def measure(place: Place, plan: Plan, findings: Findings) -> None:
-    """Each in its row; what does not fit is said in its place."""
-    found: dict[str, Seconds] = {}
+    """Each in its row as soon as it is known; what does not fit is said in its place."""
+
+    def tell(question: str, work: Callable[[], Seconds]) -> None:
+        if findings.knows(question):
+            return
+        with findings.attempt(question):
+            found = work()
+            words = [f"{name} {milliseconds(one)}" for name, one in found.items()]
+            findings.figures(f"{question}, seconds", found)
+            findings.row(question, ", ".join(words))
+
     with _owner(place) as reclaim:
-        for nbytes in plan.return_sizes:
-            for keep in ("store", "cache"):
-                found[f"{size(nbytes)} of `{keep}` to its owner"] = {
-                    **_returned(place, reclaim, nbytes, keep),
-                    "a plain copy to the host": _plain_copy(place, nbytes, plan),
-                }
-    found["a tenant is killed"] = _killed(place, plan)
+        for nbytes, keep in itertools.product(plan.return_sizes, ("store", "cache")):
+            returned = partial(_returned_beside_a_copy, place, reclaim, nbytes, keep, plan)
+            tell(f"{size(nbytes)} of `{keep}` to its owner", returned)
+    tell("a tenant is killed", lambda: _killed(place, plan))
     with place.tenant() as tenant:
         for nbytes in (place.slab_bytes * step for step in (1, 2, 4, 8)):
-            found[f"a lease of {size(nbytes)}"] = _lease(tenant, nbytes, plan)
-        found["a daemon is killed"] = _first_grant(place, tenant)
-    for question, seconds in found.items():
-        words = [f"{name} {milliseconds(one)}" for name, one in seconds.items()]
-        findings.row(question, ", ".join(words))
-    findings.figures("seconds", found)
+            tell(f"a lease of {size(nbytes)}", partial(_lease, tenant, nbytes, plan))
+        tell("a daemon is killed", lambda: _first_grant(place, tenant))
 
 
 @contextmanager
@@ -77,6 +81,15 @@ def _free_bytes(place: Place) -> int:
     return place.pool_bytes("free")
 
 
+def _returned_beside_a_copy(
+    place: Place, reclaim: Reclaim, nbytes: int, keep: str, plan: Plan
+) -> Seconds:
+    return {
+        **_returned(place, reclaim, nbytes, keep),
+        "a plain copy to the host": _plain_copy(place, nbytes, plan),
+    }
+
+
 def _returned(place: Place, reclaim: Reclaim, nbytes: int, keep: str) -> Seconds:
     """Empty: not all of it could be parked."""
     reclaim(0, 0.0)
@@ -87,7 +100,8 @@ def _returned(place: Place, reclaim: Reclaim, nbytes: int, keep: str) -> Seconds
             return {}
         handles[-1].fetch()
         place.settled_free_bytes()
-        wanted = _free_bytes(place) + nbytes
+        # Meanwhile the driver may take some of it for what it pins of the host.
+        wanted = _free_bytes(place) + nbytes - place.slack_bytes
         most_seconds = LEAST_SECONDS + SECONDS_A_GIB * nbytes / 2**30
         begun = time.perf_counter()
         with ThreadPoolExecutor(1) as pool:

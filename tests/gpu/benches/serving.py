@@ -6,8 +6,11 @@ slow as over NVLink 4, at 375 GB/s as somebody measured it between two H100.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -16,10 +19,17 @@ from tests.benchmarks.pacing import paced
 from tests.benchmarks.threads import one_thread
 from tests.gpu.probe.findings import Findings, milliseconds
 from tests.gpu.probe.plan import QUICK, Plan
+from tests.gpu.tasks import BURSTS, SPEEDS
+
+if TYPE_CHECKING:  # transformers is not loaded for what needs none
+    from tests.benchmarks.responsiveness.replay import Summary
+    from tests.benchmarks.responsiveness.scales import Scenario
 
 LINK_GB_PER_SECOND = 375.0
 PACED = f"*paced* to {LINK_GB_PER_SECOND:g} GB/s"
-BURST = 50
+TRACE_SECONDS = 15.0  # around the highest burst of the made-up hour: some 120 requests
+WARM_TOKENS = 32
+FEW = 3  # requests of a rehearsal
 
 
 @one_thread()
@@ -37,51 +47,97 @@ def longest(client: aqua_client.Client, device: str, plan: Plan, findings: Findi
 def _prompts(
     client: aqua_client.Client, device: str, plan: Plan, findings: Findings, which: slice
 ) -> None:
-    from tests.benchmarks.long_prompt.measuring import measure
+    from tests.benchmarks.long_prompt.measuring import key, measure
     from tests.benchmarks.long_prompt.shapes import REAL, TOY, model
-    from tests.benchmarks.long_prompt.ways import LEASES
+    from tests.benchmarks.long_prompt.ways import LEASES, ways
 
     shape = replace(TOY, prompts=(64, 128, 192)) if plan is QUICK else REAL
     shape = replace(shape, rounds=1)
     where = torch.device(device)
     llama = model(shape, where)
-    for tokens in shape.prompts[which]:
-        rows = [*measure(client, llama, shape, where, prompt_tokens=tokens)]
-        with paced(LINK_GB_PER_SECOND * 1e9):
-            again = measure(
-                client, llama, shape, where, prompt_tokens=tokens, wanted=lambda one: one == LEASES
-            )
-            rows += [replace(one, way=f"{one.way}, {PACED}") for one in again]
-        for row in rows:
-            words = f"first token {row.first_token_seconds:.3g} s, {row.tokens_per_second:.3g}/s"
-            findings.row(row.key, words)
-            findings.figures(row.key, asdict(row))
+    warm = replace(shape, new_tokens=4)  # what only the first costs is of none of them
+    for _ in measure(client, llama, warm, where, prompt_tokens=WARM_TOKENS):
+        pass
+    for tokens, (name, rate, suffix) in itertools.product(
+        shape.prompts[which],
+        ((LEASES, None, ""), (LEASES, LINK_GB_PER_SECOND * 1e9, f", {PACED}"), ("", None, "")),
+    ):
+        wanted = [one for one in ways(client, where) if (one == LEASES) is bool(name)]
+        keys = [f"{key(shape.name, tokens, way)}{suffix}" for way in wanted]
+        if all(map(findings.knows, keys)):
+            continue
+        with findings.attempt(keys[0]), paced(rate):
+            for row in measure(
+                client, llama, shape, where, prompt_tokens=tokens, wanted=wanted.__contains__
+            ):
+                told = replace(row, way=f"{row.way}{suffix}")
+                words = (
+                    f"first token {row.first_token_seconds:.3g} s, {row.tokens_per_second:.3g}/s"
+                )
+                findings.figures(told.key, asdict(told))
+                findings.row(told.key, words)
 
 
 @one_thread()
-def burst(client: aqua_client.Client, device: str, plan: Plan, findings: Findings) -> None:
+def burst(
+    size: int, client: aqua_client.Client, device: str, plan: Plan, findings: Findings
+) -> None:
+    """So many requests at once."""
+    from tests.benchmarks.responsiveness.scales import LARGE, SMALL, bursts
+
+    (scenario,) = bursts(SMALL if plan is QUICK else LARGE, [size])
+    _shared(scenario, client, device, plan, findings)
+
+
+@one_thread()
+def trace(
+    speed: float, client: aqua_client.Client, device: str, plan: Plan, findings: Findings
+) -> None:
+    """Requests as they came in a real hour, by its quantiles, at their speed and faster."""
+    from tests.benchmarks.responsiveness.scales import LARGE, SEED, SMALL, Scenario
+    from tests.benchmarks.serving_model import arrivals
+
+    scale = SMALL if plan is QUICK else LARGE
+    height = arrivals.around_the_highest_burst(arrivals.an_hour(SEED), TRACE_SECONDS)
+    story = tuple(scale.fitted(arrivals.faster(height, speed)))
+    scenario = Scenario(name=f"{TRACE_SECONDS:g} s of a made-up trace at {speed:g}x", story=story)
+    _shared(scenario, client, device, plan, findings)
+
+
+def _shared(
+    scenario: Scenario,
+    client: aqua_client.Client,
+    device: str,
+    plan: Plan,
+    findings: Findings,
+) -> None:
     """One engine, shared in four ways; those that matter most come first."""
-    from tests.benchmarks.responsiveness import scales
+    from tests.benchmarks.responsiveness import scales, tables
     from tests.benchmarks.responsiveness.__main__ import measure
     from tests.benchmarks.responsiveness.replay import engine
     from tests.benchmarks.responsiveness.ways import FCFS, LEASES, lent_by, ways
 
     scale = scales.SMALL if plan is QUICK else scales.LARGE
-    (scenario,) = scales.bursts(scale, [BURST])
     if plan is QUICK:
-        few = (replace(one, at=0.0, reply_tokens=8) for one in scenario.story[:3])
+        few = (replace(one, at=0.0, reply_tokens=8) for one in scenario.story[:FEW])
         scenario = replace(scenario, story=tuple(few))
     llama = engine(scale, torch.device(device))
     found = ways(lent_by(client), LINK_GB_PER_SECOND)
     for way in sorted(found, key=lambda one: not one.name.startswith((FCFS, LEASES))):
-        row = measure(scenario, way, scale=scale, llama=llama)
-        one = row.summary
-        findings.row(
-            row.key,
-            f"TTFT p99 {one.first_token[2]:.3g} s, stall p95 {one.stall[1]:.3g} s, "
-            f"completion p99 {one.completion[2]:.3g} s, {one.tokens_per_second:.0f} tokens/s",
-        )
-        findings.figures(row.key, row.document())
+        key = tables.key(scenario.name, way.name)
+        if findings.knows(key):
+            continue
+        with findings.attempt(key):
+            row = measure(scenario, way, scale=scale, llama=llama)
+            findings.figures(key, row.document())
+            findings.row(key, _said(row.summary))
+
+
+def _said(one: Summary) -> str:
+    return (
+        f"TTFT p99 {one.first_token[2]:.3g} s, stall p95 {one.stall[1]:.3g} s, "
+        f"completion p99 {one.completion[2]:.3g} s, {one.tokens_per_second:.0f} tokens/s"
+    )
 
 
 @one_thread()
@@ -94,18 +150,19 @@ def adapters(client: aqua_client.Client, device: str, plan: Plan, findings: Find
         return
     case = measuring.TINY if plan is QUICK else measuring.LARGE
     for rate, note in ((None, ""), (LINK_GB_PER_SECOND * 1e9, f", {PACED}")):
-        with paced(rate):
+        with findings.attempt(f"{case.adapters} adapters{note}"), paced(rate):
             leases, dram = measuring.compare(client, replace(case, device=device))
-        for name, one in (("leases", leases), ("DRAM", dram)):
-            middle = {key: each / 1e3 for key, each in one.medians().items()}
-            words = ", ".join(f"{key} {milliseconds(each)}" for key, each in middle.items())
-            findings.row(f"{case.adapters} adapters, {name}{note}", words)
-            findings.figures(f"adapters, {name}{note}", asdict(one))
+            for name, one in (("leases", leases), ("DRAM", dram)):
+                middle = {key: each / 1e3 for key, each in one.medians().items()}
+                words = ", ".join(f"{key} {milliseconds(each)}" for key, each in middle.items())
+                findings.figures(f"adapters, {name}{note}", asdict(one))
+                findings.row(f"{case.adapters} adapters, {name}{note}", words)
 
 
 MEASURES: dict[str, Callable[[aqua_client.Client, str, Plan, Findings], None]] = {
     "prompt": prompt,
     "longest": longest,
-    "burst": burst,
+    **{f"burst{size}": partial(burst, size) for size in BURSTS},
+    **{f"trace{speed}x": partial(trace, speed) for speed in SPEEDS},
     "adapters": adapters,
 }

@@ -47,7 +47,8 @@ def both(client: aqua_client.Client, device: str, plan: Plan, findings: Findings
     for name, found in (("ours", ours), ("plain copies", plain)):
         words = ", ".join(f"{key} {milliseconds(each)}" for key, each in found.items())
         overlap = (found["out"] + found["in"]) / found["both"]
-        findings.row(f"{count} x {size(nbytes)}, {name}", f"{words}: {overlap:.2f} of one")
+        faster = f"{overlap:.2f} times as fast as one after the other"
+        findings.row(f"{count} x {size(nbytes)}, {name}", f"{words}: {faster}")
     findings.figures("seconds, both directions", {"ours": ours, "plain copies": plain})
 
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.gpu.probe.running import Record
+from tests.gpu.probe.running import CUT, Record
 
 
 class Results:
@@ -30,7 +30,12 @@ class Results:
     def has(self, name: str, *, quick: bool) -> bool:
         """Whether a step is done; a rehearsal does not stand for the real thing."""
         record = self.records.get(name)
-        return record is not None and (quick or not record.quick)
+        return record is not None and record.outcome != CUT and (quick or not record.quick)
+
+    def begun(self, name: str) -> Record | None:
+        """What a step had found when its time was up; None: it is done, or was not begun."""
+        record = self.records.get(name)
+        return record if record is not None and record.outcome == CUT else None
 
     def add(self, name: str, record: Record) -> None:
         """Keep it; the file is replaced whole."""

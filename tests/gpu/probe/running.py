@@ -13,15 +13,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
 REPOSITORY = Path(__file__).parents[3]
 MODULE = "tests.gpu.probe.stepping"
 ANSWERED, CRASHED, TIMED_OUT = "answered", "crashed", "timed out"
+CUT = "cut short"  # by its time: what is missing is asked by the next call
 LAST_WORDS = 200
 UNKILLABLE_SECONDS = 10.0  # a process in an endless driver call can't be waited for
 
@@ -45,6 +46,17 @@ class Record:
     rows: list[dict[str, str]] = field(default_factory=list)
     figures: dict[str, object] = field(default_factory=dict)
     last_words: str = ""  # of a crash: the error, without where it was raised
+
+    def after(self, had: Record | None) -> Record:
+        """Together with what was found before it was cut short; None: nothing."""
+        if had is None:
+            return self
+        return replace(
+            self,
+            seconds=round(had.seconds + self.seconds, 2),
+            rows=[*had.rows, *self.rows],
+            figures={**had.figures, **self.figures},
+        )
 
 
 def child_environment() -> dict[str, str]:
@@ -82,12 +94,14 @@ def run_step(
     module: str = MODULE,
     more: Mapping[str, str] | None = None,
     log: Path | None = None,
+    known: Sequence[str] = (),
 ) -> Record:
     """Run it to its end or its deadline; never raises for what the step does.
 
-    *log* keeps what it says on standard error.
+    *log* keeps what it says on standard error. *known* are questions that it need not answer again.
     """
     words = [sys.executable, "-m", module, name, *(["--quick"] if quick else [])]
+    words += ["--known", *known] if known else []
     begun = time.monotonic()
     with tempfile.TemporaryFile() as out, _errors(log) as errors:
         process = subprocess.Popen(
