@@ -38,7 +38,7 @@ Words. A request's *known* tokens are its prompt and what it has generated; of t
 in the cache, here or parked. While more than one is missing it *prefills*, else it *decodes*, one
 token an iteration. *Virtual run time* is what it has been given, in tokens by its weight. A *slice*
 is how many iterations with a new token it has once it has been let in; of the first
-`FairSettings.slice_iterations` of them it is sure.
+`FairSettings.slice_iterations` of them it is sure, a newcomer in a rush of `rush_slice_iterations`.
 """
 
 from aqua_client.scheduling.fair import FairScheduler

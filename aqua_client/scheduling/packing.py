@@ -4,7 +4,8 @@
    are counted as taken. The rest, which is there to save swaps where they are dear, lasts for as long
    as there are blocks: none are kept empty for it, and what it ends early the next is longer by.
 2. Newcomers are asked first, for as long as newcomers have no more than their share of the cache:
-   however many come, the rest of it serves those who came before.
+   however many come, the rest of it serves those who came before. While more of them wait than may
+   come in so, their slices are shorter: it is what the last of them waits by for its first token.
 3. Then all others, in order of rank, those that run and those that wait alike: whoever fits beside
    those before it gets a slice. The first that does not fit is waited for: until slices have ended
    and it fits, nobody behind it comes in, or small ones would pass it for ever. Whoever would only
@@ -62,6 +63,7 @@ class Packing:
             self.total_blocks += held
             self._left += held
             (protected if request.slice_left else loose).append(request)
+        self._is_rush = self._newcomers_are_too_many()
         self._keep(protected, loose)
         losers = self._give_slices(loose)
         self._make_room(losers)
@@ -129,6 +131,17 @@ class Packing:
                 return
             yield request
 
+    def _newcomers_are_too_many(self) -> bool:
+        """More than one waits, and even of an empty cache their share is too small for all."""
+        settings, waiting, blocks = self._settings, self._waiting.newcomers, 0
+        if len(waiting) > max(1.0, settings.newcomer_share * self._room.requests):
+            return True
+        for _, one in waiting:
+            blocks += settings.blocks(self._claim(one, settings.slice_iterations))
+            if blocks > settings.newcomer_share * self.total_blocks:
+                return len(waiting) > 1
+        return False
+
     def _by_rank(self, loose: list[tuple[Rank, Request]]) -> Iterator[Request]:
         waiting = self._waiting
         for _, request in heapq.merge(loose, waiting.parked, waiting.lost, waiting.newcomers):
@@ -176,7 +189,10 @@ class Packing:
         """Of a slice, as many as the whole cache has blocks for; 0: it is too large."""
         tokens = min(self.total_blocks * self._settings.block_tokens, self._room.kv_tokens)
         most = tokens - request.known_tokens + 1
-        return max(0, min(most, self._slices.iterations(request)))
+        wanted = self._slices.iterations(request)
+        if self._is_rush and not request.has_had_slice:
+            wanted = min(wanted, self._settings.rush_slice_iterations)
+        return max(0, min(most, wanted))
 
     def _claim(self, request: Request, iterations: int) -> int:
         """Tokens that it has in the cache after so many new ones."""

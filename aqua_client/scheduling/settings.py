@@ -27,6 +27,7 @@ class FairSettings:
     newcomer_share: float = 0.5  # of the cache, that newcomers have at most before all others
     prompt_token_cost: float = 0.0  # of a prompt's token, in generated ones
     slice_iterations: int = 8  # at least, once let in
+    rush_slice_iterations: int = 4  # of newcomers, while more of them wait than may come in
     longest_slice_iterations: int = 256  # at most, however dear a swap is
     swap_share: float = 0.02  # of the engine's time, that swaps may cost: see `slices`
     patience_seconds: float = 30.0  # that a request may take in the mean, before more are refused
@@ -37,7 +38,7 @@ class FairSettings:
         Raises:
             InvalidSetting: names the key, its value and what is allowed.
         """
-        for key in ("block_tokens", "slice_iterations"):
+        for key in ("block_tokens", "slice_iterations", "rush_slice_iterations"):
             if getattr(self, key) < 1:
                 raise InvalidSetting.of(key, getattr(self, key), "1 or more")
         if self.longest_slice_iterations < self.slice_iterations:

@@ -3,6 +3,7 @@
 A swap stops all who run, so what it costs is counted against its slice once for each of them: if
 every resident were swapped at every slice's end, swaps would take `swap_share` of the time. A
 newcomer's first slice is the shortest there is: it is what others wait for their first token by.
+While many wait it is shorter still, which is for `packing` to say.
 """
 
 from __future__ import annotations

@@ -22,6 +22,20 @@ _POLICY = (
         tests=(f"{_PROPERTIES}::test_a_newcomer_has_its_first_token_within_a_slice",),
     ),
     Mutant(
+        name="a rush has whole slices",
+        path=_PACKING,
+        old="if self._is_rush and not request.has_had_slice:",
+        new="if False:",
+        tests=(f"{_PROPERTIES}::test_a_rush_has_its_first_tokens_sooner_and_ends_as_soon",),
+    ),
+    Mutant(
+        name="whoever is larger than the newcomers' share is a rush",
+        path=_PACKING,
+        old="return len(waiting) > 1",
+        new="return True",
+        tests=(f"{_PROPERTIES}::test_newcomers_have_whole_slices_unless_they_are_too_many",),
+    ),
+    Mutant(
         name="newcomers may read all that a batch can",
         path=_PACKING,
         old="                or self._newcomer_tokens + claim > share * self._room.kv_tokens\n",

@@ -144,6 +144,8 @@ class Engine:
         job = self.jobs[name]
         if not job.held_blocks:
             job.sure_of = self.settings.slice_iterations
+            if not job.done_tokens:  # a newcomer: how many wait with it is not known here
+                job.sure_of = min(job.sure_of, self.settings.rush_slice_iterations)
         job.kv_tokens += tokens
         job.held_blocks = self.settings.blocks(job.kv_tokens)
         job.turns.append(self.now)

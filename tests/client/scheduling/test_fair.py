@@ -153,6 +153,7 @@ def test_what_can_not_be_is_refused() -> None:
     [
         {"block_tokens": 0},
         {"slice_iterations": 0},
+        {"rush_slice_iterations": 0},
         {"slice_iterations": 9, "longest_slice_iterations": 8},
         {"ageing_tokens_per_second": -1.0},
         {"prompt_token_cost": float("inf")},

@@ -187,6 +187,43 @@ def test_a_newcomer_has_its_first_token_within_a_slice(
 
 
 @pytest.mark.parametrize("order", Order)
+@pytest.mark.parametrize(("blocks", "seats"), [(60, 64), (3000, 8)], ids=["blocks", "seats"])
+def test_a_rush_has_its_first_tokens_sooner_and_ends_as_soon(
+    order: Order, blocks: int, seats: int
+) -> None:
+    """Shorter first slices while more wait than may come in: the last waits half, little is lost."""
+    firsts, ends = [], []
+    for rush in (8, 2):
+        chosen = FairSettings(
+            block_tokens=BLOCK, slice_iterations=8, rush_slice_iterations=rush, order=order
+        )
+        engine = Engine(chosen, blocks=blocks, tokens=256, seats=seats)
+        for number in range(40):
+            engine.add(f"r{number}", prompt=8, reply=30)
+        jobs = list(engine.jobs.values())
+        engine.run(until=lambda jobs=jobs: all(job.done_tokens for job in jobs))  # type: ignore[misc]
+        firsts.append(engine.now)
+        engine.run()
+        ends.append(engine.now)
+    assert firsts[1] < 0.6 * firsts[0]
+    assert ends[1] <= 1.15 * ends[0]
+
+
+@pytest.mark.parametrize(("many", "prompt", "kept"), [(1, 60, 8), (2, 8, 8), (12, 8, 2)])
+def test_newcomers_have_whole_slices_unless_they_are_too_many(
+    many: int, prompt: int, kept: int
+) -> None:
+    """One that is larger than the newcomers' share keeps nobody waiting, and has a whole one, too."""
+    chosen = FairSettings(block_tokens=BLOCK, slice_iterations=8, rush_slice_iterations=2)
+    engine = Engine(chosen, blocks=24, tokens=256)
+    for number in range(many):
+        engine.add(f"r{number}", prompt=prompt, reply=FOR_EVER)
+    engine.step()
+    assert {one.slice_left for one in engine.scheduler.requests.values()} <= {kept - 1, 0}
+    assert engine.scheduler.requests["r0"].slice_left == kept - 1
+
+
+@pytest.mark.parametrize("order", Order)
 def test_who_is_in_the_cache_computes(order: Order) -> None:
     """A resident idles only for want of blocks or tokens; nothing that fits waits outside."""
     chance = random.Random(3)  # noqa: S311 - a story that repeats, no secret
