@@ -6,7 +6,7 @@ import io
 import json
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -24,9 +24,9 @@ from tests.cuda.engines import Engine, await_idle, running_engine
 from tests.fakes.fake_cuda import process
 from tests.fakes.fake_cuda.results import CUresult
 from tests.fakes.torch_streams import DEVICE
-from tests.gpu.benches import blocks, timing
+from tests.gpu.benches import blocks, paging, timing, together
 from tests.gpu.probe.findings import Findings
-from tests.gpu.probe.plan import QUICK
+from tests.gpu.probe.plan import QUICK, Plan
 from tests.nodes import MIB, wait_until
 
 BLOCKS, BLOCK_BYTES = 40, 24 * 1024 + 16
@@ -266,3 +266,29 @@ def test_the_benchmark_of_blocks_has_every_way(
     told = next(one["row"]["answer"] for one in found if "row" in one)
     assert all(f"{name} by {way} " in told for name in ("store", "load") for way in Way)
     assert table.measured == only(Way.KERNEL)
+
+
+@pytest.mark.parametrize(
+    ("measure", "rows"),
+    [(paging.measure, 4), (together.both, 2), (together.beside_a_product, 4)],
+    ids=["paging", "both", "product"],
+)
+def test_the_benchmarks_of_copies_run_over_streams(
+    engine: Engine,
+    table: Crossover,
+    monkeypatch: pytest.MonkeyPatch,
+    measure: Callable[[aqua_client.Client, str, Plan, Findings], None],
+    rows: int,
+) -> None:
+    """A rehearsal: what is enqueued is waited for where it is looked at, and each has its figure."""
+    assert not table.measured
+    for module in (timing, together):
+        monkeypatch.setattr(module, "synchronize", lambda: await_idle(engine))
+    out = io.StringIO()
+    findings = Findings(out)
+    with engine.stream():
+        measure(engine.client, "cpu", replace(QUICK, repeats=1), findings)
+        await_idle(engine)
+    found = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert findings.failed == 0
+    assert sum("row" in one for one in found) == rows
