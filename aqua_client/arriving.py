@@ -107,8 +107,11 @@ class Arriving:
             slab.memory.close()
             self._return_unused(slab.lease_id)
 
-    def give_back(self, slabs: Sequence[Slab], *, seconds: float | None = None) -> None:
-        """Tell the daemon of slabs that are unmapped. Failing is no harm: it takes them back."""
+    def give_back(self, slabs: Sequence[Slab]) -> None:
+        """Tell the daemon of slabs that are unmapped. Failing is no harm: it takes them back.
+
+        Nobody waits for what it says to that: meanwhile the next slab is unmapped.
+        """
         acknowledged = [slab.lease_id for slab in slabs if slab.is_revoked]
         released = [slab.lease_id for slab in slabs if not slab.is_revoked]
         with self._tiers.lock:
@@ -116,10 +119,7 @@ class Arriving:
                 self._tiers.host.uncover(slab.lease_id)
             room = self._tiers.host.statement()
         try:
-            if acknowledged:
-                self._lender.acknowledge(acknowledged, room, seconds=seconds)
-            if released:
-                self._lender.release(released, room, seconds=seconds)
+            self._lender.tell_returned(room, acknowledged=acknowledged, released=released)
         except (BrokerUnreachable, Refused) as error:
             # A revoke is sent again at the next contact; what is not named is taken back.
             logger.info("the daemon was not told of %d returned slabs: %s", len(slabs), error)

@@ -8,6 +8,7 @@ not cover what is asked: `wire` says how it is written, `session` when.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -42,6 +43,8 @@ BREAKER = "breaker"  # the reason while nothing is asked of a daemon that is stu
 
 _LATE = "DEADLINE_EXCEEDED"
 _UNANSWERED = {"UNAVAILABLE": "unavailable", _LATE: "timeout"}
+
+logger = logging.getLogger("aqua")
 
 AnswerT = TypeVar("AnswerT")
 Way = Callable[[str, bytes, float], bytes]  # of a method; raises NoReply
@@ -107,6 +110,28 @@ class Calls:
                 self._counters.count_call_failure(error.reason)
             raise
 
+    def tell(self, call: Call[AnswerT], *, seconds: float) -> None:
+        """Let the daemon know, whatever became of others; a no is counted and logged when it comes.
+
+        Nobody waits for the answer where the call goes by the presence link, else as in `make`.
+
+        Raises:
+            BrokerUnreachable: it could not be sent in *seconds*, or none is to be expected now.
+            Refused: it answered no over gRPC.
+        """
+        framed = self._framed
+        if framed is None or not _goes_by_link(call):
+            self.make(call, seconds=seconds, minds_breaker=False)
+            return
+        try:
+            with GATE.call_out():
+                framed.tell(call.method, call.payload, self._hear_refusal, seconds=seconds)
+        except (TimeoutError, LinkBroken) as error:
+            reason = "timeout" if isinstance(error, TimeoutError) else self.reason or "lost"
+            with self._lock:
+                self._counters.count_call_failure(reason)
+            raise BrokerUnreachable(str(error), reason=reason) from None
+
     def abandon_in_child(self) -> None:
         """Leak the channel in a forked child, for ever, and take no lock."""
         self._shut_reason = "forked"
@@ -138,7 +163,7 @@ class Calls:
             if self._shut_reason:
                 raise BrokerUnreachable(reason=self._shut_reason)
             framed = self._framed
-            if call.method not in FRAMED_METHODS or len(call.payload) > MOST_BYTES:
+            if not _goes_by_link(call):
                 framed = None
             if framed is None and self._channel is None:
                 check_spare(CHANNEL_DESCRIPTORS)
@@ -151,6 +176,13 @@ class Calls:
             if self._channel is None:
                 self._channel = new_channel(self._target)
             return _by_channel(self._channel, self._token), breaker
+
+    def _hear_refusal(self, answer: CallAnswer | None) -> None:
+        if answer is not None and answer.refusal is not None:
+            reason = answer.refusal.reason or answer.refusal.code.lower()
+            with self._lock:
+                self._counters.count_call_failure(reason)
+            logger.info("the daemon refuses what it was told: %s", answer.refusal.message)
 
     def _failure(self, error: NoReply, breaker: Breaker) -> AquaError:
         code, details, reason = error.code, error.details, error.reason
@@ -170,6 +202,10 @@ class Calls:
         if reason == "not_permitted" or code == "PERMISSION_DENIED":
             return NotAnOwner(details, reason=reason)
         return Refused(details, reason=reason, largest_bytes=error.largest_bytes)
+
+
+def _goes_by_link(call: Call[AnswerT]) -> bool:
+    return call.method in FRAMED_METHODS and len(call.payload) <= MOST_BYTES
 
 
 def _by_link(framed: FramedCalls) -> Way:

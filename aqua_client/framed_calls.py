@@ -1,5 +1,7 @@
 """Calls that go out on the presence link: a caller's thread sends, and whoever reads the link hears.
 
+A caller waits for its answer, or leaves it to be heard by whom it names.
+
 Covers finding each answer's caller. Does not cover what an answer means (`calls`) nor what frames
 look like (`wire_frames`). One is made for each link and ends with it.
 """
@@ -20,6 +22,7 @@ from aqua_client.wire_frames import call_frame
 MOST_BYTES = 64 * 1024
 
 Ask = Callable[[bytes, float, Callable[[], bool]], None]
+Hear = Callable[[CallAnswer | None], None]  # None: there will be none
 
 
 class FramedCalls:
@@ -32,7 +35,7 @@ class FramedCalls:
         """
         self._ask = ask
         self._numbers = itertools.count(1)
-        self._out: dict[int, _Out] = {}  # whoever takes one out of it lets its caller go on
+        self._out: dict[int, Hear] = {}  # whoever takes one out of it calls it
         self._has_ended = False
 
     def ask(self, method: str, payload: bytes, *, seconds: float) -> CallAnswer:
@@ -42,8 +45,8 @@ class FramedCalls:
             TimeoutError: nothing, in *seconds*.
             LinkBroken: the link has ended.
         """
-        number, out = next(self._numbers), _Out()
-        self._out[number] = out
+        number, out = next(self._numbers), _Waiting()
+        self._out[number] = out.hear
         try:
             if not self._has_ended:
                 deadline = time.monotonic() + seconds
@@ -57,20 +60,36 @@ class FramedCalls:
             raise LinkBroken("the link has ended", reason="lost")
         return out.answer
 
+    def tell(self, method: str, payload: bytes, hear: Hear, *, seconds: float) -> None:
+        """Send, and go on: whoever reads the link calls *hear*, which is to be quick, with what comes.
+
+        Raises:
+            TimeoutError: the link had no room in *seconds*.
+            LinkBroken: the link has ended.
+        """
+        if self._has_ended:
+            raise LinkBroken("the link has ended", reason="lost")
+        number = next(self._numbers)
+        self._out[number] = hear
+        try:
+            self._ask(call_frame(number, method, payload, seconds), seconds, lambda: True)
+        except BaseException:
+            self._out.pop(number, None)
+            raise
+
     def heard(self, answer: CallAnswer) -> None:
         """Whoever reads hands an answer over; it may come too late for anybody."""
-        out = self._out.pop(answer.number, None)
-        if out is not None:
-            out.answer = answer
-            out.may_go_on.release()
+        hear = self._out.pop(answer.number, None)
+        if hear is not None:
+            hear(answer)
 
     def end(self) -> None:
         """Nothing more will be heard: calls that are out are given up."""
         self._has_ended = True
         for number in tuple(self._out):
-            out = self._out.pop(number, None)
-            if out is not None:
-                out.may_go_on.release()
+            hear = self._out.pop(number, None)
+            if hear is not None:
+                hear(None)
 
 
 def _taken_lock() -> threading.Lock:
@@ -80,8 +99,13 @@ def _taken_lock() -> threading.Lock:
 
 
 @dataclass(slots=True)
-class _Out:
-    """One call that waits: a bare lock wakes its caller sooner than an event would."""
+class _Waiting:
+    """One caller that waits: a bare lock wakes it sooner than an event would."""
 
     answer: CallAnswer | None = None
     may_go_on: threading.Lock = field(default_factory=_taken_lock)
+
+    def hear(self, answer: CallAnswer | None) -> None:
+        """Let it go on."""
+        self.answer = answer
+        self.may_go_on.release()

@@ -60,6 +60,15 @@ class Lender(Protocol):
     ) -> set[str]:
         """Say that revoked slabs are empty and unmapped."""
 
+    def tell_returned(
+        self,
+        host_room: HostRoom,
+        *,
+        acknowledged: Sequence[str] = (),
+        released: Sequence[str] = (),
+    ) -> None:
+        """Both, without waiting for the answers."""
+
     def exchange(self, kept: Sequence[str], given: Sequence[str], *, seconds: float) -> None:
         """Have leases revoked instead of others that were."""
 

@@ -170,6 +170,26 @@ class Session:
         """Say that revoked slabs are evacuated and unmapped. Otherwise as `release`."""
         return self._give_back(acknowledge_call(token_hex(16), lease_ids, host_room), seconds)
 
+    def tell_returned(
+        self,
+        host_room: HostRoom,
+        *,
+        acknowledged: Sequence[str] = (),
+        released: Sequence[str] = (),
+    ) -> None:
+        """`acknowledge` and `release`, of slabs that are unmapped, without waiting for the answers.
+
+        A no that comes later is only counted. Raises as these, of what could not be sent.
+        """
+        self._check_not_forked()
+        seconds = self._settings.call_seconds
+        if acknowledged:
+            self._calls.tell(
+                acknowledge_call(token_hex(16), acknowledged, host_room), seconds=seconds
+            )
+        if released:
+            self._calls.tell(release_call(token_hex(16), released, host_room), seconds=seconds)
+
     def exchange(self, kept: Sequence[str], given: Sequence[str], *, seconds: float) -> None:
         """Have *given* revoked instead of *kept*, which were: leases of one GPU. Raises as `acquire`.
 

@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import grpc
 import pytest
@@ -67,6 +68,65 @@ def test_threads_call_side_by_side(daemon: FakeDaemon, link: Link) -> None:
         os.close(grant.descriptor)
     assert len({grant.lease_id for grant in grants}) == 24
     assert daemon.framed == ["Acquire"] * 24
+
+
+def test_nobody_waits_for_the_answer_to_what_is_only_told(
+    daemon: FakeDaemon, settings: ClientSettings, link: Link
+) -> None:
+    """Not of a daemon that hangs, either, and it goes out although others fail; late answers do no harm."""
+    session = link(replace(settings, call_seconds=60.0))
+    grant = session.acquire(4 * MIB, STORE, seconds=5.0)
+    assert grant.descriptor is not None
+    os.close(grant.descriptor)
+    daemon.hangs = True
+    with pytest.raises(BrokerUnreachable):
+        session.acquire(4 * MIB, STORE, seconds=0.1)
+    before = time.monotonic()
+    session.tell_returned(ROOM, acknowledged=[grant.lease_id], released=["0" * 32])
+    assert time.monotonic() - before < 30.0
+    wait_until(lambda: len(daemon.framed) == 4, what="both are there")
+    assert sorted(daemon.framed[2:]) == ["Acknowledge", "Release"]
+    daemon.hangs = False
+    wait_until(lambda: grant.lease_id not in daemon.session.leases, what="they are answered")
+    assert session.acknowledge([grant.lease_id], ROOM) == set()
+    assert session.counters.call_failures == {"timeout": 1}
+
+
+def test_a_no_to_what_is_only_told_is_counted_when_it_comes(daemon: FakeDaemon, link: Link) -> None:
+    """There is nobody left to raise it at."""
+    session = link()
+    daemon.refuse["Acknowledge"] = (grpc.StatusCode.UNAVAILABLE, "restarting")
+    session.tell_returned(ROOM, acknowledged=["0" * 32])
+    wait_until(lambda: session.counters.call_failures, what="the answer is heard")
+    assert session.counters.call_failures == {"restarting": 1}
+    assert session.reason == ""
+
+
+def test_what_is_only_told_goes_out_before_the_goodbye(daemon: FakeDaemon, link: Link) -> None:
+    """On the same connection; whoever closes waits for no answer to it."""
+    session = link()
+    daemon.hangs = True
+    session.tell_returned(ROOM, released=["0" * 32])
+    session.close(seconds=5.0)
+    wait_until(lambda: daemon.goodbyes and daemon.framed, what="both are there")
+    with pytest.raises(BrokerUnreachable) as caught:
+        session.tell_returned(ROOM, released=["0" * 32])
+    assert caught.value.reason == "closed"
+    assert session.counters.call_failures == {"closed": 1}
+
+
+def test_what_is_only_told_waits_for_its_answer_over_grpc(
+    settings: ClientSettings, link: Link
+) -> None:
+    """As every call to a daemon that takes none by frame; so it knows whether it was heard."""
+    with FakeDaemon(settings.socket_path) as daemon:
+        session = link()
+        session.tell_returned(ROOM, acknowledged=["0" * 32], released=["1" * 32])
+        assert [name for name, _ in daemon.calls] == ["Acknowledge", "Release"]
+        daemon.refuse["Release"] = (grpc.StatusCode.UNAVAILABLE, "restarting")
+        with pytest.raises(Refused):
+            session.tell_returned(ROOM, released=["1" * 32])
+        session.close(seconds=5.0)
 
 
 def test_a_refusal_has_its_reason_and_opens_no_breaker(daemon: FakeDaemon, link: Link) -> None:
@@ -148,6 +208,25 @@ def test_answers_find_their_callers_whatever_their_order() -> None:
     with pytest.raises(LinkBroken):
         calls.ask("Release", b"4", seconds=30.0)
     assert len(sent) == 3
+
+
+def test_what_is_told_and_can_not_be_sent_leaves_nothing_behind() -> None:
+    """Its caller knows; nobody hears of it later."""
+    heard: list[CallAnswer | None] = []
+
+    def full(_payload: bytes, _seconds: float, _is_over: Callable[[], bool]) -> None:
+        raise TimeoutError
+
+    calls = FramedCalls(full)
+    with pytest.raises(TimeoutError):
+        calls.tell("Release", b"1", heard.append, seconds=0.1)
+    calls.heard(CallAnswer(number=1))
+    calls = FramedCalls(lambda _payload, _seconds, _is_over: None)
+    calls.tell("Release", b"2", heard.append, seconds=0.1)
+    calls.end()
+    assert heard == [None]
+    with pytest.raises(LinkBroken):
+        calls.tell("Release", b"3", heard.append, seconds=0.1)
 
 
 def test_an_end_between_the_asking_and_the_waiting_is_noticed() -> None:

@@ -232,6 +232,18 @@ class FakeSession:
         assert seconds is None or seconds > 0
         return self._take_back(lease_ids, host_room, "acknowledged")
 
+    def tell_returned(
+        self,
+        host_room: HostRoom,
+        *,
+        acknowledged: Sequence[str] = (),
+        released: Sequence[str] = (),
+    ) -> None:
+        if acknowledged:
+            self._take_back(acknowledged, host_room, "acknowledged")
+        if released:
+            self._take_back(released, host_room, "released")
+
     def exchange(self, kept: Sequence[str], given: Sequence[str], *, seconds: float) -> None:
         assert seconds > 0
         self._reach()

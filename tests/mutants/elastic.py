@@ -12,6 +12,7 @@ _BALANCING = "tests/core/test_balancing.py"
 _INFORMING = "tests/client/test_informing.py"
 _PROMOTION = "tests/client/test_promotion.py"
 _PACE = "tests/client/test_promotion_pace.py"
+_FRAMED = "tests/client/test_framed_calls.py"
 
 ELASTIC = (
     Mutant(
@@ -397,5 +398,19 @@ ELASTIC = (
         tests=(
             "tests/daemon/test_tally.py::test_each_rebalance_counts_as_done_or_by_what_blocked_it",
         ),
+    ),
+    Mutant(
+        name="whoever tells of a slab waits for the answer",
+        path="aqua_client/framed_calls.py",
+        old="seconds, lambda: True)",
+        new="seconds, lambda: number not in self._out)",
+        tests=(f"{_FRAMED}::test_nobody_waits_for_the_answer_to_what_is_only_told",),
+    ),
+    Mutant(
+        name="a no to what was told is heard by nobody",
+        path="aqua_client/framed_calls.py",
+        old="        self._out[number] = hear\n",
+        new="",
+        tests=(f"{_FRAMED}::test_a_no_to_what_is_only_told_is_counted_when_it_comes",),
     ),
 )
