@@ -17,7 +17,7 @@ from aqua_client.arriving import Arriving
 from aqua_client.borrowing import Borrowing
 from aqua_client.counters import Counters
 from aqua_client.cuda_streams import streams_of_torch
-from aqua_client.errors import AquaError, ForkedChild, HandleReleased
+from aqua_client.errors import AquaError, ForkedChild
 from aqua_client.lender import LenderMaker
 from aqua_client.news import News
 from aqua_client.records import SafetyClass
@@ -25,7 +25,7 @@ from aqua_client.reserving import Reserving
 from aqua_client.settings import ClientSettings
 from aqua_client.slabs import Place, Prefetched, Slab, Stored, tier_of
 from aqua_client.streams import Event, Streams
-from aqua_client.tiers import Tiers
+from aqua_client.tiers import Tiers, refuse_closed
 from aqua_client.worker import POLL_SECONDS, Worker
 
 logger = logging.getLogger("aqua")
@@ -45,7 +45,6 @@ class Pager:
         self._tiers = Tiers(host_limit_bytes=settings.host_limit_bytes, counters=self._counters)
         self._news = News(self._tiers)
         self._is_forked = False
-        self._is_closed = False
         self._lender = make_lender(settings, self._news, self._counters)
         self._arriving = Arriving(self._tiers, self._lender, home_gpu=settings.home_gpu)
         self._borrowing = Borrowing(self._tiers, self._lender, self._arriving)
@@ -76,8 +75,8 @@ class Pager:
         stored = Stored(nbytes, safety)
         try:
             with tiers.lock:
-                if self._is_closed:
-                    _refuse_closed()
+                if self._tiers.is_closed:
+                    refuse_closed()
                 if tiers.garbage:
                     tiers.collect_garbage()
                 if not nbytes:
@@ -105,8 +104,8 @@ class Pager:
         several = [Stored(nbytes, safety) for nbytes in sizes]
         try:
             with tiers.lock:
-                if self._is_closed:
-                    _refuse_closed()
+                if self._tiers.is_closed:
+                    refuse_closed()
                 if tiers.garbage:
                     tiers.collect_garbage()
                 if self._news.is_in_contact and tiers.put_together(several):
@@ -149,8 +148,8 @@ class Pager:
         pins: Sequence[Place] = ()
         try:
             with self._tiers.lock:
-                if self._is_closed:
-                    _refuse_closed()
+                if self._tiers.is_closed:
+                    refuse_closed()
                 pins = self._tiers.pin(stored)
         except BaseException:
             self.unpin(pins, is_read=False)  # an interrupt may come where the lock is let go
@@ -194,15 +193,15 @@ class Pager:
     def may_prefetch(self, stored: Stored, *, most_bytes: int) -> bool:
         """Whether it was not prefetched yet, and so much more may be. Raises as `pin`."""
         with self._tiers.lock:
-            if self._is_closed:
-                _refuse_closed()
+            if self._tiers.is_closed:
+                refuse_closed()
             stored.check(may_be_lost=stored.prefetched is not None)
             return stored.nbytes > 0 and self._tiers.fetched_ahead.may_begin(stored, most_bytes)
 
     def begin_prefetch(self, stored: Stored, prefetched: Prefetched, *, most_bytes: int) -> bool:
         """Note that it is brought back; False: that may not be, by now."""
         with self._tiers.lock:
-            is_held = not (self._is_closed or stored.is_released)
+            is_held = not (self._tiers.is_closed or stored.is_released)
             if not (is_held and self._tiers.fetched_ahead.may_begin(stored, most_bytes)):
                 return False
             self._tiers.fetched_ahead.begin(stored, prefetched)
@@ -213,8 +212,8 @@ class Pager:
         """What was prefetched of it, once. HandleReleased: it was released, or the client closed."""
         self.check_not_forked()
         with self._tiers.lock:
-            if self._is_closed:
-                _refuse_closed()
+            if self._tiers.is_closed:
+                refuse_closed()
             stored.check(may_be_lost=True)
             return self._tiers.fetched_ahead.take(stored)
 
@@ -228,7 +227,7 @@ class Pager:
         if self._is_forked:
             _refuse_forked()
         with self._tiers.lock:
-            if not self._is_closed:
+            if not self._tiers.is_closed:
                 try:
                     self._counters.releases += self._tiers.release(stored)
                 except BaseException:
@@ -247,7 +246,7 @@ class Pager:
     @property
     def is_closed(self) -> bool:
         """Whether `close` was called."""
-        return self._is_closed
+        return self._tiers.is_closed
 
     def stats(self) -> dict[str, object]:
         """How things stand, and every counter, by name."""
@@ -283,9 +282,9 @@ class Pager:
         in use then stay mapped, and borrowed, as long as this process lives.
         """
         with self._tiers.lock:
-            if self._is_closed:
+            if self._tiers.is_closed:
                 return
-            self._is_closed = True
+            self._tiers.is_closed = True
             self._arriving.close()
             self._tiers.fetched_ahead.drop_all()
         seconds = self._settings.close_seconds
@@ -340,10 +339,6 @@ class Pager:
 
 def _refuse_forked() -> NoReturn:
     raise ForkedChild("this process was forked from the one that connected: connect anew")
-
-
-def _refuse_closed() -> NoReturn:
-    raise HandleReleased("the client is closed: nothing is stored in it any more")
 
 
 def _is_pinned(slab: Slab) -> bool:

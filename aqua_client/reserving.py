@@ -15,7 +15,7 @@ from aqua_client.lender import Lender
 from aqua_client.news import News
 from aqua_client.settings import ClientSettings
 from aqua_client.slabs import Place, Stored
-from aqua_client.tiers import Tiers
+from aqua_client.tiers import Tiers, refuse_closed
 
 # A session notices silence after two thirds of a term; a lease must not be written to after one.
 WRITABLE_TERMS = 1 / 3
@@ -49,6 +49,7 @@ class Reserving:
         Raises:
             InsufficientMemory: no tier has room.
             BrokerUnreachable: no leased memory, and `fallback="error"`.
+            HandleReleased: the client has closed meanwhile.
         """
         missing = stored.nbytes
         reason = ""
@@ -68,6 +69,8 @@ class Reserving:
             places = self._in_host(stored, missing, reason)
             stored.reserved += places
             with self._tiers.lock:
+                if self._tiers.is_closed:  # meanwhile: it does not wait for this copy
+                    refuse_closed()
                 self._tiers.in_host.update(dict.fromkeys(places))
 
     def _in_host(self, stored: Stored, nbytes: int, reason: str) -> list[Place]:

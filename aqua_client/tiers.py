@@ -11,8 +11,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from typing import NoReturn
 
 from aqua_client.counters import Counters
+from aqua_client.errors import HandleReleased
 from aqua_client.extents import aligned
 from aqua_client.fetched_ahead import FetchedAhead
 from aqua_client.held_slabs import HeldSlabs
@@ -31,6 +33,7 @@ class Tiers:
         # For the worker: there is news, or a fenced slab has come closer to being empty.
         self.changed = threading.Condition(self.lock)
         self.has_changed = False
+        self.is_closed = False  # nothing is stored any more, nor read
         self.counters = counters
         self.host = HostTier(host_limit_bytes)
         self._held = HeldSlabs()
@@ -334,3 +337,12 @@ class Tiers:
         place.slab.remove(place, now=time.monotonic())
         if place.slab.is_fenced and not place.slab.places:
             self.wake_worker()
+
+
+def refuse_closed() -> NoReturn:
+    """Nothing is stored there any more.
+
+    Raises:
+        HandleReleased: always.
+    """
+    raise HandleReleased("the client is closed: nothing is stored in it any more")

@@ -9,9 +9,11 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+from aqua_client.errors import HandleReleased
 from aqua_client.pager import Pager
 from tests.client.pagers import paging, park, random_bytes, two_gpus
 from tests.fakes.session import FakeNode
+from tests.nodes import wait_until
 
 
 @contextmanager
@@ -58,3 +60,18 @@ def test_closing_waits_for_a_copy_to_host_memory() -> None:
         writing = pager.reserve(1000, handle._stored.safety)
         with closing_waits(pager):
             pager.discard(writing)
+
+
+def test_what_finds_room_after_closing_is_not_copied() -> None:
+    """Nobody waits for who was asking the daemon meanwhile: it is told that the client is closed."""
+    node = FakeNode(refusal="no_room")
+    with paging(node) as pager, ThreadPoolExecutor(1) as thread:
+        node.host_answers.clear()
+        asking = node.probes
+        parking = thread.submit(park, pager, random_bytes(1000))
+        wait_until(lambda: node.probes > asking, what="it asks for host memory")
+        pager.close()
+        node.host_answers.set()
+        with pytest.raises(HandleReleased):
+            parking.result(10.0)
+        assert pager._tiers.host.used_bytes == 0
