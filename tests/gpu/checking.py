@@ -8,16 +8,18 @@ pytest's own words go to standard error; what failed is in the findings.
 from __future__ import annotations
 
 import argparse
+import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 from tests.gpu.probe.findings import Findings
 from tests.gpu.tasks import CHECKS
 
+_ENDED = re.compile(r"\S+::(?P<name>.+?) (?P<outcome>PASSED|FAILED|ERROR|SKIPPED)\b")
 _WORDS = 160  # of what failed
 # What packages of a machine that nobody chose plan to change is told, and fails nothing.
 _LENIENT = [
@@ -41,12 +43,14 @@ def run(words: Sequence[str], findings: Findings) -> int:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "results.xml"
         arguments = ["-v", "-p", "no:cacheprovider", f"--junitxml={path}", *_LENIENT, *words]
-        done = subprocess.run(
+        with subprocess.Popen(
             [sys.executable, "-m", "pytest", *arguments],
-            stdout=sys.stderr,
+            stdout=subprocess.PIPE,
             stdin=subprocess.DEVNULL,
-            check=False,
-        )
+            text=True,
+        ) as done:
+            assert done.stdout is not None
+            _tell(done.stdout, findings)
         cases = list(_cases(path)) if path.exists() else []
     others = [(name, text) for name, text, _ in cases if text]
     passed = len(cases) - len(others)
@@ -55,6 +59,17 @@ def run(words: Sequence[str], findings: Findings) -> int:
         findings.row(name, text)
     findings.figures("seconds by test", {name: seconds for name, _, seconds in cases})
     return 0 if done.returncode == 0 and passed else 1
+
+
+def _tell(said: Iterable[str], findings: Findings) -> None:
+    """As each test ends, for the record of a check that its time ends before."""
+    so_far: dict[str, str] = {}
+    for line in said:
+        sys.stderr.write(line)
+        found = _ENDED.match(line)
+        if found is not None:
+            so_far[found["name"]] = found["outcome"].lower()
+            findings.figures("so far", so_far)
 
 
 def _cases(path: Path) -> Iterator[tuple[str, str, float]]:

@@ -150,6 +150,14 @@ def test_a_check_names_what_failed_and_what_did_not_run(tmp_path: Path) -> None:
     rows = {row["row"]["question"]: row["row"]["answer"] for row in found if "row" in row}
     assert rows["passed"] == "2 of 5"
     assert rows["test_wrong"].startswith("failure: assert 2 == 3")
+    so_far = [row["figures"]["so far"] for row in found if "so far" in row.get("figures", {})]
+    assert so_far[-1] == {
+        "test_right": "passed",
+        "test_wrong": "failed",
+        "test_warned": "passed",
+        "test_told": "failed",
+        "test_skipped": "skipped",
+    }
     assert "test_warned" not in rows
     assert "no daemon" in rows["test_told"]
     assert rows["test_skipped"].startswith("skipped: no device")
