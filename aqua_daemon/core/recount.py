@@ -30,13 +30,15 @@ from aqua_daemon.core.model import (
     owner_of,
 )
 
+_NOTHING = dict.fromkeys(LeaseState, 0)
+
 
 @dataclass(slots=True, kw_only=True)
 class _OfGpu:
     leases: int = 0
     coming_bytes: int = 0
     borrowers: dict[GpuUuid | None, int] = field(default_factory=dict)
-    bytes_in: dict[LeaseState, int] = field(default_factory=lambda: dict.fromkeys(LeaseState, 0))
+    bytes_in: dict[LeaseState, int] = field(default_factory=_NOTHING.copy)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -89,6 +91,8 @@ class Recount:
                 backed_bytes=account.backed_bytes,
             )
             for session_id, account in ledger.session_accounts.items()
+            # Most sessions of a quiet node hold nothing: what is not said is nothing.
+            if account.leases or account.leases_on or account.returnable or account.backed_bytes
         }
         self._said_host_bytes = ledger.host_bytes
         self._said_named = len(ledger.named_at)
@@ -128,9 +132,10 @@ class Recount:
         """What is wrong with each sum in turn, None where nothing is."""
         for gpu, of_gpu in self._said_of_gpus.items():
             yield _difference(gpu, of_gpu, self._gpus[gpu], gpu=gpu)
-        for session_id, of_session in self._said_of_sessions.items():
+        for session_id in {**self._said_of_sessions, **self._of_sessions}:
+            said_of_session = self._said_of_sessions.get(session_id, _OfSession())
             name = f"session {session_id}"
-            yield _difference(name, of_session, self._of_sessions[session_id])
+            yield _difference(name, said_of_session, self._of_sessions[session_id])
         owners: defaultdict[TenantName, _OfTenant] = defaultdict(_OfTenant)
         node = _OfTenant()
         for tenant in {**self._said_of_tenants, **self._tenants}:

@@ -140,6 +140,8 @@ def revoke(
     Whose revoke under way gets an earlier deadline is told again. Others are left alone.
     """
     asked = [lease for lease in leases if lease.state in _CAN_COME]
+    if not asked:
+        return  # as at nearly every tick
     found = revocations(turn, asked, reason=reason, seconds=seconds, least_seconds=least_seconds)
     told: list[Lease] = []
     for lease, revocation in zip(asked, found, strict=True):
