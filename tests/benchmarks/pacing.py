@@ -5,7 +5,11 @@
 
 A GPU that lends to itself copies within its own memory, faster than any link between two. Each copy
 is followed by what is missing of its time, on the device's own clock and stream where it is a GPU's,
-so that what is hidden behind computing stays hidden. Copies to and from host memory are not paced.
+so that what is hidden behind computing stays hidden. Copies to and from host memory are not paced but
+where that is asked for: on shm GPUs, whose memory is the host's, it makes the two differ as they would.
+
+A model of a link, no measurement of one: it has one rate, no latency, and carries one copy at a time
+each way.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 
@@ -23,45 +28,68 @@ from aqua_client.rows import Rows
 
 CALIBRATED_CYCLES = 50_000_000
 LEAST_SECONDS = 20e-6  # that a wait on the CPU can tell from none
+ROWS_WITHOUT_STREAMS = 3  # arguments of a copy of rows that no client asked for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """In bytes a second, each way; None: as fast as it is."""
+
+    leases: float | None = None
+    host: float | None = None
+
+    def seconds(self, spans: Sequence[Span]) -> float:
+        """That a copy to or from these takes at least."""
+        taken = 0.0
+        for one in spans:
+            rate = self.host if one.memory._mapped is None else self.leases
+            taken += one.nbytes / rate if rate else 0.0
+        return taken
+
+
+AS_IT_IS = Rates()
 
 
 class _Pace:
     """Knows how long bytes take, and makes up for what they did not."""
 
-    def __init__(self, bytes_per_second: float) -> None:
-        self._rate = bytes_per_second
+    def __init__(self, rates: Rates) -> None:
+        self._rates = rates
         self._is_gpu = torch.cuda.is_available()
         self._cycles_per_second = _cycles_per_second() if self._is_gpu else 0.0
         self._never = threading.Event()
+        self._ways = {name: threading.Lock() for name in ("write", "read")}
 
-    def copy(self, spans: Sequence[Span], copy: Callable[[], None]) -> None:
+    def copy(self, way: str, spans: Sequence[Span], copy: Callable[[], None]) -> None:
         """Copy, in as long as it takes over the link."""
-        nbytes = sum(one.nbytes for one in spans if one.memory._mapped is not None)
+        seconds = self._rates.seconds(spans)
         if not self._is_gpu:
-            begin = time.perf_counter()
-            copy()
-            missing = nbytes / self._rate - (time.perf_counter() - begin)
-            if missing > LEAST_SECONDS:
-                self._never.wait(missing)
+            with self._ways[way]:
+                begin = time.perf_counter()
+                copy()
+                missing = seconds - (time.perf_counter() - begin)
+                if missing > LEAST_SECONDS:
+                    self._never.wait(missing)
             return
         # What the copy itself takes is a small part of it, and is not taken off: the device knows it,
         # and asking would make the caller wait.
         copy()
-        if nbytes and not torch.cuda.is_current_stream_capturing():
-            torch.cuda._sleep(int(nbytes / self._rate * self._cycles_per_second))
+        if seconds and not torch.cuda.is_current_stream_capturing():
+            torch.cuda._sleep(int(seconds * self._cycles_per_second))
 
 
 @contextmanager
-def paced(bytes_per_second: float | None) -> Iterator[None]:
-    """Within the block; None: as fast as they are. Not for two threads at a time."""
-    if bytes_per_second is None:
+def paced(rates: Rates | float | None) -> Iterator[None]:
+    """Within the block; one rate is that of leases, in bytes a second. Not for two threads at a time."""
+    chosen = rates if isinstance(rates, Rates) else Rates(leases=rates)
+    if chosen == AS_IT_IS:
         yield
         return
-    pace = _Pace(bytes_per_second)
+    pace = _Pace(chosen)
     places = ((copying, "write", 2), (copying, "read", 0), (Rows, "write", 2), (Rows, "read", 1))
     before = [getattr(owner, name) for owner, name, _ in places]
     for (owner, name, index), function in zip(places, before, strict=True):
-        setattr(owner, name, _paced(pace, function, index))
+        setattr(owner, name, _paced(pace, owner, function, index))
     try:
         yield
     finally:
@@ -69,12 +97,17 @@ def paced(bytes_per_second: float | None) -> Iterator[None]:
             setattr(owner, name, function)
 
 
-def _paced(pace: _Pace, function: Callable[..., None], index: int) -> Callable[..., None]:
+def _paced(
+    pace: _Pace, owner: object, function: Callable[..., None], index: int
+) -> Callable[..., None]:
     """The same, whose argument number *index* is the spans."""
 
     def call(*given: object, **named: object) -> None:
+        if owner is Rows and len(given) <= ROWS_WITHOUT_STREAMS:  # within the device: brought ahead
+            function(*given, **named)
+            return
         spans: Sequence[Span] = given[index]  # type: ignore[assignment]
-        pace.copy(spans, lambda: function(*given, **named))
+        pace.copy(function.__name__, spans, lambda: function(*given, **named))
 
     return call
 

@@ -12,12 +12,15 @@ import pytest
 import torch
 
 import aqua_client
-from tests.benchmarks.pacing import paced
+from aqua_client.copying import Memory, Range
+from aqua_client.rows import Rows
+from tests.benchmarks.pacing import Rates, paced
 from tests.benchmarks.responsiveness import __main__ as program
 from tests.benchmarks.responsiveness import scales, tables
 from tests.benchmarks.responsiveness.replay import Story
 from tests.benchmarks.responsiveness.scales import SMALL, Scenario
-from tests.benchmarks.responsiveness.ways import DRAM, FCFS, LEASES, RECOMPUTE
+from tests.benchmarks.responsiveness.ways import DRAM, FCFS, LEASES, RECOMPUTE, Links
+from tests.integrations.hosting import host_client
 from tests.nodes import MIB, running_node, wait_until
 
 TRACE = """TIMESTAMP,ContextTokens,GeneratedTokens
@@ -46,15 +49,17 @@ def test_a_story_knows_its_stalls() -> None:
 def test_every_way_is_measured_kept_and_not_measured_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Four ways and the paced one: each request has all its tokens, and none before it came."""
+    """Four ways and two paced ones: each request has all its tokens, and none before it came."""
     monkeypatch.setattr(scales, "bursts", lambda _scale, _sizes: [TINY_BURST])
     path = tmp_path / "figures.json"
-    words = ["--json", str(path), "--paced", "375"]
+    words = ["--json", str(path), "--paced", "375", "--paced-host", "45"]
     program.main([*words, "--budget", "-1"])
     assert "call again" in capsys.readouterr().out
     program.main(words)
     rows = json.loads(path.read_text())["rows"]
-    names = [FCFS, RECOMPUTE, DRAM, LEASES, f"{LEASES}, *paced* to 375 GB/s"]
+    plain = [FCFS, RECOMPUTE, DRAM, LEASES]
+    paced_ones = [f"{DRAM}, *paced* to 45 GB/s / 229", f"{LEASES}, *paced* to 375 GB/s / 229"]
+    names = [*plain, *paced_ones]
     assert [row["way"] for row in rows.values()] == names
     for row in rows.values():
         assert len(row["first_tokens"]) == len(TINY_BURST.story)
@@ -114,6 +119,41 @@ def test_copies_are_as_slow_as_they_are_said_to_be() -> None:
                 call()
                 quick.append(time.perf_counter() - begin)
             assert min(quick) < 0.19
+
+
+def test_host_memory_is_paced_where_that_is_asked_for() -> None:
+    """Both ways; what is put in place within the device is not, nor is it where nobody asks."""
+    cache = torch.ones(8, MIB // 4)
+    near = Range(Memory(cache.clone().view(-1).view(torch.uint8)), 0, cache.nbytes)
+    with host_client() as client:
+        pool = client.pool((MIB // 4,), cache.dtype)
+
+        def there_and_back() -> float:
+            begin = time.perf_counter()
+            pool.load(pool.store(cache, range(8)), cache, range(8))
+            return time.perf_counter() - begin
+
+        with paced(Rates(host=80 * MIB)):  # 0.1 s for 8 MiB
+            assert there_and_back() > 0.19
+        with paced(Rates(leases=1.0)):
+            assert min(there_and_back() for _ in range(5)) < 0.19
+    with paced(Rates(host=1.0)):  # 8 million seconds
+        Rows(cache, (MIB // 4,), cache.dtype).read([near], torch.arange(8))
+
+
+def test_a_swap_takes_as_many_iterations_of_the_toy_as_of_the_large_engine() -> None:
+    """A mean request over one link, in iterations of either."""
+    rates = Links(leases=375, host=45, part=scales.link_part(SMALL)).rates
+    assert scales.link_part(scales.LARGE) == 1
+    assert rates.host is not None
+    iterations = []
+    for scale, rate in ((SMALL, rates.host), (scales.LARGE, 45e9)):
+        (burst,) = scales.bursts(scale, [50])
+        tokens = sum(one.prompt_tokens + one.reply_tokens / 2 for one in burst.story)
+        nbytes = tokens / len(burst.story) * scale.shape.token_bytes
+        iterations.append(nbytes / rate / scale.iteration_seconds)
+    assert iterations[0] == pytest.approx(iterations[1])
+    assert iterations[0] == pytest.approx(0.6, abs=0.05)
 
 
 def test_a_large_engine_bears_the_longest_request() -> None:

@@ -1,12 +1,15 @@
 """One engine under a burst or a trace, shared in four ways; the table, and the figures as JSON.
 
     python -m tests.benchmarks.responsiveness --json FILE [--png FILE] [--bursts 25 50 100]
-        [--trace CSV --speed 1 2 4] [--paced 375] [--budget SECONDS]
+        [--trace CSV --speed 1 2 4] [--paced 375 --paced-host 45] [--budget SECONDS]
 
 On a CUDA GPU, which lends to itself, an 8B model of random weights; elsewhere a toy on shm GPUs.
 Resumes: what FILE has a row of is not measured again, so a long run can be made in steps of
 `--budget` seconds. `--paced` adds a row with copies as slow as over a link of so many GB/s: a lender
-and a borrower on one GPU share its memory, which is faster than any link.
+and a borrower on one GPU share its memory, which is faster than any link. `--paced-host` adds one with
+copies to and from host memory so slow: on shm GPUs leases are host memory, and only paced do the two
+differ. For the toy both rates are divided by `scales.link_part`, which says how it is derived. A model
+of the links, no measurement of one.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from tests.benchmarks.responsiveness import scales, tables
 from tests.benchmarks.responsiveness.replay import Engine, engine, serve
 from tests.benchmarks.responsiveness.scales import LARGE, SMALL, Scale, Scenario
 from tests.benchmarks.responsiveness.tables import Row
-from tests.benchmarks.responsiveness.ways import Way, leases_on, ways
+from tests.benchmarks.responsiveness.ways import Links, Way, leases_on, ways
 from tests.benchmarks.threads import one_thread
 
 BURSTS = (25, 50, 100)
@@ -39,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     scale = LARGE if device.type == "cuda" else SMALL
     rows = _kept(chosen.json)
-    all_ways = ways(lambda: leases_on(device), chosen.paced)
+    links = Links(leases=chosen.paced, host=chosen.paced_host, part=round(scales.link_part(scale)))
+    all_ways = ways(lambda: leases_on(device), links)
     missing = [
         (scenario, way)
         for scenario in _scenarios(chosen, scale)
@@ -64,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def measure(scenario: Scenario, way: Way, *, scale: Scale, llama: Engine) -> Row:
     """Serve it once."""
-    with way.open() as client, paced(way.bytes_per_second):
+    with way.open() as client, paced(way.rates):
         summary = serve(
             scenario.story, scale=scale, llama=llama, scheduler=way.scheduler, client=client
         )
@@ -104,6 +108,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--speed", type=float, nargs="+", default=[1.0, 2.0, 4.0], help="of it")
     parser.add_argument("--seconds", type=float, help="of the trace; else what the engine bears")
     parser.add_argument("--paced", type=float, metavar="GB/S", help="also with copies so slow")
+    parser.add_argument(
+        "--paced-host", type=float, metavar="GB/S", help="also host memory, and with copies so slow"
+    )
     parser.add_argument("--budget", type=float, default=float("inf"), help="begin nothing later")
     return parser
 

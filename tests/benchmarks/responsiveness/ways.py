@@ -1,4 +1,4 @@
-"""The four ways to share one engine; that over leases also with copies paced to a named link."""
+"""The four ways to share one engine; those that park also with copies paced to a named link."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 
 import aqua_client
 from aqua_client.integrations.transformers.copies import Pools
+from tests.benchmarks.pacing import AS_IT_IS, Rates
 from tests.contract.places import cuda_place
 from tests.integrations.hosting import host_client
 from tests.nodes import MIB, running_node, wait_until
@@ -26,7 +27,7 @@ class Way:
     name: str
     open: Callable[[], Opened]
     is_fair: bool = True
-    bytes_per_second: float | None = None  # what copies to and from leases are paced to
+    rates: Rates = AS_IT_IS  # that copies are paced to
 
     @property
     def scheduler(self) -> str:
@@ -34,18 +35,45 @@ class Way:
         return "aqua_fair" if self.is_fair else "fifo"
 
 
-def ways(leases: Callable[[], Opened], paced: float | None) -> tuple[Way, ...]:
-    """*leases* opens a client that borrows; *paced*: a link's rate in GB/s, None: as it is."""
-    found = (
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Links:
+    """What copies are paced to, in GB/s of the real links; None: as it is."""
+
+    leases: float | None = None
+    host: float | None = None
+    part: float = 1.0  # by which both are divided for this engine: `scales.link_part`
+
+    @property
+    def rates(self) -> Rates:
+        """In bytes a second of this engine's."""
+        leases, host = (
+            None if one is None else one * 1e9 / self.part for one in (self.leases, self.host)
+        )
+        return Rates(leases=leases, host=host)
+
+    def named(self, way: str, gb_per_second: float) -> str:
+        """The way, and that it is paced."""
+        part = "" if self.part == 1 else f" / {self.part:.0f}"
+        return f"{way}, *paced* to {gb_per_second:g} GB/s{part}"
+
+
+def ways(leases: Callable[[], Opened], links: Links) -> tuple[Way, ...]:
+    """*leases* opens a client that borrows."""
+
+    def dram() -> Opened:
+        return host_client(host_limit_bytes=HOST_BYTES)
+
+    found = [
         Way(name=FCFS, open=lambda: nullcontext(None), is_fair=False),
         Way(name=RECOMPUTE, open=lambda: nullcontext(None)),
-        Way(name=DRAM, open=lambda: host_client(host_limit_bytes=HOST_BYTES)),
+        Way(name=DRAM, open=dram),
         Way(name=LEASES, open=leases),
-    )
-    if paced is None:
-        return found
-    name = f"{LEASES}, *paced* to {paced:g} GB/s"
-    return (*found, Way(name=name, open=leases, bytes_per_second=paced * 1e9))
+    ]
+    if links.host is not None:
+        found.append(Way(name=links.named(DRAM, links.host), open=dram, rates=links.rates))
+    if links.leases is not None:
+        found.append(Way(name=links.named(LEASES, links.leases), open=leases, rates=links.rates))
+    return tuple(found)
 
 
 def lent_by(client: Pools) -> Callable[[], Opened]:

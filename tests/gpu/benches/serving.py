@@ -115,14 +115,14 @@ def _shared(
     from tests.benchmarks.responsiveness import scales, tables
     from tests.benchmarks.responsiveness.__main__ import measure
     from tests.benchmarks.responsiveness.replay import engine
-    from tests.benchmarks.responsiveness.ways import FCFS, LEASES, lent_by, ways
+    from tests.benchmarks.responsiveness.ways import FCFS, LEASES, Links, lent_by, ways
 
     scale = scales.SMALL if plan is QUICK else scales.LARGE
     if plan is QUICK:
         few = (replace(one, at=0.0, reply_tokens=8) for one in scenario.story[:FEW])
         scenario = replace(scenario, story=tuple(few))
     llama = engine(scale, torch.device(device))
-    found = ways(lent_by(client), LINK_GB_PER_SECOND)
+    found = ways(lent_by(client), Links(leases=LINK_GB_PER_SECOND))
     for way in sorted(found, key=lambda one: not one.name.startswith((FCFS, LEASES))):
         key = tables.key(scenario.name, way.name)
         if findings.knows(key):
