@@ -1,7 +1,8 @@
 """Copies made as slow as a named link: for machines whose lender and borrower share one memory.
 
-    with paced(375e9):
+    with paced(375e9) as pace:
         ...  # what the library copies to and from slabs takes at least as long as over that link
+        pace.wait(nbytes)  # and so does what somebody else has copied
 
 A GPU that lends to itself copies within its own memory, faster than any link between two. Each copy
 is followed by what is missing of its time, on the device's own clock and stream where it is a GPU's,
@@ -50,7 +51,7 @@ class Rates:
 AS_IT_IS = Rates()
 
 
-class _Pace:
+class Pace:
     """Knows how long bytes take, and makes up for what they did not."""
 
     def __init__(self, rates: Rates) -> None:
@@ -67,38 +68,46 @@ class _Pace:
             with self._ways[way]:
                 begin = time.perf_counter()
                 copy()
-                missing = seconds - (time.perf_counter() - begin)
-                if missing > LEAST_SECONDS:
-                    self._never.wait(missing)
+                self._wait(seconds - (time.perf_counter() - begin))
             return
         # What the copy itself takes is a small part of it, and is not taken off: the device knows it,
         # and asking would make the caller wait.
         copy()
         if seconds and not torch.cuda.is_current_stream_capturing():
+            self._wait(seconds)
+
+    def wait(self, nbytes: int) -> None:
+        """As long as so many bytes of leases take: the current stream, or without one the caller."""
+        self._wait(nbytes / self._rates.leases if self._rates.leases else 0.0)
+
+    def _wait(self, seconds: float) -> None:
+        if self._is_gpu:
             torch.cuda._sleep(int(seconds * self._cycles_per_second))
+        elif seconds > LEAST_SECONDS:
+            self._never.wait(seconds)
 
 
 @contextmanager
-def paced(rates: Rates | float | None) -> Iterator[None]:
+def paced(rates: Rates | float | None) -> Iterator[Pace | None]:
     """Within the block; one rate is that of leases, in bytes a second. Not for two threads at a time."""
     chosen = rates if isinstance(rates, Rates) else Rates(leases=rates)
     if chosen == AS_IT_IS:
-        yield
+        yield None
         return
-    pace = _Pace(chosen)
+    pace = Pace(chosen)
     places = ((copying, "write", 2), (copying, "read", 0), (Rows, "write", 2), (Rows, "read", 1))
     before = [getattr(owner, name) for owner, name, _ in places]
     for (owner, name, index), function in zip(places, before, strict=True):
         setattr(owner, name, _paced(pace, owner, function, index))
     try:
-        yield
+        yield pace
     finally:
         for (owner, name, _), function in zip(places, before, strict=True):
             setattr(owner, name, function)
 
 
 def _paced(
-    pace: _Pace, owner: object, function: Callable[..., None], index: int
+    pace: Pace, owner: object, function: Callable[..., None], index: int
 ) -> Callable[..., None]:
     """The same, whose argument number *index* is the spans."""
 

@@ -270,7 +270,7 @@ def test_the_benchmark_of_blocks_has_every_way(
 
 @pytest.mark.parametrize(
     ("measure", "rows"),
-    [(paging.measure, 4), (together.both, 2), (together.beside_a_product, 4)],
+    [(paging.measure, 6), (together.both, 2), (together.beside_a_product, 4)],
     ids=["paging", "both", "product"],
 )
 def test_the_benchmarks_of_copies_run_over_streams(

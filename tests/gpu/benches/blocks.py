@@ -7,7 +7,6 @@ ceiling is one copy of as many bytes in one piece.
 from __future__ import annotations
 
 import random
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,13 +14,25 @@ import torch
 
 import aqua_client
 from aqua_client.crossover import Measured, Way
-from tests.gpu.benches.timing import Seconds, Taken, medians, size, until_back, until_done
+from tests.benchmarks.pacing import Pace, paced
+from tests.gpu.benches.timing import (
+    LINK_GB_PER_SECOND,
+    PACED,
+    Seconds,
+    Taken,
+    medians,
+    size,
+    until_back,
+    until_done,
+)
 from tests.gpu.probe.findings import Findings, milliseconds
 from tests.gpu.probe.plan import Plan
 from tests.nodes import wait_until
 
 SPREAD = 4  # scattered blocks lie in a cache of so many times their number
 CEILING = "in one piece"
+OURS = ("store", "load")
+GOAL = " (goal: 0.8)"
 
 
 def measure(client: aqua_client.Client, device: str, plan: Plan, findings: Findings) -> None:
@@ -30,15 +41,18 @@ def measure(client: aqua_client.Client, device: str, plan: Plan, findings: Findi
         _have_measured(client, device)
     for nbytes in plan.kv_block_sizes:
         what = f"{plan.blocks} blocks of {size(nbytes)}"
-        shares = f"{what}, of the ceiling (goal: 0.8)"
-        if findings.knows(shares):
+        last = f"{what}, {PACED}, of the ceiling{GOAL}"
+        if findings.knows(last):
             continue
-        with findings.attempt(shares):
-            one = _scattered(client, nbytes, device, plan)
+        with findings.attempt(last):
+            one, slower = _scattered(client, nbytes, device, plan)
             words = ", ".join(f"{name} {milliseconds(each)}" for name, each in one.items())
             findings.figures(f"{what}, median seconds", one)
+            findings.figures(f"{what}, {PACED}, median seconds", slower)
             findings.row(what, words)
-            findings.row(shares, ", ".join(_shares(one)))
+            findings.row(f"{what}, of the ceiling{GOAL}", ", ".join(_shares(one)))
+            words = ", ".join(f"{name} {slower[CEILING] / slower[name]:.2f}" for name in OURS)
+            findings.row(last, words)
     findings.figures("microseconds by way, as the library measured it", client.stats()["copy_ways"])
 
 
@@ -62,11 +76,14 @@ def _have_measured(client: aqua_client.Client, device: str) -> None:
     wait_until(lambda: bool(client.stats()["copy_ways"]), seconds=60, what="ways are measured")
 
 
-def _scattered(client: aqua_client.Client, nbytes: int, device: str, plan: Plan) -> Seconds:
+def _scattered(
+    client: aqua_client.Client, nbytes: int, device: str, plan: Plan
+) -> tuple[Seconds, Seconds]:
+    """As fast as it is, and paced."""
     cache = torch.empty((plan.blocks * SPREAD, nbytes), dtype=torch.uint8, device=device)
     cache.random_(0, 256)
     order = random.Random(7).sample(range(len(cache)), plan.blocks)  # noqa: S311 - no secret
-    taken: Taken = defaultdict(list)
+    taken, slower = Taken(), Taken()
     pool = client.pool((nbytes,), torch.uint8)
     for _ in range(plan.repeats + 1):
         _round(pool, cache, order, taken, "")
@@ -74,8 +91,22 @@ def _scattered(client: aqua_client.Client, nbytes: int, device: str, plan: Plan)
         with _only(way, client, cache.device, nbytes, plan.blocks):
             for _ in range(plan.repeats + 1):
                 _round(pool, cache, order, taken, f" by {way}")
+    with paced(LINK_GB_PER_SECOND * 1e9) as pace:
+        for _ in range(plan.repeats + 1):
+            _round(pool, cache, order, slower, "")
+        _ceiling(cache, slower, plan, pace)
+    _ceiling(cache, taken, plan, None)
     _rivals(cache, order, taken, plan)
-    return medians(taken)
+    return medians(taken), medians(slower)
+
+
+def _ceiling(cache: torch.Tensor, taken: Taken, plan: Plan, pace: Pace | None) -> None:
+    piece = torch.zeros_like(cache[: plan.blocks])
+    for _ in range(plan.repeats + 1):
+        with until_done(taken[CEILING]):
+            piece.copy_(cache[: plan.blocks])
+            if pace is not None:
+                pace.wait(piece.nbytes)
 
 
 def _round(
@@ -129,5 +160,3 @@ def _rivals(cache: torch.Tensor, order: list[int], taken: Taken, plan: Plan) -> 
             piece.copy_(cache.index_select(0, ids))
         with until_done(taken["a copy and index_copy_, in"]):
             cache.index_copy_(0, ids, piece.clone())
-        with until_done(taken[CEILING]):
-            piece.copy_(cache[: plan.blocks])

@@ -1,7 +1,6 @@
 """What a server and its users gain: long prompts, a burst, adapters; each also with paced copies.
 
-The GPU lends to itself, so that a slab is nearer than any neighbour's: what is *paced* has copies as
-slow as over NVLink 4, at 375 GB/s as somebody measured it between two H100.
+What is *paced* has copies as slow as over a link (`timing`).
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import torch
 import aqua_client
 from tests.benchmarks.pacing import paced
 from tests.benchmarks.threads import one_thread
+from tests.gpu.benches.timing import LINK_GB_PER_SECOND, PACED
 from tests.gpu.probe.findings import Findings, milliseconds
 from tests.gpu.probe.plan import QUICK, Plan
 from tests.gpu.tasks import BURSTS, SPEEDS
@@ -25,8 +25,6 @@ if TYPE_CHECKING:  # transformers is not loaded for what needs none
     from tests.benchmarks.responsiveness.replay import Summary
     from tests.benchmarks.responsiveness.scales import Scenario
 
-LINK_GB_PER_SECOND = 375.0
-PACED = f"*paced* to {LINK_GB_PER_SECOND:g} GB/s"
 TRACE_SECONDS = 15.0  # around the highest burst of the made-up hour: some 120 requests
 WARM_TOKENS = 32
 FEW = 3  # requests of a rehearsal
