@@ -17,6 +17,7 @@ from operator import attrgetter
 
 from aqua_daemon.core.accounts import GpuAccount, TenantAccount
 from aqua_daemon.core.books import Want
+from aqua_daemon.core.choosing import in_order, silent_sessions
 from aqua_daemon.core.errors import InsufficientMemory
 from aqua_daemon.core.fairness import Party, fair_shares, in_whole_slabs
 from aqua_daemon.core.instructions import NoteRebalance
@@ -34,7 +35,7 @@ from aqua_daemon.core.model import (
     owner_of,
 )
 from aqua_daemon.core.rebalancing import Recall, lack, recalls
-from aqua_daemon.core.revoking import in_order, revoke, silent_sessions
+from aqua_daemon.core.revoking import revoke
 from aqua_daemon.core.sizes import MIB, REST_SECONDS, WANT_SECONDS
 from aqua_daemon.core.turn import Turn
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from aqua_daemon.core.accounts import GpuAccount, is_coming
+from aqua_daemon.core.accounts import GpuAccount
 from aqua_daemon.core.books import Reclaim
+from aqua_daemon.core.choosing import cheapest, coming_first
 from aqua_daemon.core.errors import InvalidRequest, NotPermitted, UnknownSession
 from aqua_daemon.core.events import OfferMade, ReclaimRequested
 from aqua_daemon.core.instructions import AnswerDenied, AnswerOffer, AnswerReclaim
@@ -27,7 +28,7 @@ from aqua_daemon.core.model import (
     Session,
 )
 from aqua_daemon.core.returning import send_free
-from aqua_daemon.core.revoking import cheapest, revoke
+from aqua_daemon.core.revoking import revoke
 from aqua_daemon.core.sizes import (
     LONGEST_REVOKE_SECONDS,
     REVOKE_GRACE_SECONDS,
@@ -68,7 +69,7 @@ def start_reclaim(turn: Turn, event: ReclaimRequested) -> None:
         raise InvalidRequest(msg)
     if turn.repeated(session, event.request_id):
         return
-    coming = _already_coming(turn, account, event.nbytes)
+    coming = coming_first(turn, account, event.nbytes)
     short_bytes = event.nbytes - sum(lease.nbytes for lease in coming)
     coming += cheapest(turn, account, short_bytes)
     revoke(turn, coming, reason=RevokeReason.RECLAIM, seconds=seconds)
@@ -157,23 +158,6 @@ def _latest_deadline(turn: Turn, leases: list[Lease]) -> float:
     revocations = [turn.ledger.leases[lease.lease_id].revocation for lease in leases]
     deadlines = [found.deadline for found in revocations if found is not None]
     return max(deadlines, default=turn.now + STANDARD_REVOKE_SECONDS)
-
-
-def _already_coming(turn: Turn, account: GpuAccount, nbytes: int) -> list[Lease]:
-    """What is on its way there and comes first."""
-    leases = (turn.ledger.leases[lease_id] for lease_id in account.leases)
-    found: list[Lease] = []
-    for lease in sorted(filter(is_coming, leases), key=_comes_by):
-        if nbytes <= 0:
-            break
-        found.append(lease)
-        nbytes -= lease.nbytes
-    return found
-
-
-def _comes_by(lease: Lease) -> float:
-    revocation = lease.revocation
-    return revocation.deadline if revocation is not None and lease.state is REVOKING else 0.0
 
 
 def _lent_bytes(account: GpuAccount) -> int:

@@ -1,18 +1,17 @@
 """Asking for leases back, and what happens when they do not come.
 
-Covers the order in which leases are chosen, the deadlines, the reserve, and quarantine. Reclaims by
+Covers the deadlines, the reserve, and quarantine. Which leases go first is `choosing`. Reclaims by
 producers are `reclaiming`, terms are `terms`; both revoke through here.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import groupby
-from operator import attrgetter, itemgetter
 
 from aqua_daemon.core.accounts import GpuAccount
+from aqua_daemon.core.choosing import cheapest, comes_by, coming_first
 from aqua_daemon.core.instructions import SendRevoke
 from aqua_daemon.core.lifecycle import Move
 from aqua_daemon.core.model import (
@@ -20,7 +19,6 @@ from aqua_daemon.core.model import (
     CACHE,
     DEAD,
     LEASED,
-    QUARANTINED,
     REVOKING,
     STORE,
     GpuUuid,
@@ -30,8 +28,6 @@ from aqua_daemon.core.model import (
     SafetyClass,
     Session,
     SessionId,
-    TenantName,
-    owner_of,
 )
 from aqua_daemon.core.returning import take_back
 from aqua_daemon.core.sizes import (
@@ -42,89 +38,22 @@ from aqua_daemon.core.sizes import (
 )
 from aqua_daemon.core.turn import Turn
 
-_Candidate = tuple[float, Lease]  # when it was used last, as far as is known
-_RANKS = 4
 _CAN_COME = frozenset({ALLOCATING, LEASED, REVOKING})
 
 
 def keep_reserve(turn: Turn, account: GpuAccount) -> None:
-    """Revoke until the GPU's reserve will be whole, counting what is on its way back."""
+    """Revoke until the GPU's reserve will be whole, counting what is on its way back.
+
+    What was given much more time, by who was in no need, is hastened.
+    """
     if account.total_bytes is None or account.is_quiet:
         return
     short_bytes = account.reserve_bytes - account.free_bytes - account.coming_bytes
     if short_bytes > 0:
         revoke(turn, cheapest(turn, account, short_bytes), reason=RevokeReason.RESERVE)
-
-
-def cheapest(turn: Turn, account: GpuAccount, nbytes: int) -> list[Lease]:
-    """What of a GPU is to be asked back for at least *nbytes*; less if not that much is lent there."""
-    chosen: list[Lease] = []
-    leases = [turn.ledger.leases[lease_id] for lease_id in account.leases]
-    for lease in in_order(turn, leases):
-        if nbytes <= 0:
-            break
-        chosen.append(lease)
-        nbytes -= lease.nbytes
-    return chosen
-
-
-def in_order(turn: Turn, leases: Iterable[Lease]) -> Iterator[Lease]:
-    """Those that can be asked back, the cheapest first.
-
-    Not made yet, unused, cache, coldest store. What a client has said nothing of is in use. Among
-    those: of tenants that hold more than their part, of lower priority, used longest ago. What silent
-    sessions hold comes after all that others do: it may not come at all.
-    """
-    # Only as much is sorted as is taken: most callers stop after a few.
-    above = _above_their_part(turn)
-    alike: dict[tuple[int, bool, int], list[_Candidate]] = {}
-    for tenant, ranks in _ranked(turn, leases).items():
-        priority = turn.books.priority_of(tenant)
-        for rank, some in enumerate(ranks):
-            if some:
-                alike.setdefault((rank, tenant not in above, priority), []).extend(some)
-    by_use = itemgetter(0)
-    for key in sorted(alike):
-        for _used_at, equals in groupby(sorted(alike[key], key=by_use), by_use):
-            yield from sorted((lease for _, lease in equals), key=attrgetter("lease_id"))
-
-
-def _ranked(turn: Turn, leases: Iterable[Lease]) -> dict[TenantName, list[list[_Candidate]]]:
-    """Each tenant's candidates by rank, those of silent sessions behind all ranks of others."""
-    uses, named_at, silent = turn.ledger.uses, turn.ledger.named_at, silent_sessions(turn)
-    ranked: dict[TenantName, list[list[_Candidate]]] = {}
-    for lease in leases:
-        lease_id = lease.lease_id
-        use = uses.get(lease_id)
-        if lease.state is LEASED:
-            if use is not None and use.used_bytes == 0:
-                rank = 1
-            else:
-                rank = 2 if lease.safety_class is CACHE else 3
-            if silent and lease.session_id in silent:
-                rank += _RANKS
-        elif lease.state is ALLOCATING and lease.revocation is None:
-            rank = 0  # silent or not: for what is not made nobody is asked
-        else:
-            continue
-        used_at = named_at[lease_id] if use is None else named_at[lease_id] - use.idle_seconds
-        of_tenant = ranked.get(lease.tenant)
-        if of_tenant is None:
-            of_tenant = ranked[lease.tenant] = [[] for _ in range(2 * _RANKS)]
-        of_tenant[rank].append((used_at, lease))
-    return ranked
-
-
-def silent_sessions(turn: Turn) -> set[SessionId]:
-    """Those that let a deadline pass: what more they were asked for would be quarantined too."""
-    if not any(gpu.bytes_in[QUARANTINED] for gpu in turn.ledger.gpus.values()):
-        return set()
-    leases = turn.ledger.leases
-    return {
-        session_id
-        for session_id, account in turn.ledger.session_accounts.items()
-        if any(leases[one].state is QUARANTINED for one in account.recalled)
-    }
+    if short_bytes > -account.coming_bytes:
+        coming = coming_first(turn, account, short_bytes + account.coming_bytes)
+        revoke(turn, _much_too_late(turn, coming), reason=RevokeReason.RESERVE)
 
 
 def revoke(
@@ -275,19 +204,21 @@ def _sooner(under_way: Revocation, wanted: Revocation) -> Revocation:
     return replace(under_way, deadline=wanted.deadline)
 
 
+def _much_too_late(turn: Turn, coming: Sequence[Lease]) -> list[Lease]:
+    """Of what is under way, that which a revoke begun now would bring much sooner.
+
+    Not all that it would bring sooner: as a storm abates that is so at each tick.
+    """
+    found = revocations(turn, coming, reason=RevokeReason.RESERVE, seconds=None)
+    return [
+        lease
+        for lease, wanted in zip(coming, found, strict=True)
+        if comes_by(lease) > wanted.deadline + STANDARD_REVOKE_SECONDS
+    ]
+
+
 def _carried_seconds(turn: Turn, leases: Iterable[Lease]) -> float:
     """How long all that is to be evacuated on the node takes, with *leases*, if it goes to the host."""
     under_way = sum(account.bytes_in[REVOKING] for account in turn.ledger.gpus.values())
     more = sum(one.nbytes for one in leases if one.state is LEASED and one.safety_class is STORE)
     return (under_way + more) / turn.books.settings.host_bytes_per_second
-
-
-def _above_their_part(turn: Turn) -> set[TenantName]:
-    """The tenants that hold more than their weight's part of what is held."""
-    held = {name: account.held_bytes for name, account in turn.ledger.owners.items()}
-    weights = {name: turn.books.weight_of(name) for name, nbytes in held.items() if nbytes}
-    if not weights:
-        return set()
-    each = sum(held.values()) / sum(weights.values())
-    above = {owner for owner, weight in weights.items() if held[owner] > each * weight}
-    return {tenant for tenant in turn.ledger.tenants if owner_of(tenant) in above}

@@ -219,6 +219,32 @@ def test_of_the_dead_nobody_is_hurried() -> None:
     assert revocation.reason is RevokeReason.DEAD
 
 
+def test_an_owner_that_grows_hastens_what_was_asked_for_at_leisure() -> None:
+    """As much as makes the reserve whole; a drain or a reclaim had given it half a minute."""
+    bench, owner, _, leases = lent(5)
+    bench.reclaim(owner, 3 * SLAB, seconds=LEISURE)
+    reserve = bench.gpu(NEAR).reserve_bytes
+    bench.report(NEAR, {50: GPU_BYTES - 5 * SLAB - reserve + SLAB})
+    [order] = bench.the(SendRevoke)
+    assert (order.nbytes, order.reason) == (SLAB, RevokeReason.RECLAIM)
+    assert order.deadline == bench.now + STANDARD_REVOKE_SECONDS
+    assert [bench.state(one) for one in leases].count(LeaseState.LEASED) == 2
+    assert not any(isinstance(one, SendRevoke) for one in bench.tick(1.0))
+
+
+def test_as_a_storm_abates_nobody_is_told_at_each_tick() -> None:
+    """What comes back sooner than the link was thought to carry shortens no other's time by a little."""
+    bench, _, borrower, _ = lent(6, rate=float(16 * MIB))
+    bench.report(NEAR, {50: GPU_BYTES})
+    [order] = bench.the(SendRevoke)
+    assert order.deadline == bench.now + 6 * SLAB / (16 * MIB)
+    bench.now += 0.1
+    bench.acknowledge(borrower, order.lease_ids[0])
+    bench.freed(order.lease_ids[0])
+    bench.tick()
+    assert bench.the(SendRevoke) == []
+
+
 def freed(instructions: tuple[Instruction, ...]) -> list[LeaseId]:
     return [order.lease_id for order in instructions if isinstance(order, FreeSlab)]
 

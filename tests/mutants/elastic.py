@@ -16,6 +16,20 @@ _FRAMED = "tests/client/test_framed_calls.py"
 
 ELASTIC = (
     Mutant(
+        name="the reserve waits for who is at leisure",
+        path="aqua_daemon/core/revoking.py",
+        old="    if short_bytes > -account.coming_bytes:\n",
+        new="    if False:\n",
+        tests=(f"{_HASTENING}::test_an_owner_that_grows_hastens_what_was_asked_for_at_leisure",),
+    ),
+    Mutant(
+        name="as a storm abates all are told again at each tick",
+        path="aqua_daemon/core/revoking.py",
+        old="> wanted.deadline + STANDARD_REVOKE_SECONDS\n",
+        new="> wanted.deadline\n",
+        tests=(f"{_HASTENING}::test_as_a_storm_abates_nobody_is_told_at_each_tick",),
+    ),
+    Mutant(
         name="what a keeper turns out to hold is left where all is taken back",
         path="aqua_daemon/core/keeping.py",
         old="        quiescing.go_on(turn, account)\n",
@@ -52,9 +66,9 @@ ELASTIC = (
     ),
     Mutant(
         name="what comes last is waited for first",
-        path="aqua_daemon/core/reclaiming.py",
-        old="sorted(filter(is_coming, leases), key=_comes_by)",
-        new="sorted(filter(is_coming, leases), key=_comes_by, reverse=True)",
+        path="aqua_daemon/core/choosing.py",
+        old="_on(turn, account)), key=comes_by)",
+        new="_on(turn, account)), key=comes_by, reverse=True)",
         tests=(
             f"{_HASTENING}::test_no_more_is_hastened_than_is_needed_and_what_comes_first_counts_first",
         ),
@@ -191,21 +205,21 @@ ELASTIC = (
     ),
     Mutant(
         name="who has priority keeps more than its part",
-        path="aqua_daemon/core/revoking.py",
+        path="aqua_daemon/core/choosing.py",
         old="(rank, tenant not in above, priority)",
         new="(rank, priority, tenant not in above)",
         tests=(f"{_FIRST}::test_who_is_above_its_part_is_asked_before_who_has_less_priority",),
     ),
     Mutant(
         name="what has to be copied goes before what is empty",
-        path="aqua_daemon/core/revoking.py",
+        path="aqua_daemon/core/choosing.py",
         old="for key in sorted(alike):",
         new="for key in sorted(alike, key=lambda one: (one[1], one[0], one[2])):",
         tests=(f"{_FIRST}::test_what_costs_nothing_goes_before_anything_that_is_used",),
     ),
     Mutant(
         name="all parts are equal",
-        path="aqua_daemon/core/revoking.py",
+        path="aqua_daemon/core/choosing.py",
         old="if held[owner] > each * weight}",
         new="if held[owner] > each}",
         tests=(f"{_FIRST}::test_a_part_is_by_weight",),

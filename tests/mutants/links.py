@@ -66,7 +66,7 @@ LINKS = (
     Mutant(
         name="the first of many chooses the way",
         path="aqua_client/cuda_streams.py",
-        old="mean_bytes = _sum_of_bytes(pieces) // len(pieces)",
+        old="mean_bytes = sum_of_bytes(pieces) // len(pieces)",
         new="mean_bytes = int(pieces[0][2])",
         tests=(f"{_WAYS}::test_tensors_of_different_sizes_go_as_the_mean_of_them",),
     ),
