@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager
 import torch
 
 import aqua_client
+from tests.benchmarks.threads import one_thread
 from tests.contract.places import Place, cuda_place, shm_place
 from tests.gpu.benches import blocks, lender, paging, returns, serving, together
 from tests.gpu.benches.timing import machine
@@ -40,6 +41,7 @@ def main() -> int:
     what, _, kind = chosen.name.partition("-")
     plan = QUICK if chosen.quick else WHOLE
     with (
+        one_thread(),
         _place(kind, quick=chosen.quick) as place,
         aqua_client.connect(socket=place.node.socket, home_gpu=place.home_gpu) as client,
     ):

@@ -15,7 +15,6 @@ import torch
 
 import aqua_client
 from tests.benchmarks.pacing import paced
-from tests.benchmarks.threads import one_thread
 from tests.gpu.benches.timing import LINK_GB_PER_SECOND, PACED
 from tests.gpu.probe.findings import Findings, milliseconds
 from tests.gpu.probe.plan import QUICK, Plan
@@ -30,13 +29,11 @@ WARM_TOKENS = 32
 FEW = 3  # requests of a rehearsal
 
 
-@one_thread()
 def prompt(client: aqua_client.Client, device: str, plan: Plan, findings: Findings) -> None:
     """Long prompts beside transformers' own offloaded cache, and without any offload."""
     _prompts(client, device, plan, findings, slice(0, 2))
 
 
-@one_thread()
 def longest(client: aqua_client.Client, device: str, plan: Plan, findings: Findings) -> None:
     """The longest of them."""
     _prompts(client, device, plan, findings, slice(2, 3))
@@ -76,7 +73,6 @@ def _prompts(
                 findings.row(told.key, words)
 
 
-@one_thread()
 def burst(
     size: int, client: aqua_client.Client, device: str, plan: Plan, findings: Findings
 ) -> None:
@@ -87,7 +83,6 @@ def burst(
     _shared(scenario, client, device, plan, findings)
 
 
-@one_thread()
 def trace(
     speed: float, client: aqua_client.Client, device: str, plan: Plan, findings: Findings
 ) -> None:
@@ -138,7 +133,6 @@ def _said(one: Summary) -> str:
     )
 
 
-@one_thread()
 def adapters(client: aqua_client.Client, device: str, plan: Plan, findings: Findings) -> None:
     """A switch of LoRA adapters: leases beside DRAM."""
     try:

@@ -15,7 +15,9 @@ import torch
 import aqua_client
 from tests.gpu.benches.timing import Seconds, median_of, size, synchronize
 from tests.gpu.probe.findings import Findings, milliseconds
-from tests.gpu.probe.plan import Plan
+from tests.gpu.probe.plan import GIB, Plan
+
+MOST_UNDER_WAY_BYTES = 4 * GIB
 
 
 def both(client: aqua_client.Client, device: str, plan: Plan, findings: Findings) -> None:
@@ -121,7 +123,8 @@ def beside_a_product(
             target.copy_(source)
 
     found = {"product alone": median_of(plan.repeats, product)}
-    for name, copies in (("parking", park), ("plain copies", plain)):
+    for name, once in (("parking", park), ("plain copies", plain)):
+        copies = _as_long_as(found["product alone"], once, plan)
         found[f"{name} alone"] = median_of(plan.repeats, copies)
         ends = [_together(product, copies) for _ in range(plan.repeats + 1)][1:]
         found[f"product beside {name}"] = sorted(one[0] for one in ends)[len(ends) // 2]
@@ -133,10 +136,25 @@ def beside_a_product(
     findings.figures("seconds, beside a product", found)
 
 
-def _together(product: Callable[[], None], copies: Callable[[], None]) -> tuple[float, float]:
-    """Until the product is done, and until the copies are, both begun at once.
+def _as_long_as(seconds: float, once: Callable[[], None], plan: Plan) -> Callable[[], None]:
+    """Again and again: copies that are over at once say little of what they cost a product.
 
-    The copies are enqueued from a stream of their own, so that neither waits for the other.
+    Not more often than what is under way has room for: it is given back when it has been copied.
+    """
+    most = max(1, MOST_UNDER_WAY_BYTES // (plan.beside_bytes * plan.beside_count))
+    rounds = min(most, max(1, round(seconds / median_of(plan.repeats, once))))
+
+    def again() -> None:
+        for _ in range(rounds):
+            once()
+
+    return again
+
+
+def _together(product: Callable[[], None], copies: Callable[[], None]) -> tuple[float, float]:
+    """Until the product is done, and until the copies are, which begin when it has.
+
+    They are enqueued from a stream of their own, so that neither waits for the other.
     """
     synchronize()
     if not torch.cuda.is_initialized():
@@ -145,14 +163,17 @@ def _together(product: Callable[[], None], copies: Callable[[], None]) -> tuple[
         copied = time.perf_counter()
         product()
         return time.perf_counter() - copied, copied - begun
-    begin, product_end, copies_end = (torch.cuda.Event(enable_timing=True) for _ in range(3))
+    begin, product_end, copies_begin, copies_end = (
+        torch.cuda.Event(enable_timing=True) for _ in range(4)
+    )
     apart = torch.cuda.Stream()
     begin.record()
     apart.wait_event(begin)
-    with torch.cuda.stream(apart):
-        copies()
-        copies_end.record()
     product()
     product_end.record()
+    with torch.cuda.stream(apart):
+        copies_begin.record()
+        copies()
+        copies_end.record()
     synchronize()
-    return begin.elapsed_time(product_end) / 1e3, begin.elapsed_time(copies_end) / 1e3
+    return begin.elapsed_time(product_end) / 1e3, copies_begin.elapsed_time(copies_end) / 1e3
