@@ -92,6 +92,13 @@ _POLICY = (
         tests=(f"{_ADMISSION}::test_what_is_refused_comes_back_in_time",),
     ),
     Mutant(
+        name="an engine with room refuses",
+        path="aqua_client/scheduling/fair.py",
+        old="if late <= 0 or not self._is_full:",
+        new="if late <= 0:",
+        tests=(f"{_ADMISSION}::test_once_nobody_waits_any_more_everybody_is_taken",),
+    ),
+    Mutant(
         name="what can never fit is taken",
         path="aqua_client/scheduling/fair.py",
         old="self._settings.blocks(prompt_tokens) > self._cache_blocks",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from aqua_client.errors import AquaError
 from aqua_client.scheduling import FairSettings
 
 
@@ -22,7 +23,10 @@ def main() -> None:
 @click.option("--name", default=None, help="What requests call the model; its directory's name.")
 @click.option("--device", default=None, help="cuda where there is one, else cpu.")
 @click.option(
-    "--dtype", default="auto", show_default=True, help="auto, float32, bfloat16, float16."
+    "--dtype",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    default="auto",
+    show_default=True,
 )
 @click.option("--page-tokens", default=32, show_default=True, help="Tokens of a block of KV cache.")
 @click.option("--kv-blocks", type=int, default=None, help="As many as there is memory for.")
@@ -81,7 +85,10 @@ def serve(
         patience_seconds=patience,
         lent_gpu=lent_gpu,
     )
-    served = Served(choices, host=host, port=port)
+    try:
+        served = Served(choices, host=host, port=port)
+    except (AquaError, OSError, ValueError) as error:  # settings, files, a port that is taken
+        raise click.ClickException(str(error)) from error
     click.echo(json.dumps({"ready": True, "url": served.url}))
     served.run()
 

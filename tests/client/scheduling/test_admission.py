@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from aqua_client.scheduling import FairScheduler, FairSettings, Room
@@ -21,6 +23,18 @@ def test_while_nobody_waits_everybody_is_taken() -> None:
     engine = Engine(PATIENT, blocks=1000, tokens=64)
     engine.add("long", prompt=8, reply=3000)
     engine.run(until=lambda: engine.now > 20)
+    assert engine.scheduler.admit(engine.now, prompt_tokens=8).accepted
+
+
+def test_once_nobody_waits_any_more_everybody_is_taken() -> None:
+    """Though replies take longer than anybody has patience for: there is room."""
+    engine = Engine(replace(PATIENT, patience_seconds=0.05), blocks=5000, tokens=64, seats=10)
+    crowded(engine, 80)
+    engine.run(until=lambda: engine.now > 6)
+    assert not engine.scheduler.admit(engine.now, prompt_tokens=8).accepted
+    engine.run(until=lambda: len(engine.jobs) < engine.seats)
+    engine.step()
+    assert engine.jobs
     assert engine.scheduler.admit(engine.now, prompt_tokens=8).accepted
 
 

@@ -40,7 +40,14 @@ def tokens_of(text: str) -> Tokens:
 
 
 @contextmanager
-def running_server(directory: Path, *, blocks: int = 16, most_open: int = 64) -> Iterator[Served]:
+def running_server(
+    directory: Path,
+    *,
+    blocks: int = 16,
+    most_open: int = 64,
+    patience_seconds: float = 3600.0,  # the machine may be slow
+    lent_gpu: str | None = None,
+) -> Iterator[Served]:
     """It listens within the block."""
     choices = Choices(
         directory=directory,
@@ -51,7 +58,8 @@ def running_server(directory: Path, *, blocks: int = 16, most_open: int = 64) ->
         kv_blocks=blocks,
         batch_tokens=64,
         most_open=most_open,
-        patience_seconds=3600.0,  # the machine may be slow
+        patience_seconds=patience_seconds,
+        lent_gpu=lent_gpu,
     )
     served = Served(choices, host="127.0.0.1", port=0)
     thread = threading.Thread(target=served.run, name="server")

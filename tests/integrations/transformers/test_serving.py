@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -16,8 +17,10 @@ from pathlib import Path
 
 import openai
 import pytest
+from click.testing import CliRunner
 
 import aqua_client
+from aqua_client.integrations.transformers.__main__ import main
 from aqua_client.integrations.transformers.serving.starting import Served
 from aqua_client.scheduling import Admission
 from tests.integrations.transformers.engines import expected, prompts
@@ -254,6 +257,59 @@ def test_a_server_whose_engine_has_died_says_so(model_dir: Path, node: Node) -> 
         assert refused.value.status_code == 503
         with pytest.raises(urllib.error.HTTPError, match="503"):
             get(server, "health")
+
+
+def test_an_engine_is_as_patient_as_it_is_told_and_lends_what_it_is_told(
+    model_dir: Path, node: Node
+) -> None:
+    """What the command line says reaches the policy, and a producer that hears of requests."""
+    with (
+        aqua_client.connect(socket=node.socket, home_gpu="SHM-0"),
+        running_server(model_dir, patience_seconds=1e-6, lent_gpu="SHM-1") as server,
+        openai.OpenAI(base_url=server.url, api_key="none", max_retries=0) as client,
+    ):
+        lending = server._lending
+        wait_until(lambda: server.manager.batch_processor is not None, what="the engine runs")
+        assert server.manager.batch_processor is not None
+        scheduler = server.manager.batch_processor.scheduler
+        assert scheduler._policy._settings.patience_seconds == 1e-6  # type: ignore[attr-defined]
+        client.completions.create(model="tiny", prompt="abc", max_tokens=4, temperature=0)
+        wait_until(lambda: bool(lending._came), what="the informer is told of the request")
+    assert server._producer is not None
+    assert not lending._thread.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "config.json"),
+        (["--dtype", "bananas"], "bfloat16"),
+        (["--lend", "cuda:0", "--scheduler", "none"], "aqua_fair"),
+    ],
+)
+def test_a_command_that_can_not_be_says_why_in_a_line(
+    tmp_path: Path, options: list[str], said: str
+) -> None:
+    """A directory without a model, and words that it does not know: no traceback."""
+    ended = CliRunner().invoke(main, ["serve", str(tmp_path), *options])
+    assert ended.exit_code in {1, 2}
+    assert isinstance(ended.exception, SystemExit)
+    assert said in ended.output
+    assert "Traceback" not in ended.output
+
+
+def test_a_setting_that_can_not_be_and_a_port_that_is_taken_are_named(model_dir: Path) -> None:
+    """By what is allowed."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        for options, said in (
+            (["--patience", "0"], "patience_seconds"),
+            (["--port", port], "in use"),
+        ):
+            words = ["serve", str(model_dir), "--device", "cpu", "--kv-blocks", "8", *options]
+            ended = CliRunner().invoke(main, words)
+            assert (ended.exit_code, isinstance(ended.exception, SystemExit)) == (1, True)
+            assert said in ended.output
 
 
 def test_the_command_serves_a_directory(model_dir: Path, node: Node) -> None:
