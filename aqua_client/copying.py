@@ -107,6 +107,10 @@ class Memory:
             self._views[dtype] = view
         return view
 
+    def enlarge(self, nbytes: int) -> bool:
+        """Have some pages of a slab's first *nbytes* be larger ones; False: nothing is left to do."""
+        return self._mapped is not None and self._mapped.enlarge(nbytes)
+
     def close(self) -> None:
         """Give the memory up; a slab is unmapped. Idempotent.
 

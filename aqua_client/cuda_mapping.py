@@ -73,6 +73,10 @@ class CudaMapping:
         with acting_on(self._key.ordinal):
             return read_bytes(self._live().address, nbytes)
 
+    def enlarge(self, nbytes: int) -> bool:  # noqa: ARG002 - a slab's pages are the device's affair
+        """Nothing to do."""
+        return False
+
     def close(self) -> None:
         """Unmap, if nobody else in the process has it open. Idempotent.
 

@@ -13,6 +13,7 @@ MAP_FAILED = ctypes.c_void_p(-1).value
 # Not in `mmap` where Python was built on an old system.
 MADV_HUGEPAGE = 14
 MADV_POPULATE_WRITE = 23
+MADV_COLLAPSE = 25
 
 _libc = ctypes.CDLL(None, use_errno=True)
 

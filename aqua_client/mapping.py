@@ -2,7 +2,9 @@
 
 Not Python's own `mmap`: that keeps a duplicate of the descriptor open, which a child inherits and
 could map again. Here the descriptor is the caller's to close at once, and the pages are left out
-of children (MADV_DONTFORK). Knows nothing of leases or of torch.
+of children (MADV_DONTFORK). To unmap what was written takes the kernel fifty times as long by small
+pages as by huge ones: where it gives shared memory none by itself, `enlarge` asks for them (MADV_COLLAPSE,
+Linux 6.1). Knows nothing of leases or of torch, nor when that is asked for (`enlarging`).
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from aqua_client import libc
 
 _F_GET_SEALS = 1034
 _F_SEAL_SHRINK = 0x2
+_PROT_NONE, _MAP_FIXED = 0x0, 0x10
+_HUGE_PAGE_BYTES = 2 * 2**20
 
 
 class Mapping:
@@ -32,20 +36,16 @@ class Mapping:
             OSError: it can't be mapped, has fewer bytes, or could lose them (which kills readers).
         """
         _check_size(descriptor, nbytes)
-        protection = mmap.PROT_READ | mmap.PROT_WRITE
-        address = libc.mmap(None, nbytes, protection, mmap.MAP_SHARED, descriptor, 0)
-        if address is None or address == libc.MAP_FAILED:
-            raise libc.failure("mmap")
-        if libc.madvise(address, nbytes, mmap.MADV_DONTFORK):
-            failure = libc.failure("madvise")
-            libc.munmap(address, nbytes)
-            raise failure
-        # A wish, which the kernel hears where `shmem_enabled` is `advise`: to write the first time and
-        # to unmap then cost a fraction. It is within what the slab counts, which is of whole ones.
-        libc.held_madvise(address, nbytes, libc.MADV_HUGEPAGE)
-        self._address = address
         self._nbytes = nbytes
-        memory = memoryview((ctypes.c_ubyte * nbytes).from_address(address))
+        self._reserved = _reserve(nbytes + _HUGE_PAGE_BYTES)
+        self._address = -(-self._reserved // _HUGE_PAGE_BYTES) * _HUGE_PAGE_BYTES
+        self._looked_at_bytes = 0  # of which none is to be enlarged any more
+        try:
+            self._map(descriptor)
+        except OSError:
+            self._unmap()
+            raise
+        memory = memoryview((ctypes.c_ubyte * nbytes).from_address(self._address))
         self._array: npt.NDArray[np.uint8] | None = np.frombuffer(memory, dtype=np.uint8)
         # Every view, also a tensor's storage, keeps this array alive: so it tells of views.
         self._watched = weakref.ref(self._array)
@@ -56,6 +56,19 @@ class Mapping:
         if self._array is None:
             raise ValueError("the mapping is closed")
         return self._array
+
+    def enlarge(self, nbytes: int) -> bool:
+        """Have the next 2 MiB of the first *nbytes* be one huge page; False: they have all been asked for.
+
+        It changes no byte. The kernel copies for a millisecond; who wants these bytes then waits so long.
+        Where there is no such page, or nothing was written yet, they stay as they are.
+        """
+        begin, end = self._looked_at_bytes, self._looked_at_bytes + _HUGE_PAGE_BYTES
+        if self._array is None or begin >= nbytes or end > self._nbytes:
+            return False
+        self._looked_at_bytes = end
+        libc.madvise(self._address + begin, _HUGE_PAGE_BYTES, libc.MADV_COLLAPSE)
+        return True
 
     def close(self) -> None:
         """Unmap. Idempotent.
@@ -70,8 +83,33 @@ class Mapping:
         if alive is not None:
             self._array = alive
             raise BufferError("the mapping is still in use: a view of it is alive")
-        if libc.munmap(self._address, self._nbytes):
+        self._unmap()
+
+    def _map(self, descriptor: int) -> None:
+        protection, flags = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED | _MAP_FIXED
+        if (
+            libc.mmap(self._address, self._nbytes, protection, flags, descriptor, 0)
+            != self._address
+        ):
+            raise libc.failure("mmap")
+        if libc.madvise(self._address, self._nbytes, mmap.MADV_DONTFORK):
+            raise libc.failure("madvise")
+        # A wish, which the kernel hears where `shmem_enabled` is `advise`: to write the first time and
+        # to unmap then cost a fraction. It is within what the slab counts, which is of whole ones.
+        libc.held_madvise(self._address, self._nbytes, libc.MADV_HUGEPAGE)
+
+    def _unmap(self) -> None:
+        if libc.munmap(self._reserved, self._nbytes + _HUGE_PAGE_BYTES):
             raise libc.failure("munmap")
+
+
+def _reserve(nbytes: int) -> int:
+    """Addresses. A huge page's is a multiple of its size; the kernel chooses others for shared memory."""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    address: int | None = libc.mmap(None, nbytes, _PROT_NONE, flags, -1, 0)
+    if address is None or address == libc.MAP_FAILED:
+        raise libc.failure("mmap")
+    return address
 
 
 def _check_size(descriptor: int, nbytes: int) -> None:

@@ -49,6 +49,9 @@ class Mapped(Protocol):
     def first_bytes(self, nbytes: int) -> bytes:
         """A copy of them."""
 
+    def enlarge(self, nbytes: int) -> bool:
+        """Have some pages of the first *nbytes* be larger ones; False: nothing is left to do."""
+
     def close(self) -> None:
         """Unmap. Idempotent. BufferError: it can't be now, and may be tried again."""
 
@@ -95,6 +98,9 @@ class _Shared:
 
     def first_bytes(self, nbytes: int) -> bytes:
         return self._mapping.array[:nbytes].tobytes()
+
+    def enlarge(self, nbytes: int) -> bool:
+        return self._mapping.enlarge(nbytes)
 
     def close(self) -> None:
         self._mapping.close()

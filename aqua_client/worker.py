@@ -19,6 +19,7 @@ from aqua_client import cuda_streams, in_flight
 from aqua_client.arriving import Arriving
 from aqua_client.borrowing import Borrowing
 from aqua_client.cuda_errors import CudaError
+from aqua_client.enlarging import Enlarging
 from aqua_client.evacuation import Evacuation
 from aqua_client.evacuation_buffer import EvacuationBuffer
 from aqua_client.exchanging import Exchanging
@@ -73,6 +74,7 @@ class Worker:
         self._buffer = EvacuationBuffer(tiers, of_caller)
         self._evacuation = Evacuation(tiers, borrowing, of_caller, self._buffer)
         self._exchanging = Exchanging(tiers, lender)
+        self._enlarging = Enlarging(tiers)
         self._ahead = LookingAhead(tiers, borrowing, acquire_seconds=acquire_seconds)
         self._promotion = Promotion(tiers, borrowing, of_caller, acquire_seconds=acquire_seconds)
         self._is_settled = False
@@ -117,6 +119,7 @@ class Worker:
                     self._end_hurry()
                     self._serve(unknown, fenced)
                 self._buffer.tend()
+                self._enlarging.look()
             except Exception:
                 # Leases would be quarantined one by one if this thread ended.
                 logger.exception("the pager's thread failed; it goes on")

@@ -4,7 +4,8 @@
 
 Between two iterations it looks at its input; each line is a command, each answer one line of JSON.
 
-    park KEEP BYTES    park so much, and wait until its host memory for evacuations is touched
+    park KEEP BYTES    park so much, and wait until its host memory for evacuations is touched, and its
+                       slabs are of huge pages, as far as the library sees to it
     forget KEEP BYTES  the same, and release it: slabs that hold nothing
     load torch|python  what an iteration is: a product of matrices, or a loop of the interpreter
     check              compare every byte, then release all
@@ -27,6 +28,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -39,6 +41,7 @@ SIDE = 384  # of the matrices: an iteration takes about a millisecond
 LOOPS = 20_000  # of the interpreter: the same
 PAPER_POLL_SECONDS = 4.0
 SETTLE_SECONDS = 20.0
+SETTLE_STEP_SECONDS = 2.0  # longer than slabs have to be quiet to be made of huge pages
 
 Answer = dict[str, float | str]
 
@@ -86,12 +89,12 @@ class Computing:
     def _park(self, keep: str, nbytes: int) -> Answer:
         for _ in range(nbytes // TENSOR_BYTES):
             self._handles.append(self.client.offload(self._noise, keep=keep))
-        buffered, end = -1, time.monotonic() + SETTLE_SECONDS
-        while (now := self._buffered_bytes()) != buffered and time.monotonic() < end:
-            buffered = now
-            threading.Event().wait(1.2)  # it is filled up by and by
+        ready, end = (-1, -1), time.monotonic() + SETTLE_SECONDS
+        while (now := (self._buffered_bytes(), _huge_bytes())) != ready and time.monotonic() < end:
+            ready = now
+            threading.Event().wait(SETTLE_STEP_SECONDS)  # it comes by and by
         tiers = "+".join(sorted({handle.tier for handle in self._handles}))
-        return {"tier": tiers, "touched": float(max(buffered, 0))}
+        return {"tier": tiers, "touched": float(max(ready[0], 0))}
 
     def _buffered_bytes(self) -> int:
         found = self.client.stats()["evacuation_buffer_bytes"]
@@ -154,6 +157,12 @@ class Computing:
             self.iterate()
         _copy(source, target)
         return time.monotonic() - asked_at
+
+
+def _huge_bytes() -> int:
+    """Of shared memory, here."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("ShmemPmdMapped:"))
 
 
 def _touched(nbytes: int) -> torch.Tensor:

@@ -5,9 +5,9 @@ went out, when the last slab was acknowledged (the goal's end) and when the keep
 freed it (told apart). Beside it: a plain copy of as many bytes in the same process beside the same
 load, with as much of its destination touched; the same with an interpreter that is kept busy; and
 the paper's protocol, in which consumers look for a request every 4 s and then stop to copy. Beside
-what is only unmapped: a plain munmap beside the same load, which of 4 KiB pages alone takes longer than the goal from 1 GiB
-on (on two cores two threads were no faster at it); of huge pages it takes a tenth, where the kernel gives
-shared memory some: the result says whether it does.
+what is only unmapped: a plain munmap beside the same load, which of 4 KiB pages alone takes longer than
+the goal from 1 GiB on (on two cores two threads were no faster at it); of huge pages it takes a tenth,
+which the library has slabs be made of once they are quiet. Each take-back begins when that has been done.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ _BALANCING = "tests/core/test_balancing.py"
 _INFORMING = "tests/client/test_informing.py"
 _PROMOTION = "tests/client/test_promotion.py"
 _PACE = "tests/client/test_promotion_pace.py"
+_ENLARGING = "tests/client/test_enlarging.py"
 _FRAMED = "tests/client/test_framed_calls.py"
 
 ELASTIC = (
@@ -426,5 +427,28 @@ ELASTIC = (
         old="        self._out[number] = hear\n",
         new="",
         tests=(f"{_FRAMED}::test_a_no_to_what_is_only_told_is_counted_when_it_comes",),
+    ),
+    Mutant(
+        name="slabs get their huge pages beside a fetch",
+        path="aqua_client/enlarging.py",
+        old="max(tiers.fetched_at, *(",
+        new="max(0.0, *(",
+        tests=(f"{_ENLARGING}::test_nothing_is_asked_for_beside_anything_else",),
+    ),
+    Mutant(
+        name="a revoke waits for all huge pages",
+        path="aqua_client/enlarging.py",
+        old="if tiers.has_changed or time",
+        new="if time",
+        tests=(f"{_ENLARGING}::test_a_revoke_waits_for_no_more_than_one",),
+    ),
+    Mutant(
+        name="a slab's addresses stay reserved",
+        path="aqua_client/mapping.py",
+        old="if libc.munmap(self._reserved, self._nbytes + _HUGE_PAGE_BYTES):",
+        new="if libc.munmap(self._address, self._nbytes):",
+        tests=(
+            f"{_ENLARGING}::test_a_slab_lies_where_huge_pages_can_and_gives_its_addresses_back",
+        ),
     ),
 )
