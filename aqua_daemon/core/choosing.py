@@ -29,12 +29,13 @@ _RANKS = 4
 
 def cheapest(turn: Turn, account: GpuAccount, nbytes: int) -> list[Lease]:
     """What of a GPU is to be asked back for at least *nbytes*; less if not that much is lent there."""
-    return _enough(in_order(turn, _on(turn, account)), nbytes)
+    return _enough(in_order(turn, turn.ledger.leases_of(account)), nbytes)
 
 
 def coming_first(turn: Turn, account: GpuAccount, nbytes: int) -> list[Lease]:
     """What is on its way back to a GPU and comes first, for *nbytes*; less if no more is."""
-    return _enough(sorted(filter(is_coming, _on(turn, account)), key=comes_by), nbytes)
+    coming = filter(is_coming, turn.ledger.leases_of(account))
+    return _enough(sorted(coming, key=comes_by), nbytes)
 
 
 def comes_by(lease: Lease) -> float:
@@ -74,10 +75,6 @@ def silent_sessions(turn: Turn) -> set[SessionId]:
         for session_id, account in turn.ledger.session_accounts.items()
         if any(leases[one].state is QUARANTINED for one in account.recalled)
     }
-
-
-def _on(turn: Turn, account: GpuAccount) -> list[Lease]:
-    return [turn.ledger.leases[lease_id] for lease_id in account.leases]
 
 
 def _enough(leases: Iterable[Lease], nbytes: int) -> list[Lease]:

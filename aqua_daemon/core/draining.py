@@ -38,8 +38,7 @@ def drain(turn: Turn, event: DrainRequested) -> None:
     """Keep GPUs from being lent and ask for all that is lent there, or only say what that does."""
     session = turn.living_admin(event.session_id, "drain a GPU")
     for gpu in event.gpus:
-        if gpu not in turn.ledger.gpus:
-            raise _not_here(turn, gpu)
+        turn.ledger.gpu_here(gpu)
     seconds = event.deadline_seconds
     if seconds is not None and not 0 < seconds <= LONGEST_REVOKE_SECONDS:
         msg = f"a deadline of {seconds:g} s: give between 0 and {LONGEST_REVOKE_SECONDS:g} s"
@@ -68,8 +67,8 @@ def undrain(turn: Turn, event: UndrainRequested) -> None:
     """Let GPUs be lent again, those that rest too. What was asked back stays asked back."""
     session = turn.living_admin(event.session_id, "drain a GPU")
     for gpu in event.gpus:
-        if gpu not in turn.ledger.gpus and gpu not in turn.ledger.drained:
-            raise _not_here(turn, gpu)
+        if gpu not in turn.ledger.drained:
+            turn.ledger.gpu_here(gpu)
     if turn.repeated(session, event.request_id):
         return
     drained = tuple(
@@ -97,15 +96,9 @@ def go_on(turn: Turn, account: GpuAccount) -> None:
         )
 
 
-def _not_here(turn: Turn, gpu: GpuUuid) -> InvalidRequest:
-    msg = f"GPU {gpu} is not on this node; it has {', '.join(turn.ledger.gpus) or 'none'}"
-    return InvalidRequest(msg)
-
-
 def _held(turn: Turn, account: GpuAccount) -> list[Lease]:
     """What somebody has there, or is about to get."""
-    leases = (turn.ledger.leases[lease_id] for lease_id in account.leases)
-    return [lease for lease in leases if lease.state in _WITH_HOLDER]
+    return [lease for lease in turn.ledger.leases_of(account) if lease.state in _WITH_HOLDER]
 
 
 def _hits(turn: Turn, leases: Iterable[Lease]) -> tuple[DrainHit, ...]:

@@ -106,7 +106,7 @@ def end(turn: Turn, event: KeeperEnded) -> None:
         account.doubt = ""
         known = turn.books.known_faults
         known.difference_update([fault for fault in known if fault[1] == gpu])
-        leases = [turn.ledger.leases[lease_id] for lease_id in account.leases]
+        leases = turn.ledger.leases_of(account)
         unmade = [lease for lease in leases if lease.state is ALLOCATING]
         _fail(turn, unmade, Move.KEEPER_ENDED, account.trouble)
         held = [lease for lease in leases if lease.state not in {ALLOCATING, LOST}]
@@ -122,7 +122,7 @@ def _reconcile(
     # The keeper answered what it answered before the link broke; the rest is told by what it has.
     vanished: list[Lease] = []
     unmade: list[Lease] = []
-    for lease in [turn.ledger.leases[lease_id] for lease_id in account.leases]:
+    for lease in turn.ledger.leases_of(account):
         if lease.state is LOST or lease.lease_id in adopted:
             continue
         if lease.lease_id not in tags:

@@ -20,7 +20,7 @@ from aqua_daemon.core.accounts import (
     TenantAccount,
     is_coming,
 )
-from aqua_daemon.core.errors import UnknownSession
+from aqua_daemon.core.errors import InvalidRequest, UnknownSession
 from aqua_daemon.core.model import (
     DEAD,
     STORE,
@@ -66,6 +66,19 @@ class Ledger:
             msg = f"session {session_id} is not known here or has ended: open a new one"
             raise UnknownSession(msg)
         return session
+
+    def gpu_here(self, gpu: GpuUuid) -> GpuAccount:
+        """The GPU that somebody names, unless it is none of this node's."""
+        account = self.gpus.get(gpu)
+        if account is None:
+            msg = f"GPU {gpu} is not on this node; it has {', '.join(self.gpus) or 'none'}"
+            raise InvalidRequest(msg)
+        return account
+
+    def leases_of(self, account: GpuAccount | SessionAccount) -> list[Lease]:
+        """The slabs of a GPU, or of a session, in every state."""
+        leases = self.leases
+        return [leases[lease_id] for lease_id in account.leases]
 
     def owner(self, tenant: TenantName) -> TenantAccount:
         """What *tenant* and all that share its quota hold together; empty when that is nothing."""

@@ -25,10 +25,7 @@ from aqua_daemon.core.turn import Turn
 def request_quiet(turn: Turn, event: QuiesceRequested) -> None:
     """Make a GPU quiet for so long from now, or with 0 seconds end what this session asked for."""
     session = turn.living_admin(event.session_id, "quiesce a GPU")
-    account = turn.ledger.gpus.get(event.gpu)
-    if account is None:
-        msg = f"GPU {event.gpu} is not on this node; it has {', '.join(turn.ledger.gpus) or 'none'}"
-        raise InvalidRequest(msg)
+    account = turn.ledger.gpu_here(event.gpu)
     if not 0 <= event.seconds <= LONGEST_QUIESCE_SECONDS:
         msg = f"{event.seconds:g} s of quiet: give 0 to {LONGEST_QUIESCE_SECONDS:g} s"
         raise InvalidRequest(msg)
@@ -68,7 +65,7 @@ def take_all_back(turn: Turn, account: GpuAccount, *, least_seconds: float = 0.0
 
     What was on its way back for others, or waits for the end of a quiet, is its own, too.
     """
-    leases = [turn.ledger.leases[lease_id] for lease_id in account.leases]
+    leases = turn.ledger.leases_of(account)
     revoke(turn, leases, reason=RevokeReason.OWNER, least_seconds=least_seconds)
     for lease in leases:
         if lease.state is RETURNED:
@@ -88,7 +85,6 @@ def resume(turn: Turn, account: GpuAccount) -> None:
     if account.is_quiet or not account.has_postponed:
         return
     account.has_postponed = False
-    for lease_id in tuple(account.leases):
-        lease = turn.ledger.leases[lease_id]
+    for lease in turn.ledger.leases_of(account):
         if lease.state is RETURNED:
             send_free(turn, lease)

@@ -141,10 +141,7 @@ def _answered(turn: Turn, reclaim: Reclaim) -> bool:
 
 def _producer(turn: Turn, event: OfferMade | ReclaimRequested) -> tuple[Session, GpuAccount]:
     session = turn.ledger.living_session(event.session_id)
-    account = turn.ledger.gpus.get(event.gpu)
-    if account is None:
-        msg = f"GPU {event.gpu} is not on this node; it has {', '.join(turn.ledger.gpus) or 'none'}"
-        raise InvalidRequest(msg)
+    account = turn.ledger.gpu_here(event.gpu)
     if session.process.pid not in account.owner_bytes:
         msg = (
             f"process {session.process.pid} does not use {event.gpu}: only a process that holds "

@@ -61,8 +61,7 @@ def _look_at_session(turn: Turn, session_id: SessionId, at: float) -> None:
         schedule(turn, session)
         return
     account.timer_at = None
-    leases = [turn.ledger.leases[lease_id] for lease_id in account.leases]
-    lapsed = [lease for lease in leases if lease.state is LEASED]
+    lapsed = [lease for lease in turn.ledger.leases_of(account) if lease.state is LEASED]
     revoke(turn, lapsed, reason=RevokeReason.LAPSED)
 
 

@@ -68,8 +68,8 @@ ELASTIC = (
     Mutant(
         name="what comes last is waited for first",
         path="aqua_daemon/core/choosing.py",
-        old="_on(turn, account)), key=comes_by)",
-        new="_on(turn, account)), key=comes_by, reverse=True)",
+        old="sorted(coming, key=comes_by)",
+        new="sorted(coming, key=comes_by, reverse=True)",
         tests=(
             f"{_HASTENING}::test_no_more_is_hastened_than_is_needed_and_what_comes_first_counts_first",
         ),
@@ -91,8 +91,8 @@ ELASTIC = (
     Mutant(
         name="a newcomer gets half of its GPU back",
         path="aqua_daemon/core/quiescing.py",
-        old="    leases = [turn.ledger.leases[lease_id] for lease_id in account.leases]\n",
-        new="    leases = [turn.ledger.leases[lease_id] for lease_id in account.leases][::2]\n",
+        old="    leases = turn.ledger.leases_of(account)\n",
+        new="    leases = turn.ledger.leases_of(account)[::2]\n",
         tests=(f"{_LENDING}::test_a_new_process_gets_all_of_its_gpu_back_at_once",),
     ),
     Mutant(
