@@ -16,7 +16,7 @@ from functools import partial
 import torch
 
 import aqua_client
-from aqua_client.producing import producer
+from aqua_client.producing import Producer, producer
 from aqua_client.settings import ClientSettings
 from tests.benchmarks.owners import running_owner
 from tests.contract.places import Place, Tenant, TenantFailed
@@ -43,7 +43,7 @@ def measure(place: Place, plan: Plan, findings: Findings) -> None:
             findings.figures(f"{question}, seconds", found)
             findings.row(question, ", ".join(words))
 
-    with _owner(place) as reclaim:
+    with findings.attempt("an owner that takes back"), _owner(place) as reclaim:
         for nbytes, keep in itertools.product(plan.return_sizes, ("store", "cache")):
             returned = partial(_returned_beside_a_copy, place, reclaim, nbytes, keep, plan)
             tell(f"{size(nbytes)} of `{keep}` to its owner", returned)
@@ -65,13 +65,24 @@ def _owner(place: Place) -> Iterator[Reclaim]:
 
             yield ask
         return
-    settings = ClientSettings(socket_path=place.node.socket)
+    settings = ClientSettings(socket_path=place.node.socket, connect_seconds=20.0)
     with producer(place.lender_gpu, settings=settings) as mine:
+        torch.zeros(1, device=place.torch_device)  # torch makes its context no sooner
+        wait_until(lambda: _is_owner(mine), seconds=20, what="the daemon sees this process there")
         yield (
             lambda nbytes, seconds: (
                 mine.reclaim(nbytes, deadline=seconds) if nbytes else mine.lend(LENT_BYTES)
             )
         )
+
+
+def _is_owner(mine: Producer) -> bool:
+    """By NVML, which the keeper reads now and then."""
+    try:
+        mine.lend(LENT_BYTES)
+    except aqua_client.NotAnOwner:
+        return False
+    return True
 
 
 def _free_bytes(place: Place) -> int:
