@@ -116,6 +116,13 @@ _POLICY = (
 
 _PARKING = (
     Mutant(
+        name="an engine's queue is not reported",
+        path="aqua_client/integrations/transformers/lending.py",
+        old="pending_requests=waiting,",
+        new="pending_requests=0,",
+        tests=("tests/integrations/transformers/test_lending.py::test_who_waits_is_reported",),
+    ),
+    Mutant(
         name="each request that is computed again is told of",
         path="aqua_client/integrations/transformers/telling.py",
         old="if now - self._since >= EVERY_SECONDS:",

@@ -77,6 +77,24 @@ def test_an_idle_engine_lets_its_cache_go_and_has_it_again(client: aqua_client.C
     assert max(one.requests_per_second for one in lender.told) >= 0.6
 
 
+def test_who_waits_is_reported(client: aqua_client.Client) -> None:
+    """The queue is what a busy engine is known by: all before it starts, nobody at the end."""
+    manager, lender = manager_of(batching(blocks=KV_BLOCKS)), Deciding()
+    with (
+        closing(attach(manager, client=client)) as paging,
+        closing(Lending(manager, paging, lender, report_seconds=0.005)),
+    ):
+        for prompt in ASKED:
+            manager.add_request(prompt, max_new_tokens=4)
+
+        def reported() -> int | None:
+            return lender.told[-1].pending_requests if lender.told else None
+
+        wait_until(lambda: reported() == len(ASKED), what="all that wait are reported")
+        with started(manager):
+            wait_until(lambda: reported() == 0, what="nobody waits")
+
+
 def test_a_busy_engine_keeps_its_cache(client: aqua_client.Client) -> None:
     """Whatever is wanted all the time, it is not let go of before the last request has ended."""
     manager, lender = manager_of(batching(blocks=KV_BLOCKS)), Deciding(1, is_stubborn=True)
