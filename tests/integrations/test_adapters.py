@@ -84,7 +84,7 @@ def test_adapters_are_added_and_removed(
     pool.add(NAMES[2], tmp_path / NAMES[2])
     pool.add(NAMES[3], config())
     seed(model, NAMES[3])
-    assert pool.active == NAMES[0]
+    assert (pool.active, pool.resident) == (NAMES[0], [NAMES[0], NAMES[3]])
     assert torch.equal(model(X), expected[NAMES[0]])
     for name in NAMES[:4]:
         pool.activate(name)

@@ -9,6 +9,7 @@ _PROPERTIES = "tests/client/scheduling/test_properties.py"
 _ADMISSION = "tests/client/scheduling/test_admission.py"
 _MODEL = "tests/benchmarks/serving_model/test_serving_model.py"
 _PAGING = "tests/integrations/transformers/test_paging.py"
+_TURNS = "tests/integrations/transformers/test_fair.py"
 _MODULES = "tests/integrations/test_modules.py"
 _ADAPTERS = "tests/integrations/test_adapters.py"
 _PACKING = "aqua_client/scheduling/packing.py"
@@ -115,6 +116,13 @@ _POLICY = (
 )
 
 _PARKING = (
+    Mutant(
+        name="slices know nothing of the swaps that were measured",
+        path="aqua_client/integrations/transformers/fair.py",
+        old="swap=self._paging.swap())",
+        new="swap=None)",
+        tests=(f"{_TURNS}::test_everybody_is_answered_right_while_taking_turns",),
+    ),
     Mutant(
         name="an engine's queue is not reported",
         path="aqua_client/integrations/transformers/lending.py",

@@ -40,6 +40,9 @@ def test_everybody_is_answered_right_while_taking_turns(client: aqua_client.Clie
     with closing(attach(manager, client=client)) as paging, started(manager):
         assert answers(manager, ASKED) == [expected(one) for one in ASKED]
         assert paging.stats()["restored"] >= 3
+        swap = processor_of(manager).scheduler._policy._slices._swap  # type: ignore[attr-defined]
+    assert swap is not None
+    assert swap.bytes_per_token == BLOCK_BYTES // 16
     wait_until(lambda: client.stats()["peer_bytes"] == 0, what="everything is given back")
 
 
