@@ -46,7 +46,7 @@ check: $(VENV) $(GENCODE) $(OLDEST)/.installed
 	$(BIN)/ruff check .
 	PYTHONPATH=.:protos $(BIN)/lint-imports
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 3  # on two cores: they mostly wait
 	PYTHONPATH=$(OLDEST) $(BIN)/pytest -n 2 tests/integrations/transformers $(ON_OLDEST)
 
 check-long: $(VENV) $(GENCODE)
