@@ -42,6 +42,7 @@ class Enlarging:
         tiers = self._tiers
         with tiers.lock:
             used_at = max(tiers.fetched_at, *(one.used_at for one in tiers.slabs.values()), 0.0)
-            if tiers.has_changed or time.monotonic() - used_at < QUIET_SECONDS:
+            is_wanted = tiers.has_changed or tiers.garbage  # by what this thread has to do
+            if is_wanted or time.monotonic() - used_at < QUIET_SECONDS:
                 return None
             return max((one.offset + one.nbytes for one in tuple(slab.places)), default=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import mmap
 import os
 import time
 from dataclasses import replace
@@ -21,6 +22,7 @@ from aqua_client.records import Grant, SafetyClass
 from aqua_client.slabs import Place, Slab, Stored
 from aqua_client.tiers import Tiers
 from tests.client.pagers import paging, park, random_bytes
+from tests.conftest import NOT_RUN_HERE
 from tests.fakes.session import MIB, FakeNode, slab_descriptor
 from tests.nodes import wait_until
 
@@ -80,12 +82,18 @@ def mapped(name: str, nbytes: int) -> Mapping:
 
 
 def gives_huge_pages() -> bool:
-    """Whether this kernel makes some of shared memory for who asks."""
-    mapping = mapped("tried", PAGE_BYTES)
-    mapping.enlarge(PAGE_BYTES)
-    found = kilobytes("ShmemPmdMapped", "tried")
-    mapping.close()
-    return found > 0
+    """Whether this kernel makes one of shared memory for who asks: asked here, not by what is tested."""
+    descriptor = os.memfd_create("tried")
+    os.ftruncate(descriptor, PAGE_BYTES)
+    reserved = libc.mmap(None, 2 * PAGE_BYTES, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+    address = -(-reserved // PAGE_BYTES) * PAGE_BYTES
+    protection, map_fixed = mmap.PROT_READ | mmap.PROT_WRITE, 0x10
+    libc.mmap(address, PAGE_BYTES, protection, mmap.MAP_SHARED | map_fixed, descriptor, 0)
+    os.close(descriptor)
+    ctypes.memset(address, 1, PAGE_BYTES)
+    is_given: bool = libc.madvise(address, PAGE_BYTES, libc.MADV_COLLAPSE) == 0
+    libc.munmap(reserved, 2 * PAGE_BYTES)
+    return is_given
 
 
 def test_what_is_filled_is_of_huge_pages_and_no_other_byte_is_made(
@@ -93,7 +101,7 @@ def test_what_is_filled_is_of_huge_pages_and_no_other_byte_is_made(
 ) -> None:
     """They are there when it has been quiet for a while; what was stored is as it was."""
     if not gives_huge_pages():
-        pytest.skip("this kernel gives shared memory no huge pages")
+        pytest.skip(f"{NOT_RUN_HERE}shared memory of huge pages is not to be had of this kernel")
     monkeypatch.setattr(worker, "TICK_SECONDS", 0.02)
     monkeypatch.setattr(enlarging, "QUIET_SECONDS", 0.05)
     node = FakeNode(smallest_slab_bytes=16 * MIB)
@@ -123,18 +131,21 @@ def test_each_is_asked_for_once_while_it_is_quiet(monkeypatch: pytest.MonkeyPatc
     assert [one.asked for one in memories] == [0, 3]
 
 
-@pytest.mark.parametrize("what", ["a fetch", "another slab", "news"])
+@pytest.mark.parametrize("what", ["a fetch", "another slab", "news", "garbage"])
 def test_nothing_is_asked_for_beside_anything_else(what: str) -> None:
-    """Neither beside what is stored or fetched, nor before a revoke that has come; later it is."""
+    """Neither beside what is stored or fetched, nor before a revoke or garbage that has come; later it is."""
     memory = CountingMemory()
     tiers = tiers_of(memory, CountingMemory())
     tiers.has_changed = what == "news"
+    if what == "garbage":
+        tiers.garbage.append(Stored(0, SafetyClass.CACHE))
     tiers.fetched_at = time.monotonic() + 60.0 if what == "a fetch" else 0.0
     tiers.slabs["1"].used_at = time.monotonic() + 60.0 if what == "another slab" else 0.0
     looks = Enlarging(tiers)
     looks.look()
     assert memory.asked == 0
     tiers.has_changed = False
+    tiers.collect_garbage()
     tiers.fetched_at = tiers.slabs["1"].used_at = 0.0
     looks.look()
     assert memory.asked == 3

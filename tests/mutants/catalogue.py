@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.mutants.borrowers import BORROWERS
 from tests.mutants.core import CORE
 from tests.mutants.cuda import CUDA
 from tests.mutants.edges import EDGES
@@ -15,6 +16,7 @@ from tests.mutants.serving import SERVING
 MUTANTS = (
     *CORE,
     *ELASTIC,
+    *BORROWERS,
     *EXCHANGES,
     *EDGES,
     *CUDA,

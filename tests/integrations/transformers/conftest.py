@@ -1,12 +1,14 @@
-"""A node to borrow from."""
+"""A node to borrow from, and a model to serve."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 import aqua_client
+from tests.integrations.transformers.servers import write_model
 from tests.nodes import MIB, Node, running_node
 
 
@@ -22,3 +24,11 @@ def client(node: Node) -> Iterator[aqua_client.Client]:
     """A client of the test's own."""
     with aqua_client.connect(socket=node.socket, home_gpu="SHM-0") as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a tiny model lies, as a server reads it."""
+    directory = tmp_path_factory.mktemp("tiny")
+    write_model(directory)
+    return directory

@@ -5,11 +5,6 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -17,10 +12,8 @@ from pathlib import Path
 
 import openai
 import pytest
-from click.testing import CliRunner
 
 import aqua_client
-from aqua_client.integrations.transformers.__main__ import main
 from aqua_client.integrations.transformers.serving.starting import Served
 from aqua_client.scheduling import Admission
 from tests.integrations.transformers.engines import expected, prompts
@@ -28,19 +21,11 @@ from tests.integrations.transformers.servers import (
     running_server,
     text_of,
     tokens_of,
-    write_model,
 )
-from tests.nodes import Node, environment, wait_until
+from tests.nodes import Node, wait_until
 
 STREAMS = 32
 ASKED = prompts(STREAMS)
-
-
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("tiny")
-    write_model(directory)
-    return directory
 
 
 @pytest.fixture(scope="module")
@@ -277,68 +262,6 @@ def test_an_engine_is_as_patient_as_it_is_told_and_lends_what_it_is_told(
         wait_until(lambda: bool(lending._came), what="the informer is told of the request")
     assert server._producer is not None
     assert not lending._thread.is_alive()
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ([], "config.json"),
-        (["--dtype", "bananas"], "bfloat16"),
-        (["--lend", "cuda:0", "--scheduler", "none"], "aqua_fair"),
-    ],
-)
-def test_a_command_that_can_not_be_says_why_in_a_line(
-    tmp_path: Path, options: list[str], said: str
-) -> None:
-    """A directory without a model, and words that it does not know: no traceback."""
-    ended = CliRunner().invoke(main, ["serve", str(tmp_path), *options])
-    assert ended.exit_code in {1, 2}
-    assert isinstance(ended.exception, SystemExit)
-    assert said in ended.output
-    assert "Traceback" not in ended.output
-
-
-def test_a_setting_that_can_not_be_and_a_port_that_is_taken_are_named(model_dir: Path) -> None:
-    """By what is allowed."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
-        for options, said in (
-            (["--patience", "0"], "patience_seconds"),
-            (["--port", port], "in use"),
-        ):
-            words = ["serve", str(model_dir), "--device", "cpu", "--kv-blocks", "8", *options]
-            ended = CliRunner().invoke(main, words)
-            assert (ended.exit_code, isinstance(ended.exception, SystemExit)) == (1, True)
-            assert said in ended.output
-
-
-def test_the_command_serves_a_directory(model_dir: Path, node: Node) -> None:
-    """It says where it listens, is named as its directory, answers, and ends when told."""
-    command = [sys.executable, "-m", "aqua_client.integrations.transformers", "serve"]
-    options = ["--port", "0", "--kv-blocks", "8", "--page-tokens", "16", "--batch-tokens", "64"]
-    process = subprocess.Popen(
-        [*command, str(model_dir), *options],
-        env=environment(
-            AQUA_SOCKET=str(node.socket),
-            AQUA_HOME_GPU="SHM-0",
-            PYTHONPATH=os.pathsep.join([environment()["PYTHONPATH"], *sys.path]),
-        ),
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        ready = json.loads(process.stdout.readline())
-        with openai.OpenAI(base_url=ready["url"], api_key="none", max_retries=0) as client:
-            answer = client.completions.create(
-                model=model_dir.name, prompt=text_of(ASKED[0]), max_tokens=24, temperature=0
-            )
-        assert answer.choices[0].text == text_of(expected(ASKED[0], 24))
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=20.0) in {0, -signal.SIGTERM}
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def busy(*, prompt_tokens: int) -> Admission:
