@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 import aqua_client
-from tests.integrations.transformers.servers import write_model
 from tests.nodes import MIB, Node, running_node
 
 
@@ -29,6 +28,9 @@ def client(node: Node) -> Iterator[aqua_client.Client]:
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where a tiny model lies, as a server reads it."""
+    # Not above: of 5.17 a server's parts import `transformers` anew, and what tests change was another's.
+    from tests.integrations.transformers.servers import write_model
+
     directory = tmp_path_factory.mktemp("tiny")
     write_model(directory)
     return directory
