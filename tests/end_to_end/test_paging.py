@@ -11,6 +11,7 @@ import torch
 
 import aqua_client
 from aqua_client.settings import ClientSettings
+from tests.end_to_end.test_client_deaths import held_bytes
 from tests.nodes import MIB, Node, running_node, short_directory, wait_until
 
 QUANTISED = {torch.qint8, torch.quint8, torch.qint32, torch.quint4x2, torch.quint2x4}
@@ -61,7 +62,7 @@ def test_every_dtype_and_layout_comes_back_from_peers(node: Node) -> None:
         gappy = torch.randn(100, 100)[::3, ::7]
         assert torch.equal(client.offload(gappy).fetch(), gappy)
         assert torch.equal(client.offload(torch.zeros(0, 4)).fetch(), torch.zeros(0, 4))
-    wait_until(lambda: lent_bytes(node) == 0, what="a closed client's slabs are returned")
+    wait_until(lambda: held_bytes(node) == 0, what="a closed client's slabs are returned")
 
 
 def test_a_tensor_lies_on_several_gpus(node: Node) -> None:
@@ -78,7 +79,7 @@ def test_a_tensor_lies_on_several_gpus(node: Node) -> None:
         out = torch.zeros_like(tensor)
         assert torch.equal(handle.fetch(out=out), tensor)
         handle.release()
-    wait_until(lambda: lent_bytes(node) == 0, what="returned")
+    wait_until(lambda: held_bytes(node) == 0, what="returned")
 
 
 def test_a_full_node_leaves_the_rest_to_the_host(node: Node) -> None:
@@ -93,7 +94,7 @@ def test_a_full_node_leaves_the_rest_to_the_host(node: Node) -> None:
         assert isinstance(host_bytes, int)
         assert isinstance(reserved, int)
         assert 0 < host_bytes <= reserved
-    wait_until(lambda: lent_bytes(node) == 0, what="returned")
+    wait_until(lambda: held_bytes(node) == 0, what="returned")
 
 
 def test_two_clients_do_not_see_each_other(node: Node) -> None:
@@ -109,7 +110,7 @@ def test_two_clients_do_not_see_each_other(node: Node) -> None:
         assert all(torch.equal(handle.fetch(), noise(MIB, seed=seed)) for handle, seed in handles)
         assert {handle.tier for handle, _ in handles} == {"peer"}
         assert "SHM-1" not in str(other.stats()["leases"])
-    wait_until(lambda: lent_bytes(node) == 0, what="returned")
+    wait_until(lambda: held_bytes(node) == 0, what="returned")
 
 
 def settings_for(node: Node, home_gpu: str) -> ClientSettings:
