@@ -1,9 +1,9 @@
 """Calls to the daemon: each has a deadline, and a stuck daemon costs one of them.
 
-Covers the two ways that a call may go, the token, the breaker and what a failure means. What a
-server calls while it serves goes by the presence link (`framed_calls`) where the daemon takes it
-there, at an eighth of the cost; the rest, and all to an older daemon, goes by gRPC (`channel`). Does
-not cover what is asked: `wire` says how it is written, `session` when.
+Covers the two ways that a call may go, the token, the breaker and what a failure means. Calls go by
+the presence link (`framed_calls`) where the daemon takes them there, at an eighth of the cost; those
+too long for it, and all to an older daemon, go by gRPC (`channel`). Does not cover what is asked:
+`wire` says how it is written, `session` when.
 """
 
 from __future__ import annotations

@@ -28,6 +28,12 @@ NOT_RUN_HERE = "not run here: "
 # gRPC keeps its pollers for the life of the process; they hold nothing of a node.
 POLLERS = ("anon_inode:[eventpoll]", "anon_inode:[eventfd]")
 
+# Fakes serve gRPC in the process of a test, and tests fork: gRPC would stop its threads and wait for
+# them without an end, and in a child what it left as garbage can't be destroyed, without an end either.
+# Programs that tests start have it as it comes.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+os.register_at_fork(after_in_child=gc.freeze)
+
 _stderr = pytest.StashKey[int]()
 
 

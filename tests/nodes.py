@@ -42,8 +42,10 @@ def wait_until(condition: Callable[[], object], *, seconds: float = 10.0, what: 
 
 
 def environment(**more: str) -> dict[str, str]:
-    """What child processes run under: this checkout, and no AQUA setting of the caller's."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("AQUA_")}
+    """What child processes run under: this checkout, and no setting of the caller's for AQUA or gRPC."""
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("AQUA_", "GRPC_"))
+    }
     path = f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'protos'}"
     return {**kept, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **more}
 

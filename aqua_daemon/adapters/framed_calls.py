@@ -19,6 +19,9 @@ from aqua_daemon.adapters.wire import frames
 from aqua_daemon.core.errors import BrokerError, InsufficientMemory, InvalidRequest
 from aqua_daemon.core.model import SessionId
 
+# What is longer would stand in the way of keepalives; only GetState of a whole node can be.
+LARGEST_ANSWER_BYTES = 64 * 2**10
+
 
 class FramedCalls:
     """Takes calls from links; made on the running loop."""
@@ -34,11 +37,11 @@ class FramedCalls:
                 msg = f"{call.method} is not called by frame: call it over gRPC"
                 raise InvalidRequest(msg)
             reply = self._calls.reply_at_once(call.method, session_id, call.payload)
+            if reply is not None:
+                _send(link, call, reply)
+                return
         except BrokerError as error:
             _refuse(link, call, error)
-            return
-        if reply is not None:
-            _send(link, call, reply)
             return
         task = asyncio.create_task(self._answer(link, session_id, call))
         self._answering.add(task)
@@ -55,6 +58,10 @@ class FramedCalls:
 
 
 def _send(link: PresenceLink, call: frames.Call, reply: Reply) -> None:
+    size = len(reply.payload)
+    if size > LARGEST_ANSWER_BYTES:
+        msg = f"an answer of {size} bytes is over the {LARGEST_ANSWER_BYTES} of a frame: call over gRPC"
+        raise InvalidRequest(msg)
     frame = frames.call_reply(call.number, reply.payload)
     if reply.slab is None:
         link.push(frame)

@@ -25,8 +25,11 @@ CALLS = "calls"  # of both, where calls of the API may come as frames of the pre
 LEASE_EXCHANGE = "lease-exchange"  # of a daemon that takes other leases for those it revoked
 TAKE_BACK = "take-back"  # of a daemon that takes back what is lent where it leaves a GPU alone
 PROBES = "probes"  # of a keeper that measures links
-# What CALLS is about: what a server calls while it serves. The rest is rare, may be large, or waits long.
-FRAMED_METHODS = frozenset({"Acquire", "Release", "Acknowledge", "Exchange", "ReserveHost"})
+# What CALLS is about: all that a server calls, so that it needs no gRPC, whose threads a fork has to
+# stop. The rest is called by people and their tools.
+FRAMED_METHODS = frozenset(
+    {"Acquire", "Release", "Acknowledge", "Exchange", "ReserveHost", "Offer", "Reclaim", "GetState"}
+)
 DAEMON_FEATURES = (OBSERVER, QUOTA_COUNTS, QUOTA_WEIGHTS, CALLS, LEASE_EXCHANGE, TAKE_BACK)
 CLIENT_FEATURES = (CALLS,)  # of the client library
 KEEPER_FEATURES = (PROBES,)

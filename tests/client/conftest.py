@@ -45,9 +45,15 @@ def settings(directory: Path) -> ClientSettings:
 
 
 @pytest.fixture
-def daemon(settings: ClientSettings) -> Iterator[FakeDaemon]:
+def way() -> str:
+    """How the daemon takes calls: by frame, as those of this release do, or by gRPC alone."""
+    return "frames"
+
+
+@pytest.fixture
+def daemon(settings: ClientSettings, way: str) -> Iterator[FakeDaemon]:
     """A daemon that grants everything."""
-    with FakeDaemon(settings.socket_path) as made:
+    with FakeDaemon(settings.socket_path, way=way) as made:
         yield made
 
 

@@ -6,6 +6,7 @@ child tries every call. Covers the client over a made-up node, and its worker's 
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import queue
 import signal
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from _typeshed import TraceFunction
 
 LIBRARY = str(Path(aqua_client.__file__).parent)
-CHILD_SECONDS = 10  # then the kernel ends it: a child that hangs
+CHILD_SECONDS = 10  # then it says where it hangs, and ends
 ON_OTHERS_SECONDS = 50.0
 SERVED_SECONDS = 90.0  # by a thread that stops for a fork at each of some hundred lines
 MOST_CHILDREN = 8
@@ -129,6 +130,7 @@ def _be_child(is_free: Callable[[], bool]) -> None:
     status = 1
     try:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        faulthandler.register(signal.SIGALRM, chain=True)
         signal.alarm(CHILD_SECONDS)
         threading.settrace(None)
         status = CLEAN if is_free() else 1

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from aqua_client.errors import AquaError, BrokerUnreachable, ForkedChild
+from aqua_client.errors import BrokerUnreachable, ForkedChild
 from aqua_client.forking import GATE, ForkGate
 from aqua_client.records import SafetyClass
 from aqua_client.settings import ClientSettings
@@ -54,6 +54,20 @@ def status_of(pid: int) -> int:
         os.waitpid(pid, 0)
         raise
     return ended[0]
+
+
+def output_of(source: str, settings: ClientSettings) -> str:
+    """What a program prints that gets the daemon's socket; it has gRPC's fork support as it comes."""
+    done = subprocess.run(
+        [sys.executable, "-c", source, settings.socket_path],
+        cwd=REPOSITORY,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=50.0,
+        check=False,
+    )
+    return done.stdout or done.stderr
 
 
 @pytest.mark.usefixtures("process")
@@ -117,31 +131,44 @@ def test_a_program_that_a_child_becomes_inherits_nothing(daemon: FakeDaemon, lin
         assert other.poll() is None
 
 
+CALLS_GO_ON = """
+import os, sys, threading
+from aqua_client.errors import AquaError
+from aqua_client.records import SafetyClass
+from aqua_client.settings import ClientSettings
+from tests.client.conftest import Linked
+from tests.client.test_forking import CLEAN, in_child
+from tests.fakes.broker_books import MIB
+
+session = Linked(ClientSettings(socket_path=sys.argv[1], connect_seconds=10.0))
+session.start()
+failures, is_over = [], threading.Event()
+
+def work():
+    while not is_over.is_set():
+        try:
+            lease = session.acquire(4 * MIB, SafetyClass.STORE, seconds=5.0)
+            os.close(lease.descriptor)
+            session.release([lease.lease_id], session.listener.room)
+        except AquaError as error:
+            failures.append(error)
+
+workers = [threading.Thread(target=work) for _ in range(2)]
+for worker in workers:
+    worker.start()
+statuses = {in_child(lambda: True) for _ in range(30)}
+is_over.set()
+for worker in workers:
+    worker.join()
+print(statuses == {CLEAN}, failures, session.listener.story)
+"""
+
+
 @pytest.mark.usefixtures("process")
-def test_children_that_never_touch_the_library_end_well(link: Link) -> None:
+@pytest.mark.parametrize("way", ["frames", "grpc"])
+def test_children_that_never_touch_the_library_end_well(settings: ClientSettings) -> None:
     """And the parent's calls, out on other threads while it forks, all get their answers."""
-    session, failures, is_over = link(), [], threading.Event()
-
-    def work() -> None:
-        while not is_over.is_set():
-            try:
-                lease = session.acquire(4 * MIB, SafetyClass.STORE, seconds=5.0)
-                assert lease.descriptor is not None
-                os.close(lease.descriptor)
-                session.release([lease.lease_id], session.listener.room)
-            except AquaError as error:
-                failures.append(error)
-
-    workers = [threading.Thread(target=work) for _ in range(2)]
-    for worker in workers:
-        worker.start()
-    statuses = [in_child(lambda: True) for _ in range(30)]
-    is_over.set()
-    for worker in workers:
-        worker.join()
-    assert statuses == [CLEAN] * 30
-    assert failures == []
-    assert session.listener.story == ["attached"]
+    assert output_of(CALLS_GO_ON, settings) == "True [] ['attached']\n"
 
 
 ENDS_PROPERLY = """
@@ -165,21 +192,14 @@ print("all ended")
 
 
 @pytest.mark.usefixtures("process")
+@pytest.mark.parametrize("way", ["frames", "grpc"])
 def test_children_may_end_the_whole_interpreter(settings: ClientSettings) -> None:
     """A child that ends as programs do closes no channel of its parent's, which would hang it."""
-    done = subprocess.run(
-        [sys.executable, "-c", ENDS_PROPERLY, settings.socket_path],
-        cwd=REPOSITORY,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=50.0,
-        check=False,
-    )
-    assert done.stdout == "all ended\n", done.stderr
+    assert output_of(ENDS_PROPERLY, settings) == "all ended\n"
 
 
 @pytest.mark.usefixtures("process")
+@pytest.mark.parametrize("way", ["grpc"])
 def test_a_child_of_a_process_that_used_grpc_stays_off_it(link: Link) -> None:
     """A session of its own does not hang there: it says `forked`, and host memory is used."""
     session = link()

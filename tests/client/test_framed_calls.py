@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -28,15 +28,8 @@ STORE = SafetyClass.STORE
 ROOM = HostRoom(revision=1, nbytes=MIB)
 
 
-@pytest.fixture
-def daemon(settings: ClientSettings) -> Iterator[FakeDaemon]:
-    """A daemon that takes calls as frames."""
-    with FakeDaemon(settings.socket_path, takes_calls=True) as made:
-        yield made
-
-
 def test_what_a_server_calls_goes_by_frame(daemon: FakeDaemon, link: Link) -> None:
-    """A slab, its return and host room; the rest goes by gRPC."""
+    """A slab, its return and host room, and what a lender says: gRPC is not used at all."""
     session = link()
     grant = session.acquire(4 * MIB, STORE, seconds=5.0)
     assert grant.descriptor is not None
@@ -44,18 +37,41 @@ def test_what_a_server_calls_goes_by_frame(daemon: FakeDaemon, link: Link) -> No
     assert session.release([grant.lease_id, "0" * 32], ROOM) == {grant.lease_id}
     assert session.acknowledge([grant.lease_id], ROOM) == set()
     assert session.reserve_host(ROOM) == ROOM
-    assert daemon.framed == ["Acquire", "Release", "Acknowledge", "ReserveHost"]
-    session.offer("SHM-1", MIB)
-    assert [name for name, _ in daemon.calls] == [*daemon.framed, "Offer"]
+    assert session.offer("SHM-1", MIB).offered_bytes == MIB
+    assert session.gpu_bytes("SHM-1", seconds=5.0).lent_bytes == 0
+    assert session.reclaim("SHM-1", MIB, 5.0).freed_bytes == MIB
+    lenders = ["Offer", "GetState", "Reclaim"]
+    assert daemon.framed == ["Acquire", "Release", "Acknowledge", "ReserveHost", *lenders]
+    assert [name for name, _ in daemon.calls] == daemon.framed
     assert list(daemon.hellos[0].features) == ["calls"]
 
 
 def test_a_long_call_goes_by_grpc(daemon: FakeDaemon, link: Link) -> None:
     """A keepalive would wait for it in the socket's buffer."""
+    daemon.serve_grpc()
     session = link()
     many = [f"{number:032x}" for number in range(MOST_BYTES // 32)]
     assert session.release(many, ROOM) == set()
     assert (daemon.framed, len(daemon.calls)) == ([], 1)
+
+
+def test_a_call_that_waits_long_holds_up_nothing(daemon: FakeDaemon, link: Link) -> None:
+    """While a reclaim is out, and its caller reads the link: keepalives, pushes and other calls."""
+    session = link()
+    daemon.reclaims_may_end.clear()
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(session.reclaim, "SHM-1", MIB, 60.0)
+        wait_until(lambda: daemon.framed == ["Reclaim"], what="it is out")
+        count = len(daemon.keepalives)
+        daemon.session.push_revoke(["0" * 32])
+        wait_until(lambda: session.listener.revokes, what="a push is heard")
+        wait_until(lambda: len(daemon.keepalives) > count + 1, what="keepalives go on")
+        assert session.reserve_host(ROOM) == ROOM
+        assert session.reason == ""
+        assert not asked.done()
+        daemon.reclaims_may_end.set()
+        assert asked.result(10.0).freed_bytes == MIB
+    assert session.listener.story == ["attached"]
 
 
 def test_threads_call_side_by_side(daemon: FakeDaemon, link: Link) -> None:
@@ -119,7 +135,7 @@ def test_what_is_only_told_waits_for_its_answer_over_grpc(
     settings: ClientSettings, link: Link
 ) -> None:
     """As every call to a daemon that takes none by frame; so it knows whether it was heard."""
-    with FakeDaemon(settings.socket_path) as daemon:
+    with FakeDaemon(settings.socket_path, way="grpc") as daemon:
         session = link()
         session.tell_returned(ROOM, acknowledged=["0" * 32], released=["1" * 32])
         assert [name for name, _ in daemon.calls] == ["Acknowledge", "Release"]

@@ -19,20 +19,27 @@ from aqua_client.settings import ClientSettings
 from tests.client.conftest import Linked
 from tests.client.test_session import STORE, borrow
 from tests.fakes.broker_books import MIB
-from tests.fakes.broker_server import FakeDaemon
+from tests.fakes.broker_server import TERM_SECONDS, FakeDaemon
 from tests.nodes import REPOSITORY, environment, read_line, stop_process, wait_until
 
 Link = Callable[..., Linked]
 
 
+@pytest.fixture(params=["frames", "grpc"])
+def way(request: pytest.FixtureRequest) -> str:
+    """Both: all of this holds for a daemon of the release before, too."""
+    return str(request.param)
+
+
 @pytest.fixture
 def process(
-    settings: ClientSettings, request: pytest.FixtureRequest
+    settings: ClientSettings, way: str, request: pytest.FixtureRequest
 ) -> Iterator[subprocess.Popen[str]]:
     """A fake daemon that is a process of its own, to be stopped and killed; its term may be given."""
-    term = [str(request.param)] if hasattr(request, "param") else []
+    term = getattr(request, "param", TERM_SECONDS)
+    words = [settings.socket_path, str(term), way]
     started = subprocess.Popen(
-        [sys.executable, "-m", "tests.fakes.broker_server", settings.socket_path, *term],
+        [sys.executable, "-m", "tests.fakes.broker_server", *words],
         cwd=REPOSITORY,
         env=environment(),
         stdin=subprocess.PIPE,
@@ -101,10 +108,10 @@ def test_figures_that_were_heard_are_not_told_again(daemon: FakeDaemon, link: Li
 
 
 def test_the_next_daemon_is_found_and_keeps_the_leases(
-    settings: ClientSettings, link: Link
+    settings: ClientSettings, link: Link, way: str
 ) -> None:
     """Between two daemons calls fail at once; afterwards everything goes on."""
-    with FakeDaemon(settings.socket_path) as first:
+    with FakeDaemon(settings.socket_path, way=way) as first:
         session = link()
         lease = borrow(session)
         first.die()
@@ -114,7 +121,7 @@ def test_the_next_daemon_is_found_and_keeps_the_leases(
             session.acquire(4 * MIB, STORE, seconds=5.0)
         assert time.monotonic() - before < 2.0
         assert not first.session.sentinel_has_ended()
-        with FakeDaemon(settings.socket_path, first.books) as second:
+        with FakeDaemon(settings.socket_path, first.books, way=way) as second:
             wait_until(lambda: session.attached, what="the second is found")
             assert session.release([lease], session.listener.room) == {lease}
             assert second.hellos[-1].session_id == second.session.session_id
@@ -122,14 +129,14 @@ def test_the_next_daemon_is_found_and_keeps_the_leases(
 
 
 def test_a_daemon_that_knows_no_such_session_gets_a_new_one(
-    settings: ClientSettings, link: Link
+    settings: ClientSettings, link: Link, way: str
 ) -> None:
     """The leases of the old one have ended, and the old sentinel stays: slabs may be mapped yet."""
-    with FakeDaemon(settings.socket_path) as first:
+    with FakeDaemon(settings.socket_path, way=way) as first:
         session = link()
         lease = borrow(session)
         first.die()
-        with FakeDaemon(settings.socket_path) as second:
+        with FakeDaemon(settings.socket_path, way=way) as second:
             wait_until(lambda: session.counters.session_opens == 2, what="the second is found")
             assert session.listener.ended == [lease]
             assert second.hellos[-1].session_id == ""
@@ -238,12 +245,14 @@ def test_a_return_is_not_held_back_by_what_acquires_wait_for(
     assert session.reason == "breaker"  # they say nothing of the keeper
 
 
-def test_a_daemon_without_a_sentinel_gives_another(settings: ClientSettings, link: Link) -> None:
+def test_a_daemon_without_a_sentinel_gives_another(
+    settings: ClientSettings, link: Link, way: str
+) -> None:
     """A new daemon that adopted nothing of the session has lost its end; both are kept."""
-    with FakeDaemon(settings.socket_path) as first:
+    with FakeDaemon(settings.socket_path, way=way) as first:
         session = link()
         first.die()
-        with FakeDaemon(settings.socket_path, first.books) as second:
+        with FakeDaemon(settings.socket_path, first.books, way=way) as second:
             second.sends_sentinels_again = True
             wait_until(lambda: session.counters.session_reattaches, what="the second is found")
             assert not second.session.sentinel_has_ended()
@@ -251,14 +260,18 @@ def test_a_daemon_without_a_sentinel_gives_another(settings: ClientSettings, lin
             wait_until(second.session.sentinel_has_ended, what="closing ends it")
 
 
-def test_sentinels_that_nobody_watches_are_closed(settings: ClientSettings, link: Link) -> None:
+def test_sentinels_that_nobody_watches_are_closed(
+    settings: ClientSettings, link: Link, way: str
+) -> None:
     """A process that outlives many daemons does not hold a descriptor for each of them."""
-    with FakeDaemon(settings.socket_path) as first:
+    with FakeDaemon(settings.socket_path, way=way) as first:
         session = link()
         first.die()
         for _ in range(3):
-            before = session.counters.session_reattaches  # a late answer has it re-attach twice
-            with FakeDaemon(settings.socket_path, first.books) as daemon:
+            before = session.counters.session_reattaches
+            with FakeDaemon(
+                settings.socket_path, first.books, term_seconds=300.0, way=way
+            ) as daemon:  # no answer is late, or it would be left and found twice
                 daemon.sends_sentinels_again = True
                 wait_until(
                     lambda daemon=daemon, before=before: (  # type: ignore[misc] # defaults bind them

@@ -26,6 +26,12 @@ Link = Callable[..., Linked]
 STORE = SafetyClass.STORE
 
 
+@pytest.fixture(params=["frames", "grpc"])
+def way(request: pytest.FixtureRequest) -> str:
+    """Both: all of this holds for a daemon of the release before, too."""
+    return str(request.param)
+
+
 def use_of(lease_id: str) -> LeaseUse:
     return LeaseUse(lease_id=lease_id, used_bytes=1, copy_bytes=1, idle_seconds=0.0)
 
@@ -75,10 +81,10 @@ def test_without_a_daemon_start_returns_and_says_why(link: Link) -> None:
     assert session.counters.call_failures == {"no_daemon": 1}
 
 
-def test_a_daemon_that_comes_later_is_found(settings: ClientSettings, link: Link) -> None:
+def test_a_daemon_that_comes_later_is_found(settings: ClientSettings, link: Link, way: str) -> None:
     """The session goes on trying in the background."""
     session = link()
-    with FakeDaemon(settings.socket_path) as daemon:
+    with FakeDaemon(settings.socket_path, way=way) as daemon:
         wait_until(lambda: session.attached, what="attached")
         assert borrow(session) in daemon.session.leases
 

@@ -49,6 +49,12 @@ print(reason)
 """
 
 
+@pytest.fixture(params=["frames", "grpc"])
+def way(request: pytest.FixtureRequest) -> str:
+    """Both: all of this holds for a daemon of the release before, too."""
+    return str(request.param)
+
+
 def test_a_first_call_without_descriptors_does_not_end_the_process(
     settings: ClientSettings,
 ) -> None:

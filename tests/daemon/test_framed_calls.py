@@ -9,6 +9,7 @@ import pytest
 from aqua_protos import broker_pb2, presence_pb2
 from google.protobuf.message import Message
 
+from aqua_daemon.adapters import framed_calls
 from aqua_daemon.adapters.call_limits import CallLimits
 from aqua_daemon.adapters.presence_link import PresenceLimits
 from aqua_daemon.adapters.wire import frames
@@ -81,7 +82,7 @@ def test_a_refused_slab_comes_with_the_size_that_may_be_had() -> None:
     [
         ("Acquire", acquire(3), "INVALID_ARGUMENT", "invalid"),
         ("Acquire", acquire(2**40), "INVALID_ARGUMENT", "invalid"),
-        ("GetState", broker_pb2.GetStateRequest(), "INVALID_ARGUMENT", "invalid"),
+        ("GetQuotas", broker_pb2.GetQuotasRequest(), "INVALID_ARGUMENT", "invalid"),
         ("Nonsense", broker_pb2.GetStateRequest(), "INVALID_ARGUMENT", "invalid"),
     ],
     ids=["size", "large", "by gRPC alone", "unknown"],
@@ -98,6 +99,26 @@ def test_a_refusal_is_an_answer(method: str, request_: Message, code: str, reaso
             assert refusal.reason.startswith(reason)
             await client.send(call(8, "Acquire", acquire()))
             assert (await client.receive()).HasField("slab_descriptor")
+
+    asyncio.run(story())
+
+
+def test_a_long_answer_goes_by_grpc_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The state of one GPU goes by frame, that of a large node would stand before keepalives."""
+
+    async def story() -> None:
+        async with running() as node, greeted(node) as client:
+            one = broker_pb2.GetStateRequest(gpu="SHM-0")
+            await client.send(call(1, "GetState", one))
+            state = broker_pb2.GetStateReply.FromString((await reply_to(client, 1)).payload)
+            assert [gpu.gpu for gpu in state.gpus] == ["SHM-0"]
+            monkeypatch.setattr(framed_calls, "LARGEST_ANSWER_BYTES", state.ByteSize())
+            await client.send(call(2, "GetState", broker_pb2.GetStateRequest()))
+            refusal = (await reply_to(client, 2)).refusal
+            assert (refusal.code, refusal.reason) == ("INVALID_ARGUMENT", "invalid")
+            assert "call over gRPC" in refusal.message
+            await client.send(call(3, "GetState", one))
+            assert (await reply_to(client, 3)).payload == state.SerializeToString()
 
     asyncio.run(story())
 

@@ -34,9 +34,14 @@ signal.pause()
 )
 
 
-USING_GRPC = """
+LENDING = """
 with contextlib.suppress(aqua_client.NotAnOwner), aqua_client.producer("SHM-1") as owner:
     owner.lend(0)
+"""
+# As against a daemon of the release before, and for a call of many leases.
+USING_GRPC = """
+from aqua_client.channel import new_channel
+channel = new_channel("unix:" + os.environ["AQUA_SOCKET"])
 """
 
 
@@ -100,7 +105,9 @@ def test_the_slabs_of_a_killed_client_wait_for_its_forked_child() -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "reason"), [("", ""), (USING_GRPC, "forked")], ids=["frames alone", "gRPC"]
+    ("before", "reason"),
+    [("", ""), (LENDING, ""), (USING_GRPC, "forked")],
+    ids=["a borrower", "a lender", "gRPC"],
 )
 def test_a_forked_child_may_connect_anew(before: str, reason: str) -> None:
     """It borrows, or works on host memory where gRPC is lost to it; the parent's slabs stay."""

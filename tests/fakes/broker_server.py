@@ -5,7 +5,7 @@
 
 It grants whatever is asked and keeps what it heard. A script tells it to refuse, hang, fall
 silent, push, or die; a new one over the same `Books` is the next daemon. Run as a program
-(`python -m tests.fakes.broker_server PATH [TERM]`) it is a process to stop and kill.
+(`python -m tests.fakes.broker_server PATH TERM frames|grpc`) it is a process to stop and kill.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class FakeDaemon:
         books: Books | None = None,
         *,
         term_seconds: float = TERM_SECONDS,
-        takes_calls: bool = False,
+        way: str = "frames",
     ) -> None:
         self.path = path
         self.books = books or Books()
@@ -64,7 +64,7 @@ class FakeDaemon:
         self.refuse_hello: str | None = None  # a status name
         self.refusal_reason = ""
         self.protocol = 1
-        self.takes_calls = takes_calls  # by frame
+        self.takes_calls = way == "frames"  # a daemon of the release before: by gRPC alone
         self.hangs = False  # calls and greetings get no answer
         self.is_silent = False  # frames get no answer
         self.descriptor_comes = "before"  # the reply; or "after", or "never"
@@ -88,7 +88,9 @@ class FakeDaemon:
         self._listener.listen()
         self._connections: list[socket.socket] = []
         self._threads = [threading.Thread(target=self._accept)]
-        self._server = self._serve()
+        self._server: grpc.Server | None = None
+        if not self.takes_calls:
+            self.serve_grpc()
         self._threads[0].start()
 
     def __enter__(self) -> Self:
@@ -118,7 +120,8 @@ class FakeDaemon:
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
             connection.close()
-        self._server.stop(None).wait()
+        if self._server is not None:
+            self._server.stop(None).wait()
         for thread in self._threads:
             thread.join()
 
@@ -241,8 +244,9 @@ class FakeDaemon:
 
     # gRPC
 
-    def _serve(self) -> grpc.Server:
-        server = grpc.server(ThreadPoolExecutor(max_workers=16))
+    def serve_grpc(self) -> None:
+        """From now on, too; a daemon that takes calls by frame begins without."""
+        self._server = server = grpc.server(ThreadPoolExecutor(max_workers=16))
         handlers: dict[str, grpc.RpcMethodHandler[Message, Message]] = {
             name: grpc.unary_unary_rpc_method_handler(
                 self._handler(name),
@@ -255,7 +259,6 @@ class FakeDaemon:
         server.add_generic_rpc_handlers((service,))
         server.add_insecure_port(f"unix:{self.path}")
         server.start()
-        return server
 
     def _handler(self, name: str) -> Callable[[Message, grpc.ServicerContext], Message]:
         def handle(request: Message, context: grpc.ServicerContext) -> Message:
@@ -338,8 +341,8 @@ def _next(script: list[ItemT], otherwise: ItemT) -> ItemT:
 
 def main() -> None:
     """Serve until killed; a line on standard output when ready."""
-    term_seconds = float(sys.argv[2]) if len(sys.argv) > 2 else TERM_SECONDS
-    with FakeDaemon(sys.argv[1], term_seconds=term_seconds) as daemon:
+    path, term_seconds, way = sys.argv[1:]
+    with FakeDaemon(path, term_seconds=float(term_seconds), way=way) as daemon:
         print("ready", flush=True)
         sys.stdin.read()
         daemon.die()
