@@ -12,9 +12,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import grpc
 from aqua_protos.agreement import FRAMED_METHODS
 
 from aqua_client.breaker import Breaker
@@ -36,6 +35,9 @@ from aqua_client.framed_calls import MOST_BYTES, Ask, FramedCalls
 from aqua_client.link import LinkBroken
 from aqua_client.records import CallAnswer
 from aqua_client.wire import Call, Malformed
+
+if TYPE_CHECKING:
+    import grpc
 
 __all__ = ["BREAKER", "REASON_KEY", "TOKEN_KEY", "Calls", "is_lost_to_fork"]
 

@@ -3,15 +3,18 @@
 After a fork the child leaks the channel instead of closing it, which would hang: gRPC's threads did
 not come along. For the same reason a child of a process that has used gRPC can't use it either:
 when the fork fell into a call, or fork support is off, even deadlines are not kept there. So in such
-a child `is_lost_to_fork` holds, and a session does not start.
+a child `is_lost_to_fork` holds, and a session does not start. A process that needs no channel does
+not load gRPC either: 20 MiB and a tenth of a second.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+from typing import TYPE_CHECKING
 
-import grpc
+if TYPE_CHECKING:
+    import grpc
 
 TOKEN_KEY = "aqua-token-bin"  # noqa: S105 - the name of the metadata, not a token
 REASON_KEY = "aqua-reason"
@@ -48,6 +51,8 @@ class NoReply(Exception):
 
 def new_channel(target: str) -> grpc.Channel:
     """Whoever makes it closes it, or leaks it in a child."""
+    import grpc
+
     global _grpc_used  # noqa: PLW0603 - gRPC is one a process
     _grpc_used = True
     return grpc.insecure_channel(target, options=_OPTIONS)
@@ -61,6 +66,8 @@ def ask_by_channel(
     Raises:
         NoReply: by its reason an answer of the daemon is told from gRPC's own words.
     """
+    import grpc
+
     try:
         ask = channel.unary_unary(_SERVICE + method, _as_it_is, _as_it_is)
         return ask(payload, timeout=seconds, metadata=((TOKEN_KEY, token),))

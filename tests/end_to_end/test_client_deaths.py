@@ -57,7 +57,7 @@ if child == 0:
         os._exit(0 if done else 1)
     os._exit(2)
 status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-say(status=status, intact=intact(), **state())
+say(status=status, intact=intact(), has_grpc="grpc" in sys.modules, **state())
 """
 
 
@@ -118,6 +118,7 @@ def test_a_forked_child_may_connect_anew(before: str, reason: str) -> None:
     ):
         assert client.first["status"] == 0
         assert client.first["intact"] is True
+        assert client.first["has_grpc"] is bool(reason), "who needs none does not even load it"
         assert client.first["tiers"] == ["peer"]
         client.process.wait(PROMISE_SECONDS)
         assert client.process.returncode == 0
