@@ -17,7 +17,10 @@ from tests.nodes import MIB, running_node, short_directory
 @pytest.fixture
 def daemon() -> Iterator[FakeDaemon]:
     """One that answers in a protocol of the future."""
-    with short_directory() as directory, FakeDaemon(str(directory / "aqua.sock")) as made:
+    with (
+        short_directory() as directory,
+        FakeDaemon(str(directory / "aqua.sock"), way="grpc") as made,
+    ):
         made.protocol = 99
         yield made
 

@@ -18,7 +18,10 @@ SECONDS = 10.0
 
 @pytest.fixture
 def daemon() -> Iterator[FakeDaemon]:
-    with short_directory() as directory, FakeDaemon(str(directory / "aqua.sock")) as made:
+    with (
+        short_directory() as directory,
+        FakeDaemon(str(directory / "aqua.sock"), way="grpc") as made,
+    ):
         yield made
 
 
