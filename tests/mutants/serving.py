@@ -117,6 +117,13 @@ _POLICY = (
 
 _PARKING = (
     Mutant(
+        name="who has just come back is written ahead before the engine has looked for its blocks",
+        path="aqua_client/integrations/transformers/paging.py",
+        old="self._writer is not None and scheduled.state.request_id not in self._just_back",
+        new="self._writer is not None",
+        tests=(f"{_TURNS}::test_forks_and_shared_prefixes_take_turns",),
+    ),
+    Mutant(
         name="slices know nothing of the swaps that were measured",
         path="aqua_client/integrations/transformers/fair.py",
         old="swap=self._paging.swap())",

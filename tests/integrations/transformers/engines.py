@@ -28,6 +28,8 @@ from transformers import (
 from transformers.generation.continuous_batching.continuous_api import ContinuousBatchingManager
 from transformers.generation.continuous_batching.requests import GenerationOutput
 
+from aqua_client.integrations.transformers.engine import kv_groups, processor_of
+
 for name in ("transformers", "ContinuousBatchingLogger"):
     logging.getLogger(name).setLevel(logging.CRITICAL)
 VOCABULARY = 256
@@ -69,6 +71,12 @@ def tiny_model(sliding_window: int | None = None) -> PreTrainedModel:
     with torch.no_grad():
         model.lm_head.weight.mul_(8.0)
     return cast("PreTrainedModel", model)
+
+
+def blocks_in_use(manager: ContinuousBatchingManager) -> set[int]:
+    """Those that some request has; of a model whose layers all share a table."""
+    (group,) = kv_groups(processor_of(manager).cache)
+    return {block for table in list(group.tables.values()) for block in table}
 
 
 def greedy(max_new_tokens: int = 40) -> GenerationConfig:

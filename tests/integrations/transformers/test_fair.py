@@ -16,6 +16,7 @@ from tests.integrations.transformers.engines import (
     answers,
     ask,
     batching,
+    blocks_in_use,
     expected,
     manager_of,
     prompts,
@@ -130,8 +131,8 @@ def test_forks_and_shared_prefixes_take_turns(client: aqua_client.Client, *, lag
     """Blocks that the engine gives by itself confuse nobody, also where what is written is late."""
     shared = prompts(1, 32)[0]
     asked = [[*shared, *tail[:6]] for tail in ASKED[:3]]
-    pools = LaggingPools(client)
     manager = manager_of(batching(blocks=10, scheduler_type="aqua_fair"), sampled(3))
+    pools = LaggingPools(client, lambda: blocks_in_use(manager))
     with closing(attach(manager, client=pools if lags else client, fair=SHORT)) as paging:
         ids = ask(manager, asked[:1], most=2)
         run_to_end(manager)
@@ -143,6 +144,7 @@ def test_forks_and_shared_prefixes_take_turns(client: aqua_client.Client, *, lag
             forks = [found[f"{one}__child#{index}"] for index in range(2)]
             answers_ = [fork.generated_tokens for fork in (found[one], *forks)]
             assert answers_ == [expected(question, 24)] * 3
+        assert pools.strays == []
 
 
 def test_a_cancelled_request_gives_back_what_it_has_parked(client: aqua_client.Client) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -99,10 +99,15 @@ class _Losing(BlockPool):
 
 
 class LaggingPools:
-    """Makes a client's pools; what is written ahead is written a step later, as on a busy machine."""
+    """Makes a client's pools; what is written ahead is written a step later, as on a busy machine.
 
-    def __init__(self, client: aqua_client.Client) -> None:
+    It has to be somebody's still, by *in_use*: else it might be another's bytes.
+    """
+
+    def __init__(self, client: aqua_client.Client, in_use: Callable[[], set[int]]) -> None:
         self._client = client
+        self.in_use = in_use
+        self.strays: list[set[int]] = []  # blocks that were nobody's when they were written
         self._step = 0
         self._changed = threading.Condition()
 
@@ -130,4 +135,6 @@ class _Lagging(BlockPool):
     def store(self, cache: torch.Tensor, block_ids: Sequence[int] | torch.Tensor) -> Slots:
         if "write-through" in threading.current_thread().name:
             self._pools.await_step()
+            if strays := {int(one) for one in block_ids} - self._pools.in_use():
+                self._pools.strays.append(strays)
         return super().store(cache, block_ids)
