@@ -17,6 +17,7 @@ from aqua_client.demo.plan import QUICK
 
 # Ten times what it takes on two cores that are busy with other things.
 RUN_SECONDS = 170
+pytestmark = pytest.mark.limit(RUN_SECONDS + 10)
 
 
 @pytest.fixture
