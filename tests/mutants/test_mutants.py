@@ -66,6 +66,21 @@ def test_cheap_ones_are_caught_and_the_code_as_it_is_passes() -> None:
 
 
 @pytest.mark.limit(120)
+def test_a_fault_that_ends_the_process_is_caught() -> None:
+    """A test that fails, and is never told of by a process that dies, has failed."""
+    [first] = [one for one in MUTANTS if one.name == "hysteresis is removed"]
+    deadly = Mutant(
+        name="deadly",
+        path=first.path,
+        old=first.old,
+        new=f"(__import__('os').abort() or {first.old})",
+        tests=first.tests,
+    )
+    [tried] = try_all([deadly], jobs=1)
+    assert (tried.is_caught, tried.why) == (True, "it was ended by SIGABRT")
+
+
+@pytest.mark.limit(120)
 def test_a_fault_that_changes_nothing_survives_and_says_so() -> None:
     """Not everything is caught: a mutant that is none is not."""
     [first] = [one for one in MUTANTS if one.name == "hysteresis is removed"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,9 @@ from pathlib import Path
 from tests.mutants.mutant import Mutant, apply, copy_tree
 
 LIMIT_SECONDS = 180.0
-_TESTS_FAILED = 1  # what pytest ends with; anything else above 0 is a mistake of the table
+# What pytest ends with; below 0 a signal has ended it, which a fault may well bring about, and anything
+# else above 0 is a mistake of the table.
+_TESTS_FAILED = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,10 +81,12 @@ def _run(name: str, tests: Sequence[str], where: Path) -> Tried:
         return Tried(name=name, is_caught=True, seconds=LIMIT_SECONDS, why="it hung")
     lines = [*ended.stderr.splitlines(), *ended.stdout.strip().splitlines()] or [""]
     why = [line for line in lines if line.startswith(("FAILED tests", "ERROR"))]
+    if ended.returncode < 0:
+        why = [f"it was ended by {signal.Signals(-ended.returncode).name}"]
     return Tried(
         name=name,
-        is_caught=ended.returncode == _TESTS_FAILED,
+        is_caught=ended.returncode < 0 or ended.returncode == _TESTS_FAILED,
         seconds=time.monotonic() - started,
         why=why[0] if why else lines[-1],
-        was_tried=ended.returncode in {0, _TESTS_FAILED},
+        was_tried=ended.returncode <= _TESTS_FAILED,
     )
