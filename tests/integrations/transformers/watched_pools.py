@@ -101,13 +101,15 @@ class _Losing(BlockPool):
 class LaggingPools:
     """Makes a client's pools; what is written ahead is written a step later, as on a busy machine.
 
-    It has to be somebody's still, by *in_use*: else it might be another's bytes.
+    What comes back has to have been somebody's still, by *in_use*, when it was written: else it might
+    be another's bytes.
     """
 
     def __init__(self, client: aqua_client.Client, in_use: Callable[[], set[int]]) -> None:
         self._client = client
         self.in_use = in_use
-        self.strays: list[set[int]] = []  # blocks that were nobody's when they were written
+        self.strays: weakref.WeakSet[Slots] = weakref.WeakSet()  # some of them was nobody's then
+        self.loaded_strays = 0
         self._step = 0
         self._changed = threading.Condition()
 
@@ -133,8 +135,17 @@ class _Lagging(BlockPool):
         self._pools = pools
 
     def store(self, cache: torch.Tensor, block_ids: Sequence[int] | torch.Tensor) -> Slots:
-        if "write-through" in threading.current_thread().name:
-            self._pools.await_step()
-            if strays := {int(one) for one in block_ids} - self._pools.in_use():
-                self._pools.strays.append(strays)
-        return super().store(cache, block_ids)
+        if "write-through" not in threading.current_thread().name:
+            return super().store(cache, block_ids)
+        self._pools.await_step()
+        is_somebodys = {int(one) for one in block_ids} <= self._pools.in_use()
+        slots = super().store(cache, block_ids)
+        if not is_somebodys:
+            self._pools.strays.add(slots)
+        return slots
+
+    def load(
+        self, slots: Slots, cache: torch.Tensor, block_ids: Sequence[int] | torch.Tensor
+    ) -> None:
+        self._pools.loaded_strays += slots in self._pools.strays
+        super().load(slots, cache, block_ids)
