@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 from aqua_client.counters import Counters
 from aqua_client.session import Session
 from aqua_client.settings import ClientSettings
-from tests.fakes.broker_server import FakeDaemon
+from tests.fakes.broker_process import running_fake
+from tests.fakes.broker_server import TERM_SECONDS, FakeDaemon
 from tests.fakes.listening import Recorder
 from tests.nodes import short_directory
 
@@ -44,6 +46,12 @@ def settings(directory: Path) -> ClientSettings:
     )
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """What a module with BOTH_WAYS says holds for a daemon of the release before, too."""
+    if "way" in metafunc.fixturenames and getattr(metafunc.module, "BOTH_WAYS", False):
+        metafunc.parametrize("way", ["frames", "grpc"])
+
+
 @pytest.fixture
 def way() -> str:
     """How the daemon takes calls: by frame, as those of this release do, or by gRPC alone."""
@@ -55,6 +63,16 @@ def daemon(settings: ClientSettings, way: str) -> Iterator[FakeDaemon]:
     """A daemon that grants everything."""
     with FakeDaemon(settings.socket_path, way=way) as made:
         yield made
+
+
+@pytest.fixture
+def process(
+    settings: ClientSettings, way: str, request: pytest.FixtureRequest
+) -> Iterator[subprocess.Popen[str]]:
+    """Such a daemon as a process of its own, to be stopped and killed; its term may be given."""
+    term_seconds = getattr(request, "param", TERM_SECONDS)
+    with running_fake(settings.socket_path, way=way, term_seconds=term_seconds) as started:
+        yield started
 
 
 @pytest.fixture

@@ -35,7 +35,6 @@ from aqua_client.tensors import OffloadedTensor
 from tests.client.conftest import Linked
 from tests.client.pagers import random_bytes, wait_acknowledged
 from tests.client.test_forking import CLEAN, status_of
-from tests.client.test_reattaching import process as process  # noqa: PLC0414 - a fixture
 from tests.fakes.session import MIB, FakeNode
 from tests.nodes import short_directory
 

@@ -16,7 +16,6 @@ from aqua_client.forking import GATE, ForkGate
 from aqua_client.records import SafetyClass
 from aqua_client.settings import ClientSettings
 from tests.client.conftest import Linked
-from tests.client.test_reattaching import process as process  # noqa: PLC0414 - a fixture
 from tests.client.test_session import borrow
 from tests.fakes.broker_books import MIB
 from tests.fakes.broker_server import FakeDaemon

@@ -23,13 +23,8 @@ from tests.fakes.broker_server import FakeDaemon
 from tests.nodes import wait_until
 
 Link = Callable[..., Linked]
+BOTH_WAYS = True
 STORE = SafetyClass.STORE
-
-
-@pytest.fixture(params=["frames", "grpc"])
-def way(request: pytest.FixtureRequest) -> str:
-    """Both: all of this holds for a daemon of the release before, too."""
-    return str(request.param)
 
 
 def use_of(lease_id: str) -> LeaseUse:

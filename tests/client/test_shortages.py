@@ -25,6 +25,7 @@ from tests.limits import no_more_descriptors
 from tests.nodes import environment, wait_until
 
 Link = Callable[..., Linked]
+BOTH_WAYS = True
 STORE = SafetyClass.STORE
 AT_ONCE_SECONDS = 1.0  # ten times what is promised
 
@@ -47,12 +48,6 @@ with no_more_descriptors():
         reason = error.reason
 print(reason)
 """
-
-
-@pytest.fixture(params=["frames", "grpc"])
-def way(request: pytest.FixtureRequest) -> str:
-    """Both: all of this holds for a daemon of the release before, too."""
-    return str(request.param)
 
 
 def test_a_first_call_without_descriptors_does_not_end_the_process(

@@ -4,8 +4,8 @@
         daemon.refuse["Acquire"] = (grpc.StatusCode.RESOURCE_EXHAUSTED, "no_room")
 
 It grants whatever is asked and keeps what it heard. A script tells it to refuse, hang, fall
-silent, push, or die; a new one over the same `Books` is the next daemon. Run as a program
-(`python -m tests.fakes.broker_server PATH TERM frames|grpc`) it is a process to stop and kill.
+silent, push, or die; a new one over the same `Books` is the next daemon. As a process, to be stopped
+and killed, it is `broker_process`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import sys
 import threading
 import time
 import uuid
@@ -337,16 +336,3 @@ class FakeDaemon:
 def _next(script: list[ItemT], otherwise: ItemT) -> ItemT:
     """What comes next; the last one again and again, and *otherwise* without any."""
     return script.pop(0) if len(script) > 1 else script[0] if script else otherwise
-
-
-def main() -> None:
-    """Serve until killed; a line on standard output when ready."""
-    path, term_seconds, way = sys.argv[1:]
-    with FakeDaemon(path, term_seconds=float(term_seconds), way=way) as daemon:
-        print("ready", flush=True)
-        sys.stdin.read()
-        daemon.die()
-
-
-if __name__ == "__main__":
-    main()

@@ -20,7 +20,7 @@ NODE = (
         path="aqua_client/calls.py",
         old="breaker.failed(now=time.monotonic())",
         new="pass",
-        tests=(f"{_REATTACHING}::test_a_stuck_daemon_costs_one_deadline",),
+        tests=(f"{_CLIENT}/test_stuck_daemons.py::test_a_stuck_daemon_costs_one_deadline",),
     ),
     Mutant(
         name="each slab of a tensor has a deadline of its own",

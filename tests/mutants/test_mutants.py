@@ -5,13 +5,14 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.mutants.catalogue import MUTANTS
 from tests.mutants.mutant import ROOT, DoesNotApply, Mutant, apply, copy_tree
-from tests.mutants.trying import try_all, try_without
+from tests.mutants.trying import Tried, try_all, try_without
 
 # A rule of the broker, and two that many tests lean on.
 _CHEAP = (
@@ -65,33 +66,25 @@ def test_cheap_ones_are_caught_and_the_code_as_it_is_passes() -> None:
     assert [one.name for one in try_all(cheap, jobs=2) if not one.is_caught] == []
 
 
+def instead_of_hysteresis(new: str) -> Tried:
+    """What comes of *new* in the place of the condition, which is {} in it."""
+    [first] = [one for one in MUTANTS if one.name == "hysteresis is removed"]
+    fault = replace(first, name="made here", new=new.format(first.old))
+    [tried] = try_all([fault], jobs=1)
+    return tried
+
+
 @pytest.mark.limit(120)
 def test_a_fault_that_ends_the_process_is_caught() -> None:
     """A test that fails, and is never told of by a process that dies, has failed."""
-    [first] = [one for one in MUTANTS if one.name == "hysteresis is removed"]
-    deadly = Mutant(
-        name="deadly",
-        path=first.path,
-        old=first.old,
-        new=f"(__import__('os').abort() or {first.old})",
-        tests=first.tests,
-    )
-    [tried] = try_all([deadly], jobs=1)
+    tried = instead_of_hysteresis("(__import__('os').abort() or {})")
     assert (tried.is_caught, tried.why) == (True, "it was ended by SIGABRT")
 
 
 @pytest.mark.limit(120)
 def test_a_fault_that_changes_nothing_survives_and_says_so() -> None:
     """Not everything is caught: a mutant that is none is not."""
-    [first] = [one for one in MUTANTS if one.name == "hysteresis is removed"]
-    harmless = Mutant(
-        name="harmless",
-        path=first.path,
-        old=first.old,
-        new=f"({first.old})",
-        tests=first.tests,
-    )
-    [tried] = try_all([harmless], jobs=1)
+    tried = instead_of_hysteresis("({})")
     assert (tried.is_caught, tried.verdict) == (False, "SURVIVED")
 
 
