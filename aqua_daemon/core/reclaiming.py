@@ -12,13 +12,12 @@ from dataclasses import replace
 
 from aqua_daemon.core.accounts import GpuAccount
 from aqua_daemon.core.books import Reclaim
-from aqua_daemon.core.choosing import cheapest, coming_first
+from aqua_daemon.core.choosing import cheapest, comes_by, coming_first
 from aqua_daemon.core.errors import InvalidRequest, NotPermitted, UnknownSession
 from aqua_daemon.core.events import OfferMade, ReclaimRequested
 from aqua_daemon.core.instructions import AnswerDenied, AnswerOffer, AnswerReclaim
 from aqua_daemon.core.model import (
     ALLOCATING,
-    DEAD,
     LEASED,
     QUARANTINED,
     RETURNED,
@@ -26,6 +25,7 @@ from aqua_daemon.core.model import (
     Lease,
     RevokeReason,
     Session,
+    SessionId,
 )
 from aqua_daemon.core.returning import send_free
 from aqua_daemon.core.revoking import revoke
@@ -114,14 +114,19 @@ def settle(turn: Turn) -> None:
     turn.books.reclaims[:] = remaining
 
 
+def abandon(turn: Turn, session_id: SessionId) -> None:
+    """A producer has ended: nobody waits any more for what it asked back, which comes as it comes."""
+    remaining: list[Reclaim] = []
+    for reclaim in turn.books.reclaims:
+        if reclaim.session_id != session_id:
+            remaining.append(reclaim)
+            continue
+        error = UnknownSession(f"session {session_id} ended during its reclaim")
+        turn.answer(AnswerDenied(session_id=session_id, request_id=reclaim.request_id, error=error))
+    turn.books.reclaims[:] = remaining
+
+
 def _answered(turn: Turn, reclaim: Reclaim) -> bool:
-    session = turn.ledger.sessions.get(reclaim.session_id)
-    if session is None or session.state is DEAD:
-        error = UnknownSession(f"session {reclaim.session_id} ended during its reclaim")
-        turn.answer(
-            AnswerDenied(session_id=reclaim.session_id, request_id=reclaim.request_id, error=error)
-        )
-        return True
     if reclaim.outstanding and turn.now < reclaim.ends_at:
         return False
     late = [turn.ledger.leases[lease_id] for lease_id in reclaim.outstanding]
@@ -152,9 +157,9 @@ def _producer(turn: Turn, event: OfferMade | ReclaimRequested) -> tuple[Session,
 
 
 def _latest_deadline(turn: Turn, leases: list[Lease]) -> float:
-    revocations = [turn.ledger.leases[lease.lease_id].revocation for lease in leases]
-    deadlines = [found.deadline for found in revocations if found is not None]
-    return max(deadlines, default=turn.now + STANDARD_REVOKE_SECONDS)
+    """Of those whose holder still has time; what has come back waits for its keeper alone."""
+    latest = max((comes_by(turn.ledger.leases[lease.lease_id]) for lease in leases), default=0.0)
+    return latest or turn.now + STANDARD_REVOKE_SECONDS
 
 
 def _lent_bytes(account: GpuAccount) -> int:

@@ -42,6 +42,7 @@ from aqua_daemon.core.model import (
     SessionId,
     SlabTag,
 )
+from aqua_daemon.core.reclaiming import abandon
 from aqua_daemon.core.returning import forget_if_over, take_back
 from aqua_daemon.core.revoking import return_from_proved_gone, revoke_from_dead, send_again
 from aqua_daemon.core.sizes import (
@@ -247,6 +248,7 @@ def _end(turn: Turn, session: Session) -> Session:
     ended = replace(session, state=DEAD, host_room=room)
     turn.ledger.replace_session(ended)
     turn.books.awaited.discard(session.session_id)
+    abandon(turn, session.session_id)
     for gpu in turn.ledger.gpus.values():
         gpu.forget(session.session_id)  # the next tick frees what waited for quiet to end
     return ended

@@ -9,6 +9,7 @@ from aqua_daemon.core.events import (
     PresenceEnded,
     ProcessEnded,
     QuiesceRequested,
+    SentinelEnded,
     SessionClosed,
     SessionOpened,
     SlabAllocated,
@@ -173,6 +174,21 @@ def test_what_is_owed_to_a_reclaim_is_freed_at_once() -> None:
     assert freed(bench.release(session, leases[0])) == []
     assert freed(bench.reclaim(owner, 2 * SLAB)) == [leases[0]]
     assert freed(bench.acknowledge(session, leases[1])) == [leases[1]]
+
+
+def test_what_a_dead_owner_asked_back_waits_too() -> None:
+    """Nobody waits for it any more, where the dead was its borrower as well as the GPU's owner."""
+    bench = Bench()
+    admin(bench)
+    both = bench.open("both", pid=OWNER_PID)
+    lease_id = bench.grant(both, safety_class=CACHE)
+    bench.report(NEAR, {OWNER_PID: 1 * MIB})
+    quiesce(bench, 60.0)
+    bench.reclaim(both, SLAB)
+    bench.handle(SentinelEnded(session_id=both))
+    assert freed(bench.handle(ProcessEnded(session_id=both))) == []
+    assert bench.state(lease_id) is LeaseState.RETURNED
+    assert freed(bench.tick(60.1)) == [lease_id]
 
 
 def test_what_was_promised_is_granted() -> None:

@@ -149,6 +149,19 @@ def test_a_reclaim_is_answered_after_the_latest_of_its_deadlines() -> None:
     assert bench.the(AnswerReclaim)[0].freed_bytes == 2 * SLAB
 
 
+def test_what_has_come_back_buys_those_who_have_not_no_time() -> None:
+    """Only its keeper is waited for, however long its holder might have taken."""
+    bench = Bench()
+    owner, borrower, _ = lent(bench, 2)
+    bench.reclaim(owner, SLAB, seconds=30.0)
+    [order] = bench.the(SendRevoke)
+    bench.acknowledge(borrower, *order.lease_ids)
+    bench.reclaim(owner, 2 * SLAB)
+    bench.tick(4.0)
+    [answer] = bench.the(AnswerReclaim)
+    assert (answer.freed_bytes, answer.quarantined_bytes) == (0, SLAB)
+
+
 def test_a_reclaim_of_what_nobody_borrows_is_answered_at_once() -> None:
     """There is nothing to wait for; and nothing is lent until an offer says so."""
     bench = Bench()

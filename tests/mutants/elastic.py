@@ -158,6 +158,23 @@ ELASTIC = (
         tests=("tests/core/test_quiescing.py::test_what_is_owed_to_a_reclaim_is_freed_at_once",),
     ),
     Mutant(
+        name="the dead are waited for",
+        path="aqua_daemon/core/sessions.py",
+        old="    abandon(turn, session.session_id)\n",
+        new="",
+        tests=(
+            "tests/core/test_quiescing.py::test_what_a_dead_owner_asked_back_waits_too",
+            f"{_RECLAIMING}::test_a_producer_that_ends_is_told_nothing_more_and_its_revokes_go_on",
+        ),
+    ),
+    Mutant(
+        name="a reclaim waits as long as those might have taken who have answered",
+        path="aqua_daemon/core/reclaiming.py",
+        old="(comes_by(turn.ledger.leases[lease.lease_id]) for lease in leases)",
+        new="(one.revocation.deadline for one in leases if one.revocation)",
+        tests=(f"{_RECLAIMING}::test_what_has_come_back_buys_those_who_have_not_no_time",),
+    ),
+    Mutant(
         name="what comes back is freed under an engine that measures",
         path="aqua_daemon/core/returning.py",
         old="if account.is_quiet and not _is_owed(turn, lease):",

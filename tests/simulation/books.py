@@ -39,7 +39,7 @@ from aqua_daemon.core.model import (
     SlabTag,
     TenantName,
 )
-from aqua_daemon.core.sizes import STANDARD_REVOKE_SECONDS
+from aqua_daemon.core.sizes import DEAD_REVOKE_SECONDS, STANDARD_REVOKE_SECONDS
 from tests.simulation.quiets import Quiets
 from tests.simulation.stage import Stage
 
@@ -288,6 +288,7 @@ class Books:
             case PresenceEnded(session_id=session_id):
                 self._present.pop(session_id, None)
             case ProcessEnded(session_id=session_id):
+                self._shorten_revokes(session_id)
                 self._end(session_id)
             case SentinelEnded(session_id=session_id):
                 self._sentinel_ended[session_id] = None
@@ -298,6 +299,13 @@ class Books:
                 self._closed[session_id] = None
             case _:
                 pass
+
+    def _shorten_revokes(self, session_id: SessionId) -> None:
+        # Of the dead: nobody is told.
+        latest = self._stage.now + DEAD_REVOKE_SECONDS
+        for lease_id in self.leases_of(session_id):
+            if lease_id in self.revoke_deadlines:
+                self.revoke_deadlines[lease_id] = min(latest, self.revoke_deadlines[lease_id])
 
     def _end(self, session_id: SessionId) -> None:
         self._ended[session_id] = None

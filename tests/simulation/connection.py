@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Protocol
 
-from aqua_daemon.core.errors import BrokerError
 from aqua_daemon.core.instructions import AnswerKeepalive, SendRevoke, TellLost
 from aqua_daemon.core.model import SessionId
 from tests.simulation.agenda import Stream
@@ -20,7 +19,7 @@ class Peer(Protocol):
 
     def welcomed(self, connection: Connection, session_id: SessionId) -> None: ...
 
-    def refused(self, connection: Connection, error: BrokerError) -> None: ...
+    def refused(self, connection: Connection) -> None: ...
 
     def pushed(self, order: SendRevoke | TellLost | AnswerKeepalive) -> None: ...
 

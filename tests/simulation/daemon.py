@@ -186,7 +186,7 @@ class Daemon:
         connection.down.send(partial(connection.peer.welcomed, connection, session_id))
         error = self.handle(event)
         if error is not None:
-            connection.down.send(partial(connection.peer.refused, connection, error))
+            connection.down.send(partial(connection.peer.refused, connection))
             if old is None:
                 del self.connections[session_id]
             else:

@@ -241,7 +241,7 @@ class _Impostor:
     def welcomed(self, connection: Connection, session_id: SessionId) -> None:
         """Welcomes are sent ahead of the broker's word, so they say nothing."""
 
-    def refused(self, connection: Connection, error: BrokerError) -> None:
+    def refused(self, connection: Connection) -> None:
         """As it must be."""
 
     def pushed(self, order: SendRevoke | TellLost | AnswerKeepalive) -> None:

@@ -9,7 +9,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 
-from aqua_daemon.core.errors import BrokerError
 from aqua_daemon.core.events import KeepaliveReceived, SessionOpened, SessionReattached
 from aqua_daemon.core.instructions import AnswerKeepalive, SendRevoke, TellLost
 from aqua_daemon.core.model import GpuUuid, LeaseId, RequestId, SessionId
@@ -109,9 +108,9 @@ class LinkedProcess(ABC):
         """The daemon has answered the hello."""
         self.caller.awake(partial(self._welcomed, connection, session_id))
 
-    def refused(self, connection: Connection, error: BrokerError) -> None:
+    def refused(self, connection: Connection) -> None:
         """The daemon does not take the hello."""
-        self.caller.awake(partial(self._refused, connection, error))
+        self.caller.awake(partial(self._refused, connection))
 
     def closed(self, connection: Connection) -> None:
         """The daemon has closed the connection, or died."""
@@ -158,13 +157,12 @@ class LinkedProcess(ABC):
         if connection is self.connection:
             self.session_id = session_id
 
-    def _refused(self, connection: Connection, error: BrokerError) -> None:
+    def _refused(self, connection: Connection) -> None:
         if connection is not self.connection or self.session_id is None:
             return
         if self._is_newcomer:  # its tenant has as many sessions as it may
             self.session_id = None
             return
-        self._judge.session_refused(self.session_id, error)
         self._lose(tuple(self.holdings.slabs), "with their session")
         self.session_id = None  # what it has in host memory it keeps, and states anew
         self.holdings.is_unbacked = True

@@ -125,6 +125,8 @@ class Oracle:
             self.reclaims.refused(event)
         elif isinstance(event, ExchangeOffered):
             self.exchanges.refused(error)
+        elif isinstance(event, SessionReattached):
+            self._reattach_refused(event, error)
         if isinstance(event, KeepaliveReceived) and self.books.is_open(event.session_id):
             self.wrongly_refused(event, error)
 
@@ -227,14 +229,6 @@ class Oracle:
         self._stage.count(f"leases told {how}")
         require(slab.is_lost, "{} was told {}, but its keeper holds it", lease_id, how)
 
-    def session_refused(self, session_id: SessionId, error: BrokerError) -> None:
-        """A living process may not re-attach: only when a new daemon could not know it."""
-        self._stage.count("sessions unknown after a restart")
-        slabs = [i for i, tag in self.books.held.items() if tag.session_id == session_id]
-        known = slabs or self.books.is_open(session_id)
-        too_early = self._stage.now < self.books.grace_ends_at
-        require(not known and not too_early, "{} refused: {}", session_id, error)
-
     def wrongly_refused(self, event: object, error: BrokerError) -> None:
         """A living, honest client was refused what it can't be refused."""
         require(False, "refused {!r}: {}", error, event)  # noqa: FBT003 - never holds
@@ -274,6 +268,17 @@ class Oracle:
         self.books.quiets.look(self.books.leases)
 
     # --- private -----------------------------------------------------------------------------
+
+    def _reattach_refused(self, event: SessionReattached, error: BrokerError) -> None:
+        """A living process may not re-attach: only when a new daemon could not know it."""
+        session_id, process = event.session_id, self._find_process(event.session_id)
+        if process is None or not process.is_alive or process.identity != event.process:
+            return  # an impostor, or nobody any more
+        self._stage.count("sessions unknown after a restart")
+        slabs = [i for i, tag in self.books.held.items() if tag.session_id == session_id]
+        known = slabs or self.books.is_open(session_id)
+        too_early = self._stage.now < self.books.grace_ends_at
+        require(not known and not too_early, "{} refused: {}", session_id, error)
 
     def _allocating(self, order: AllocateSlab) -> None:
         tag, books = order.tag, self.books

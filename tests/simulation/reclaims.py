@@ -76,6 +76,10 @@ class Reclaims:
         """Whether a producer waits for what comes back there."""
         return any(reclaim.gpu == gpu for reclaim in self._waiting.values())
 
+    def last_by(self) -> float:
+        """By when the last of them must be answered."""
+        return max((reclaim.by for reclaim in self._waiting.values()), default=0.0)
+
     def refused(self, event: ReclaimRequested) -> None:
         """It was raised at once."""
         self._waiting.pop((event.session_id, event.request_id), None)

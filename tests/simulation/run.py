@@ -109,10 +109,10 @@ def heal(node: Node) -> None:
                 node.end_child(client, child)
     settings = node.scenario.settings
     # A break that is healing, the grace of a restart, a term until what is not named is asked for,
-    # another half for the keepalives that carry it, and the time of one revoke.
+    # another half for the keepalives that carry it, and the time of one revoke; or of the reclaims.
     seconds = 4.0 + settings.restart_grace_seconds + 2.5 * settings.term_seconds + 4.0
     until = node.stage.now + seconds
-    while node.stage.now < until:
+    while node.stage.now < max(until, node.oracle.reclaims.last_by()):
         for client in node.clients:
             client.unstick()
         pass_time(node, 0.5)
