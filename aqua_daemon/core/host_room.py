@@ -65,7 +65,8 @@ def take_statement(
 
     *covered_bytes* were reserved for slabs that came back with the same message. With
     *is_rebuilding* a new broker learns what an old one had granted: only the tenant's share bounds
-    it then, because these bytes exist whatever the pool is now.
+    it then, because these bytes exist whatever the pool is now. What did not fit is looked at again
+    when it is stated again: a keepalive may come before the return that covers it.
     """
     if room is None or room.revision <= session.host_room.revision:
         return session
@@ -74,8 +75,9 @@ def take_statement(
     if not is_rebuilding:
         fits = min(fits, _pool_room(turn, settings))
     most = session.host_room.nbytes + max(0, covered_bytes, fits)
-    taken = HostRoom(revision=room.revision, nbytes=min(room.nbytes, most))
-    return set_room(turn, session, taken)
+    if room.nbytes > most:  # not this revision yet, so that it is none that came before
+        room = HostRoom(revision=room.revision - 1, nbytes=most)
+    return set_room(turn, session, room)
 
 
 def _pool_room(turn: Turn, settings: BrokerSettings) -> int:

@@ -8,7 +8,7 @@ from aqua_daemon.core.errors import InsufficientHostRoom
 from aqua_daemon.core.events import HostRoomRequested, ProcessEnded
 from aqua_daemon.core.instructions import AnswerHostRoom
 from aqua_daemon.core.model import HostRoom, RequestId, SessionId
-from tests.core.bench import ALICE, BOB, CACHE, NEAR, SLAB, Bench, room
+from tests.core.bench import ALICE, BOB, CACHE, GPU_BYTES, NEAR, SLAB, Bench, room, use
 
 
 def ask_room(
@@ -136,6 +136,30 @@ def test_a_statement_takes_effect_as_far_as_there_is_room() -> None:
     other = bench.open("s2", pid=2, tenant=BOB)
     bench.keepalive(other, host_room=room(1, SLAB))
     assert bench.tenant(BOB).host_reserved_bytes == 0
+
+
+def test_what_did_not_fit_is_taken_with_the_return_that_covers_it() -> None:
+    """A keepalive may state what was evacuated before the acknowledgement says of which slab."""
+    bench = Bench(tenant_host_bytes=SLAB)
+    session = bench.open()
+    lease_id = bench.grant(session)
+    bench.report(NEAR, {11: GPU_BYTES})
+    bench.keepalive(session, use(lease_id), host_room=room(1, SLAB // 2))
+    assert reserved(bench) == SLAB
+    bench.acknowledge(session, lease_id, host_room=room(1, SLAB // 2))
+    assert reserved(bench) == SLAB // 2
+
+
+def test_what_did_not_fit_is_taken_when_there_is_room() -> None:
+    """The next keepalive says the same."""
+    bench = Bench(host_pool_bytes=SLAB)
+    first, second = bench.open("s1", pid=1), bench.open("s2", pid=2, tenant=BOB)
+    lease_id = bench.grant(first)
+    bench.keepalive(second, host_room=room(1, SLAB // 2))
+    bench.release(first, lease_id)
+    assert reserved(bench) == 0
+    bench.keepalive(second, host_room=room(1, SLAB // 2))
+    assert reserved(bench) == SLAB // 2
 
 
 def test_a_late_revision_changes_nothing() -> None:

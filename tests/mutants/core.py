@@ -170,6 +170,15 @@ CORE = (
         ),
     ),
     Mutant(
+        name="what did not fit once is never reserved",
+        path="aqua_daemon/core/host_room.py",
+        old="HostRoom(revision=room.revision - 1, nbytes=most)",
+        new="HostRoom(revision=room.revision, nbytes=most)",
+        tests=(
+            "tests/core/test_host_room.py::test_what_did_not_fit_is_taken_with_the_return_that_covers_it",
+        ),
+    ),
+    Mutant(
         name="a quota is off by one slab",
         path="aqua_daemon/core/granting.py",
         old="if account.held_bytes + nbytes > limits.nbytes:",
