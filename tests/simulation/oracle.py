@@ -272,8 +272,9 @@ class Oracle:
     def _reattach_refused(self, event: SessionReattached, error: BrokerError) -> None:
         """A living process may not re-attach: only when a new daemon could not know it."""
         session_id, process = event.session_id, self._find_process(event.session_id)
-        if process is None or not process.is_alive or process.identity != event.process:
-            return  # an impostor, or nobody any more
+        is_it = process is not None and process.is_alive and process.identity == event.process
+        if not is_it or session_id in self.left_sessions:
+            return  # an impostor, or nobody any more: a connection of before may arrive late
         self._stage.count("sessions unknown after a restart")
         slabs = [i for i, tag in self.books.held.items() if tag.session_id == session_id]
         known = slabs or self.books.is_open(session_id)
