@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import aqua_client
-from aqua_client import own_device, pager
+from aqua_client import pager
 from aqua_client.cuda_driver import acting_on, call
 from aqua_client.cuda_streams import CudaStreams
 from aqua_daemon.adapters.link_file import NAME, content_of
@@ -22,7 +22,7 @@ from aqua_daemon.core.model import GpuPair, GpuUuid, LinkRate
 from aqua_daemon.core.node_snapshot import LinkSnapshot
 from tests.contract.tensors import noise
 from tests.fakes.cuda_node import FakeCudaNode, fake_cuda_node
-from tests.fakes.torch_streams import DEVICE, HostTorch
+from tests.fakes.torch_streams import DEVICE, HostTorch, leave_torch_out
 from tests.nodes import Node, running_node, short_directory, wait_until
 
 
@@ -79,7 +79,7 @@ def running_engine(
             ) as node,
             machine.in_process(),
         ):
-            patch.setattr(own_device, "_torch_has_context", lambda: False)
+            leave_torch_out(patch)
             patch.setattr(pager, "streams_of_torch", lambda: CudaStreams(of_torch))
             with aqua_client.connect(socket=node.socket, home_gpu=machine.uuids[DEVICE]) as client:
                 wait_until(lambda: client.stats()["attached"], seconds=20, what="attached")

@@ -18,11 +18,11 @@ import pytest
 import torch
 
 import aqua_client
-from aqua_client import own_device
 from tests.contract.tensors import every_tensor, noise, same_bits
 from tests.cuda.exporter import KINDS, MIB
 from tests.fakes.cuda_node import FakeCudaNode, fake_cuda_node
 from tests.fakes.fake_cuda.results import CUresult
+from tests.fakes.torch_streams import leave_torch_out
 from tests.nodes import Node, running_node, wait_until
 
 GIB = 2**30
@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.parametrize("kind", KINDS), pytest.mark.limit(120)]
 @pytest.fixture(autouse=True)
 def no_torch_context(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU that torch may have in this process is none of the fake node's."""
-    monkeypatch.setattr(own_device, "_torch_has_context", lambda: False)
+    leave_torch_out(monkeypatch)
 
 
 @pytest.fixture

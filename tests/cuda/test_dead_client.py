@@ -30,8 +30,10 @@ os.dup2(os.open({log!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
 logging.basicConfig(level=logging.WARNING)
 warnings.simplefilter("ignore")
 import aqua_client
-from aqua_client import own_device, worker
-own_device._torch_has_context = lambda: False  # a device of torch's is none of this node's
+import pytest
+from aqua_client import worker
+from tests.fakes.torch_streams import leave_torch_out
+leave_torch_out(pytest.MonkeyPatch())
 worker.STUCK_SECONDS = 0.2
 client = aqua_client.connect()
 tensor = torch.arange(2**20)

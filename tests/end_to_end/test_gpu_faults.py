@@ -18,12 +18,12 @@ import pytest
 import torch
 
 import aqua_client
-from aqua_client import own_device
 from tests.end_to_end.gpu_faults import FAULTS, GpuFault
 from tests.end_to_end.test_cuda_node import FIRST_SECONDS, GIB, await_contexts, gpus_of, served
 from tests.end_to_end.test_paging import noise
 from tests.fakes.cuda_node import FakeCudaNode, fake_cuda_node
 from tests.fakes.fake_cuda.results import CUresult
+from tests.fakes.torch_streams import leave_torch_out
 from tests.nodes import MIB, REPOSITORY, Node, wait_until
 
 TABLE = "Of GPUs, on a made-up driver"
@@ -34,7 +34,7 @@ HEAL_SECONDS = 60.0
 @pytest.fixture(autouse=True)
 def no_torch_context(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU that torch may have in this process is none of the fake node's."""
-    monkeypatch.setattr(own_device, "_torch_has_context", lambda: False)
+    leave_torch_out(monkeypatch)
 
 
 @pytest.fixture(scope="module")

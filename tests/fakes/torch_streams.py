@@ -10,12 +10,19 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
 import torch
 
-from aqua_client import cuda_driver
+from aqua_client import cuda_driver, own_device, pager
 from aqua_client.cuda_driver import call
 
 DEVICE = 0
+
+
+def leave_torch_out(patch: pytest.MonkeyPatch) -> None:
+    """A device that torch may have, or look for, in this process is none of a fake node's."""
+    patch.setattr(own_device, "_torch_has_context", lambda: False)
+    patch.setattr(pager, "streams_of_torch", lambda: None)
 
 
 class HostTorch:

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from aqua_client import own_device
 from tests.cuda.client_door.looks import LENDER
 from tests.cuda.exporter import KINDS, ExportedSlab, exporting
 from tests.fakes.cuda_node import FakeCudaNode, fake_cuda_node
+from tests.fakes.torch_streams import leave_torch_out
 
 
 @pytest.fixture(autouse=True)
 def no_torch_context(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU that torch may have in this process is none of the fake node's."""
-    monkeypatch.setattr(own_device, "_torch_has_context", lambda: False)
+    leave_torch_out(monkeypatch)
 
 
 @pytest.fixture
