@@ -72,9 +72,9 @@ class BareClient:
     def frame(self) -> presence_pb2.DaemonFrame:
         """The next frame from the daemon."""
         while True:
-            self._reader.read_from(self.connection)
-            for payload in self._reader.frames():
+            for payload in self._reader.frames():  # several may have come at once
                 return presence_pb2.DaemonFrame.FromString(payload)
+            self._reader.read_from(self.connection)
 
     def revoke(self) -> presence_pb2.Revoke:
         """The next revoke from the daemon."""
