@@ -24,7 +24,8 @@ import re
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Generic, ParamSpec, Protocol, Self, TypeVar, cast
@@ -43,6 +44,8 @@ HOLD_SECONDS = 30.0
 GRANULE_BYTES = 2 * 2**20  # what CUDA, and torch above 10 MiB, round an allocation up to
 _UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _TRIED = re.compile(r"Tried to allocate ([0-9]+(?:\.[0-9]+)?) (bytes|[KMGT]iB)")
+
+_TURN = threading.Lock()
 
 logger = logging.getLogger("aqua")
 
@@ -190,7 +193,8 @@ class ReclaimOnOom:
         _let_go(error)
         nbytes = max(self._least_bytes, missing_bytes(error))
         try:
-            result = self._producer().reclaim(nbytes, self._deadline)
+            with _in_turn(self._deadline):
+                result = self._producer().reclaim(nbytes, self._deadline)
         except AquaError as failure:
             error.add_note(f"no memory was reclaimed: {failure}")
             logger.warning("out of memory, and none could be reclaimed: %s", failure)
@@ -218,6 +222,20 @@ class ReclaimOnOom:
             self._holding.daemon = True
             self._holding.start()
             return self._made
+
+
+@contextmanager
+def _in_turn(seconds: float) -> Iterator[None]:
+    """Threads that run out at once lack the sum of it, and a reclaim counts what others wait for.
+
+    No turn is waited for longer: in a child that was forked meanwhile it never comes.
+    """
+    has_turn = _TURN.acquire(timeout=seconds)
+    try:
+        yield
+    finally:
+        if has_turn:
+            _TURN.release()
 
 
 def missing_bytes(error: Exception) -> int:

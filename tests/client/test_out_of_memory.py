@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 import torch
 from aqua_protos import broker_pb2
 
+from aqua_client import out_of_memory
 from aqua_client.errors import InvalidRequest
 from aqua_client.out_of_memory import LEAST_BYTES, ReclaimOnOom, missing_bytes, reclaim_on_oom
-from aqua_client.producing import producer
+from aqua_client.producing import Producer, producer
+from aqua_client.records import ReclaimResult
 from aqua_client.settings import ClientSettings
 from tests.fakes.broker_books import MIB
 from tests.fakes.broker_server import FakeDaemon
@@ -85,6 +89,42 @@ def test_it_runs_again_once(guard: ReclaimOnOom, daemon: FakeDaemon) -> None:
     assert notes[0].startswith(f"{GIB} bytes were reclaimed (partial)")
     assert "second time" in notes[1]
     assert len(reclaims(daemon)) == 1
+
+
+def test_threads_that_run_out_at_once_take_back_what_both_lack(
+    guard: ReclaimOnOom, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One after the other: a reclaim counts what is on its way for another as its own."""
+    spans: list[tuple[float, float]] = []
+    reclaim = Producer.reclaim
+
+    def slow(self: Producer, nbytes: int, deadline: float) -> ReclaimResult:
+        began_at = time.monotonic()
+        result = reclaim(self, nbytes, deadline)
+        time.sleep(0.2)
+        spans.append((began_at, time.monotonic()))
+        return result
+
+    monkeypatch.setattr(Producer, "reclaim", slow)
+    with ThreadPoolExecutor(2) as pool:
+        tried = [pool.submit(guard.run, failing(PoolFull()), number) for number in (1, 2)]
+        assert [one.result() for one in tried] == [2, 4]
+    (_, first_ended_at), (second_began_at, _) = sorted(spans)
+    assert second_began_at >= first_ended_at
+    assert len(reclaims(daemon)) == 2
+
+
+def test_a_turn_that_never_comes_is_not_waited_for_longer(
+    guard: ReclaimOnOom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a child that was forked while a thread of its parent's had it."""
+    taken = threading.Lock()
+    taken.acquire()
+    monkeypatch.setattr(out_of_memory, "_TURN", taken)
+    began_at = time.monotonic()
+    assert guard.run(failing(PoolFull()), 3) == 6
+    assert 1.5 <= time.monotonic() - began_at < 15.0
+    assert taken.locked()
 
 
 def test_another_error_is_raised_as_it_is(guard: ReclaimOnOom, daemon: FakeDaemon) -> None:

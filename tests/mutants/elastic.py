@@ -158,6 +158,15 @@ ELASTIC = (
         tests=("tests/core/test_quiescing.py::test_what_is_owed_to_a_reclaim_is_freed_at_once",),
     ),
     Mutant(
+        name="threads that run out at once count the same bytes",
+        path="aqua_client/out_of_memory.py",
+        old="with _in_turn(self._deadline):",
+        new="with _in_turn(0.0):",
+        tests=(
+            "tests/client/test_out_of_memory.py::test_threads_that_run_out_at_once_take_back_what_both_lack",
+        ),
+    ),
+    Mutant(
         name="the dead are waited for",
         path="aqua_daemon/core/sessions.py",
         old="    abandon(turn, session.session_id)\n",
