@@ -22,7 +22,7 @@ from aqua_client.layouts import Layout
 from aqua_client.pager import Pager
 from aqua_client.pools import BlockPool
 from aqua_client.records import SafetyClass
-from aqua_client.streams import Event
+from aqua_client.streams import Copier, Event
 from tests.client.pagers import paging, park, random_bytes, wait_acknowledged
 from tests.fakes.session import MIB, FakeNode
 from tests.fakes.streams import FakeEvent, FakeStreams
@@ -253,12 +253,14 @@ def test_a_tensor_of_three_slabs_is_evacuated_while_it_is_fetched(
     read = copying.read
     asked: list[str] = []
 
-    def revoke_meanwhile(spans: Sequence[Span], layout: Layout, target: torch.Tensor) -> None:
+    def revoke_meanwhile(
+        spans: Sequence[Span], layout: Layout, target: torch.Tensor, *copier: Copier
+    ) -> None:
         if not asked:
             for gpu in GPUS[:3]:
                 asked.extend(node.revoke(gpu))
             wait_until(lambda: pager.stats()["evacuated_bytes"] == 12 * MIB, what="copied")
-        read(spans, layout, target)
+        read(spans, layout, target, *copier)
         assert node.acknowledged == []
 
     with paging(node) as pager:

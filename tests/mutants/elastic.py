@@ -207,8 +207,8 @@ ELASTIC = (
     Mutant(
         name="a reclaim is over at its first deadline",
         path="aqua_daemon/core/reclaiming.py",
-        old="return max(deadlines, default",
-        new="return min(deadlines, default",
+        old="latest = max((comes_by(",
+        new="latest = min((comes_by(",
         tests=(f"{_RECLAIMING}::test_a_reclaim_is_answered_after_the_latest_of_its_deadlines",),
     ),
     Mutant(
