@@ -88,7 +88,9 @@ class Node:
             return
         self.oracle.daemon_started()
         broker = self._make_broker(self.scenario.settings, self.stage.now, self.admins.kept)
-        self.oracle.reserved_bytes = lambda: broker.snapshot(self.stage.now).host_reserved_bytes
+        self.oracle.grants.reserved_bytes = lambda: (
+            broker.snapshot(self.stage.now).host_reserved_bytes
+        )
         self.daemon = Daemon(
             broker,
             stage=self.stage,

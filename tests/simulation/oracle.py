@@ -2,7 +2,7 @@
 
 It hears every event before the broker does and every instruction that comes out, and it sees what
 processes map and keepers hold. It never asks the broker for a sum to judge by. `books` keeps the
-oracle's own books, `moves` judges the moves of slabs, `audit` compares whole states.
+oracle's own books, `grants` and `moves` judge what is granted and moved, `audit` compares whole states.
 """
 
 from __future__ import annotations
@@ -39,22 +39,18 @@ from aqua_daemon.core.instructions import (
 )
 from aqua_daemon.core.model import (
     BrokerSettings,
-    GpuUuid,
     Lease,
     LeaseId,
     LeaseState,
-    RequestId,
-    SafetyClass,
     SessionId,
 )
 from aqua_daemon.core.sizes import (
-    GRANT_RESERVE_FACTOR,
     REVOKE_GRACE_SECONDS,
-    reserve_bytes,
 )
 from tests.simulation.books import Books
 from tests.simulation.drains import Drains
 from tests.simulation.exchanges import Exchanges
+from tests.simulation.grants import Grants
 from tests.simulation.judge import require
 from tests.simulation.moves import Moves
 from tests.simulation.probes import Probes
@@ -81,7 +77,6 @@ class Oracle:
         self.books = Books(settings, stage)
         # After a restart holders state what another daemon gave them, and all of it counts.
         self.has_restarted = False
-        self.reserved_bytes: Callable[[], int] = lambda: 0  # of the host, as the daemon says
         self.claimed_leases: dict[LeaseId, None] = {}  # what holders have unmapped and said so
         self.left_sessions: dict[SessionId, None] = {}  # whose process said goodbye
         self._stage = stage
@@ -91,7 +86,7 @@ class Oracle:
         self.exchanges = Exchanges(stage)
         self.reclaims = Reclaims(stage, find_process)
         self.probes = Probes(stage)
-        self._requests: dict[tuple[SessionId, RequestId], LeaseId] = {}
+        self.grants = Grants(settings, stage, moves=self.moves, drains=self.drains)
 
     def daemon_started(self) -> None:
         """A new daemon knows nothing: the oracle forgets what the old one knew."""
@@ -100,7 +95,7 @@ class Oracle:
         self.reclaims = Reclaims(self._stage, self._find_process)
         self.exchanges = Exchanges(self._stage)
         self.probes = Probes(self._stage)
-        self._requests.clear()
+        self.grants = Grants(self.settings, self._stage, moves=self.moves, drains=self.drains)
 
     # --- what a daemon hears and orders ------------------------------------------------------
 
@@ -155,12 +150,12 @@ class Oracle:
                 self._moved_on_quiet_gpu(instruction)
                 return
             case AllocateSlab():
-                self._allocating(instruction)
+                self.grants.ordered(instruction, self.books)
             case FreeSlab(lease_id=lease_id):
                 self._stage.count("frees ordered")
                 self.moves.must_be_returned(lease_id, self.books, "ordered to be freed")
             case AnswerGranted(session_id=session_id, lease=lease):
-                self._granted(session_id, instruction.request_id, lease)
+                self.grants.granted(session_id, instruction.request_id, lease, self.books)
             case SendRevoke():
                 self._revoking(instruction)
             case AnswerDrain():
@@ -280,52 +275,6 @@ class Oracle:
         known = slabs or self.books.is_open(session_id)
         too_early = self._stage.now < self.books.grace_ends_at
         require(not known and not too_early, "{} refused: {}", session_id, error)
-
-    def _allocating(self, order: AllocateSlab) -> None:
-        tag, books = order.tag, self.books
-        self._stage.count("slabs ordered")
-        require(tag.lease_id not in books.held, "{} ordered twice", tag.lease_id)
-        key = (tag.session_id, tag.request_id)
-        before = self._requests.get(key)
-        require(before is None or before not in books.held, "two slabs for one request {}", key)
-        self._requests[key] = tag.lease_id
-        require(books.is_present(tag.session_id), "slab for absent {}", tag.session_id)
-        self.drains.grants(tag.lender)
-        refusal = books.why_no_grant_on(tag.lender)
-        require(not refusal, "slab on {}, {}", tag.lender, refusal)
-        is_own = tag.lender == tag.borrower and not self.settings.lend_to_own_gpu
-        require(not is_own, "lent {} to itself", tag.lender)
-        refusal = books.why_no_grants()
-        require(not refusal, "granted while restarting: {}", refusal)
-        books.hold(tag)
-        self._check_room(tag.lender)
-        if tag.safety_class is SafetyClass.STORE:
-            reserved = self.reserved_bytes()
-            fits = reserved <= self.settings.host_pool_bytes
-            require(fits, "{} bytes of host room after a grant", reserved)
-        held = books.tenant_bytes(tag.tenant)
-        require(held <= self.settings.tenant_quota_bytes, "{} holds {} bytes", tag.tenant, held)
-        fits = books.tenant_leases(tag.tenant) <= self.settings.tenant_quota_leases
-        require(fits, "{} has too many leases", tag.tenant)
-
-    def _check_room(self, gpu: GpuUuid) -> None:
-        total = self.books.reports[gpu].total_bytes
-        free = self.books.free_bytes(gpu) - self.books.unsettled_bytes(gpu)
-        reserve = GRANT_RESERVE_FACTOR * reserve_bytes(total)
-        require(free >= reserve, "{}: {} free of {} after a grant", gpu, free, total)
-        limit = self.books.limit(gpu)
-        lent = self.books.lent_bytes(gpu)
-        require(limit is None or lent <= limit, "{}: {} lent, limit {}", gpu, lent, limit)
-
-    def _granted(self, session_id: SessionId, request_id: RequestId, lease: Lease) -> None:
-        self._stage.count("grants")
-        lease_id = lease.lease_id
-        owner = self.moves.granted.setdefault(lease_id, session_id)
-        require(owner == session_id == lease.session_id, "{} granted twice", lease_id)
-        require(lease.request_id == request_id, "{} for request {}", lease, request_id)
-        tag = self.books.held.get(lease_id)
-        require(tag is not None, "{} granted and not held by any keeper", lease_id)
-        require(tag is not None and tag.session_id == session_id, "{} is not {}'s", tag, session_id)
 
     def _revoking(self, order: SendRevoke) -> None:
         for lease_id in order.lease_ids:
